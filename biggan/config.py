@@ -1,0 +1,393 @@
+"""The typed config: a YAML preset plus `key.sub=value` overrides, validated once, frozen afterwards.
+
+A preset and its overrides resolve to one tree (`resolve`), which is saved as `config.yaml` in the run
+folder; that file alone reproduces the run. Whatever is not known here is refused by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from biggan.errors import InputError
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """One group of keys: frozen, no unknown keys, no silent conversion between types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class RunConfig(Section):
+    """Where the run lives and what it is keyed by."""
+
+    dir: Path
+    """The run folder: config, metrics, samples and checkpoints. An existing one is resumed."""
+    seed: NonNegative = 0
+    """Keys the initial weights, the latents of every step, the data order and the flips."""
+
+
+class DataConfig(Section):
+    """The packed data set and how it is read."""
+
+    path: str
+    """Folder or URL made by `biggan pack` (holds `dataset.json` and the shards)."""
+    streams: Positive = 8
+    """Logical streams the shards are dealt to: the batches depend on this, never on the world size.
+    A multiple of the number of processes, at most the number of shards, dividing the micro-batch."""
+    workers: NonNegative = 1
+    """Reading processes per rank; 0 reads in the training process. The batches do not depend on it."""
+    shuffle_buffer: Positive = 1000
+    """Samples each stream holds and shuffles at a time, as encoded bytes in memory."""
+    horizontal_flip: bool = True
+    """Mirror each image with probability 1/2, keyed by sample and epoch. Off for text and digits."""
+    max_bad_samples: NonNegative = 100
+    """Unreadable or missing samples that are named and skipped before the run stops."""
+    allow_pipe: bool = False
+    """Permit `pipe:` shard URLs, which run a shell command."""
+
+
+class ModelConfig(Section):
+    """The generator and discriminator (Brock et al. 2018, appendix B)."""
+
+    family: Literal["biggan"] = "biggan"
+    """Network family."""
+    resolution: Literal[32, 64, 128, 256, 512]
+    """Image height and width, pixels."""
+    channels: Positive
+    """Width multiplier `ch` of both networks (96 in the paper)."""
+    classes: Positive
+    """Number of classes; 1 is unconditional."""
+    z_dim: Positive
+    """Size of the latent. With `hierarchical_z` it is rounded down to a multiple of the number of chunks
+    (one per block and one for the first layer), as the paper's code does."""
+    class_embedding_dim: NonNegative = 128
+    """Size of the class embedding shared by all conditional BatchNorms; 0 gives each its own table."""
+    hierarchical_z: bool = True
+    """Feed a chunk of z to every block besides the first layer (needs a shared embedding)."""
+    g_attention: tuple[Positive, ...] = ()
+    """Resolutions, in pixels, after which the generator has self-attention."""
+    d_attention: tuple[Positive, ...] = ()
+    """Resolutions, in pixels, after which the discriminator has self-attention."""
+    initialization: Literal["orthogonal", "normal"] = "orthogonal"
+    """`orthogonal`, or `normal` for N(0, 0.02)."""
+    sn_eps: Annotated[float, Field(gt=0)] = 1e-6
+    """Added to norms in the power iteration of spectral normalization."""
+    bn_eps: Annotated[float, Field(gt=0)] = 1e-5
+    """Added to variances in BatchNorm."""
+
+    @property
+    def latent_chunks(self) -> int:
+        """Equal parts z is cut into: the first layer's and, when hierarchical, one per block."""
+        return 1 + int(math.log2(self.resolution // 4)) if self.hierarchical_z else 1
+
+    @property
+    def effective_z_dim(self) -> int:
+        """`z_dim` rounded down to a multiple of `latent_chunks`."""
+        return self.z_dim // self.latent_chunks * self.latent_chunks
+
+    @model_validator(mode="after")
+    def _networks_exist(self) -> ModelConfig:
+        g_resolutions = [2**k for k in range(3, int(math.log2(self.resolution)) + 1)]
+        d_resolutions = [r // 2 for r in g_resolutions if r // 2 >= (8 if self.resolution == 32 else 4)]
+        for key, wanted, available in (
+            ("g_attention", self.g_attention, g_resolutions),
+            ("d_attention", self.d_attention, d_resolutions),
+        ):
+            for r in wanted:
+                if r not in available:
+                    nearest = min(available, key=lambda a: abs(math.log2(a / r)))
+                    raise ValueError(
+                        f"model.{key}: a {self.resolution} px network has no {r} px features; "
+                        f"it has {', '.join(map(str, available))} (nearest: {nearest})"
+                    )
+            if len(set(wanted)) != len(wanted):
+                raise ValueError(f"model.{key}: {list(wanted)} names a resolution twice")
+        if self.hierarchical_z and not self.class_embedding_dim:
+            raise ValueError(
+                "model.hierarchical_z: needs a shared class embedding; "
+                "set model.class_embedding_dim (128 in the paper) or model.hierarchical_z=false"
+            )
+        if self.effective_z_dim == 0:
+            raise ValueError(
+                f"model.z_dim: {self.z_dim} is less than the {self.latent_chunks} chunks hierarchical z "
+                f"needs at {self.resolution} px; use at least {self.latent_chunks}"
+            )
+        return self
+
+
+class TrainingConfig(Section):
+    """The algorithm's cadence and arithmetic."""
+
+    steps: Positive
+    """Generator steps in the whole run."""
+    batch_size: Positive
+    """Global batch of one optimizer step: all processes and accumulations together."""
+    d_steps: Positive = 2
+    """Discriminator steps per generator step."""
+    accumulation: Positive = 1
+    """Micro-batches per optimizer step, for both networks. BatchNorm sees one micro-batch at a time."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the networks; `bfloat16` is autocast over float32 weights and optimizer."""
+    channels_last: bool = True
+    """NHWC memory order for convolutions."""
+    compile: bool = False
+    """Compile both networks with torch.compile."""
+    log_every_steps: Positive = 50
+    """Cadence of `metrics.jsonl`, and of the check that stops a non-finite run."""
+
+
+class OptimizerConfig(Section):
+    """Adam for both networks."""
+
+    g_lr: LearningRate
+    """Generator's learning rate."""
+    d_lr: LearningRate
+    """Discriminator's learning rate."""
+    beta1: Fraction = 0.0
+    """Decay of the gradient's mean."""
+    beta2: Fraction = 0.999
+    """Decay of the squared gradient's mean."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator."""
+
+
+class RegularizationConfig(Section):
+    """Terms added to the losses."""
+
+    orthogonal: Annotated[float, Field(ge=0)] = 0.0
+    """beta of the paper's R(W) = beta * ||W W^T * (1 - I)||_F^2 on the generator's raw weights except the
+    shared embedding, with its exact gradient. (The published PyTorch code applies half of that gradient:
+    its strength s is beta = s / 2 here.)"""
+
+
+class EmaConfig(Section):
+    """The averaged generator that samples are drawn from."""
+
+    decay: Fraction = 0.9999
+    """Per-step decay of the weight average."""
+    start_step: NonNegative = 0
+    """Generator step from which weights are averaged; before it the average follows the generator."""
+
+
+class CheckpointConfig(Section):
+    """What is kept on disk."""
+
+    every_steps: Positive = 1000
+    """Write a checkpoint every so many generator steps, and at the end."""
+    keep_last: Positive = 3
+    """Newest checkpoints kept."""
+    keep_every_steps: NonNegative = 0
+    """Also keep, for good, the checkpoints whose step is a multiple of this; 0 keeps none."""
+
+
+class SamplesConfig(Section):
+    """The picture of progress: one class per row, the same z every time."""
+
+    every_steps: Positive = 500
+    """Write `samples/step_*.png` every so many generator steps, and at the end."""
+    per_class: Positive = 8
+    """Columns of the grid."""
+    max_classes: Positive = 20
+    """Rows of the grid; of more classes, evenly spaced ones are shown."""
+
+
+class DistributedConfig(Section):
+    """How processes work together."""
+
+    engine: Literal["ddp"] = "ddp"
+    """What reduces gradients across processes."""
+    batchnorm_group_size: NonNegative = 0
+    """Neighbouring processes that share BatchNorm statistics; 0 means all of them."""
+    timeout_seconds: Positive = 600
+    """A collective that takes longer ends the run on every process."""
+
+
+class TrackingConfig(Section):
+    """MLflow. `MLFLOW_TRACKING_URI` chooses a server; without it, SQLite beside the run folder."""
+
+    mlflow: bool = True
+    """Send metrics, config and pictures to MLflow. `metrics.jsonl` is written either way."""
+    experiment: str = "biggan"
+    """MLflow experiment."""
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    run: RunConfig
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    optimizer: OptimizerConfig
+    regularization: RegularizationConfig = RegularizationConfig()
+    ema: EmaConfig = EmaConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    samples: SamplesConfig = SamplesConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images of one forward pass, all processes together."""
+        return self.training.batch_size // self.training.accumulation
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Config:
+        t, d = self.training, self.data
+        if t.batch_size % t.accumulation:
+            raise ValueError(
+                f"training.accumulation: {t.accumulation} does not divide training.batch_size "
+                f"{t.batch_size}; {divisors_near(t.batch_size, t.accumulation)} would"
+            )
+        if self.micro_batch_size % d.streams:
+            raise ValueError(
+                f"data.streams: {d.streams} streams cannot fill a micro-batch of {self.micro_batch_size} "
+                f"evenly; {divisors_near(self.micro_batch_size, d.streams)} would"
+            )
+        return self
+
+    def check_world_size(self, world_size: int) -> None:
+        """Raise InputError unless `world_size` processes can share this run's batches evenly."""
+        if self.micro_batch_size % world_size:
+            lower = self.training.batch_size - self.training.batch_size % (
+                world_size * self.training.accumulation
+            )
+            upper = lower + world_size * self.training.accumulation
+            raise InputError(
+                f"training.batch_size: {self.training.batch_size} does not divide over {world_size} "
+                f"processes with training.accumulation={self.training.accumulation}; "
+                f"{' or '.join(str(b) for b in (lower, upper) if b)} would"
+            )
+        if self.data.streams % world_size:
+            works = [s for s in divisors(self.micro_batch_size) if s % world_size == 0]
+            raise InputError(
+                f"data.streams: {self.data.streams} streams do not divide over {world_size} processes; "
+                f"these would: {', '.join(map(str, works))}"
+            )
+        group = self.distributed.batchnorm_group_size
+        if group and world_size % group:
+            raise InputError(
+                f"distributed.batchnorm_group_size: groups of {group} do not divide {world_size} processes; "
+                f"{divisors_near(world_size, group)} would"
+            )
+
+    def to_yaml(self) -> str:
+        """The whole resolved tree as YAML; `resolve` reads it back to an equal Config."""
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+
+
+def divisors(n: int) -> list[int]:
+    """Every divisor of n, ascending."""
+    return [k for k in range(1, n + 1) if n % k == 0]
+
+
+def divisors_near(n: int, wanted: int) -> str:
+    """The divisors of n on either side of `wanted`, as words."""
+    below = [k for k in divisors(n) if k < wanted][-1:]
+    above = [k for k in divisors(n) if k > wanted][:1]
+    return " or ".join(map(str, below + above))
+
+
+def resolve(preset: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read `preset` (YAML), apply `key.sub=value` overrides in order, validate.
+
+    Raises InputError with one line that names the file, or the key and the nearest valid one.
+    """
+    tree = _read_preset(preset)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Config.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise InputError(_one_line(error)) from None
+
+
+def keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the tree, in order."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _read_preset(preset: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(preset.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        beside = sorted(preset.parent.glob("*.yaml")) if preset.parent.is_dir() else []
+        near = difflib.get_close_matches(preset.name, [p.name for p in beside], n=1, cutoff=0.4)
+        hint = f"; nearest: {preset.parent / near[0]}" if near else "; presets live in configs/"
+        raise InputError(f"{preset}: no such config{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{preset}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{preset}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{preset}: expected sections (run, data, model, ...), found {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"'{override}': overrides are written key.sub=value, as in training.steps=1000")
+    *sections, leaf = key.split(".")
+    node: Any = tree
+    for name in sections:
+        node = node.setdefault(name, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or not sections:
+        raise InputError(_unknown(key))
+    try:
+        node[leaf] = yaml.load(text, Loader=_Loader) if text else ""
+    except yaml.YAMLError:
+        raise InputError(f"{key}: '{text}' is not a YAML value; quote it") from None
+
+
+def _unknown(key: str) -> str:
+    known = list(keys())
+    leaf = key.rsplit(".", 1)[-1]
+    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+    near = same_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"{key}: no such key; nearest: {near[0]}"
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown(key)
+    if first["type"] == "missing":
+        return f"{key}: missing; set it in the config or with {key}=VALUE"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return message
+    message = message[0].lower() + message[1:]
+    message = message.replace("input should be", "should be")
+    return f"{key}: {message}, not {first['input']!r}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose floats include `5e-5`, which PyYAML's YAML 1.1 reads as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)

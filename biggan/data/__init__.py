@@ -1,0 +1,1 @@
+"""Images to shards, and shards to batches."""

@@ -1,0 +1,1 @@
+"""Processes, collectives and the engines that reduce gradients."""

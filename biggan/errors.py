@@ -1,0 +1,36 @@
+"""What can go wrong for a user, and the exit code each ends with (docs/training.md lists them)."""
+
+EXIT_BAD_INPUT = 2
+EXIT_NON_FINITE = 3
+EXIT_DATA = 4
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
+
+
+class StoppedRun(Exception):
+    """A run that ended before its last step, in order; its message says why and how to go on."""
+
+    exit_code = 1
+
+
+class InputError(StoppedRun, ValueError):
+    """Bad input. The message is one line: what (file, key or flag), why, and the mend."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class NonFiniteError(StoppedRun):
+    """A loss or gradient was NaN or infinite; the weights are those from before it."""
+
+    exit_code = EXIT_NON_FINITE
+
+
+class DataError(StoppedRun):
+    """A shard is missing, or more samples are unreadable than the config allows."""
+
+    exit_code = EXIT_DATA
+
+
+class Interrupted(StoppedRun):
+    """SIGTERM or SIGINT: the step was finished and a checkpoint written."""
+
+    exit_code = EXIT_INTERRUPTED

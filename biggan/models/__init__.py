@@ -1,0 +1,1 @@
+"""The networks and their layers; nothing here knows of optimizers, devices or logging."""

@@ -1,0 +1,155 @@
+"""BatchNorm with statistics of the whole batch across processes, and its class-conditional form.
+
+torch has no cross-replica BatchNorm that runs on CPU. Ours puts torch's own single-device kernels together:
+each process normalises its shard, one all-gather of (count, mean, variance) gives the statistics of the
+whole batch (combined by Chan's formula, never E[x^2] - E[x]^2), and backward needs one all-reduce of the
+two gradient sums. Statistics are float32 for bfloat16 inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn import functional as F
+
+from biggan.distributed.collectives import all_gather_rows, all_reduce_sum
+
+Affine = Callable[[int], nn.Module]
+
+
+class _Normalize(torch.autograd.Function):
+    """x [N, C, H, W] -> ((x - mean) / sqrt(var + eps), mean [C], var [C] (biased), count []).
+
+    The statistics are those of all processes in `group` together; gradients flow through the first output
+    only and are exact: those of BatchNorm on the concatenated batch.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, eps: float, group: ProcessGroup | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ones, zeros = _float_constants(x)
+        out, mean, invstd = torch.native_batch_norm(x, ones, zeros, None, None, True, 0.0, eps)
+        var = invstd.pow(-2) - eps
+        count = mean.new_full((), x.numel() // x.shape[1])
+        if group is not None:
+            shards = all_gather_rows(torch.cat([count.view(1), mean, var]), group)
+            count, mean, var = _combine(shards)
+            out = F.batch_norm(x, mean, var, ones, zeros, training=False, eps=eps)
+            invstd = (var + eps).rsqrt()
+        ctx.save_for_backward(x, mean, var, invstd, count)
+        ctx.eps, ctx.group = eps, group
+        ctx.mark_non_differentiable(mean, var, count)
+        return out, mean, var, count
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
+        x, mean, var, invstd, count = ctx.saved_tensors
+        ones, _zeros = _float_constants(x)
+        # torch's backward takes this shard for the whole batch: dx = invstd * (dy - dot/n * xhat - total/n),
+        # with dot = sum(dy * xhat) and total = sum(dy) over the shard's n positions.
+        dx, dot, total = torch.ops.aten.native_batch_norm_backward(
+            grad, x, ones, None, None, mean, invstd, True, ctx.eps, [True, True, True]
+        )
+        if ctx.group is not None:
+            # Exchange the shard's two means for the batch's; the difference is linear in xhat.
+            n = x.numel() // x.shape[1]
+            sums = torch.stack([dot, total])
+            dot_excess, total_excess = (sums / n - all_reduce_sum(sums, ctx.group) / count) * invstd
+            dx = dx + F.batch_norm(x, mean, var, dot_excess, total_excess, training=False, eps=ctx.eps)
+        return dx, None, None
+
+
+def _float_constants(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit scale and zero shift, at least float32: they make torch's kernels keep float32 statistics."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.new_ones(x.shape[1], dtype=dtype), x.new_zeros(x.shape[1], dtype=dtype)
+
+
+def _combine(shards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (count, mean [C], biased variance [C]) of disjoint shards -> those of their union (Chan 1979)."""
+    counts, means, variances = shards[:, :1], *shards[:, 1:].chunk(2, dim=1)
+    total = counts.sum()
+    share = counts / total
+    mean = (share * means).sum(0)
+    return total, mean, (share * (variances + (means - mean).square())).sum(0)
+
+
+class CrossReplicaBatchNorm(nn.Module):
+    """BatchNorm2d without scale and shift. Buffers: `running_mean` [C], `running_var` [C] (unbiased).
+
+    In training mode statistics are those of the batch over all processes of `process_group` (None: this
+    process alone) and move the running ones by `momentum`; in evaluation mode the running ones are used.
+    A non-finite batch leaves the running statistics alone, as it leaves the weights alone.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float, momentum: float = 0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.process_group: ProcessGroup | None = None
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            ones, zeros = _float_constants(x)
+            mean, var = self.running_mean.to(ones.dtype), self.running_var.to(ones.dtype)
+            return F.batch_norm(x, mean, var, ones, zeros, training=False, eps=self.eps)
+        out, mean, var, count = _Normalize.apply(x, self.eps, self.process_group)
+        with torch.no_grad():
+            self._move(self.running_mean, mean)
+            self._move(self.running_var, var * (count / (count - 1)))
+        return out
+
+    def _move(self, running: Tensor, batch: Tensor) -> None:
+        moved = torch.lerp(running, batch.to(running.dtype), self.momentum)
+        running.copy_(torch.where(moved.isfinite(), moved, running))
+
+
+class BatchNorm(CrossReplicaBatchNorm):
+    """Cross-replica BatchNorm with a learned `gain` [C] and `bias` [C]."""
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__(channels, eps)
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return scale_and_shift(x, self.gain[:, None, None], self.bias[:, None, None])
+
+
+class ConditionalBatchNorm(CrossReplicaBatchNorm):
+    """Cross-replica BatchNorm whose scale and shift depend on the class (BigGAN, appendix B).
+
+    `affine(C)` makes the two maps from a condition (an embedding [N, E], or labels [N]) to [N, C]; the
+    scale is 1 + gain(condition).
+    """
+
+    def __init__(self, channels: int, eps: float, affine: Affine):
+        super().__init__(channels, eps)
+        self.gain = affine(channels)
+        self.bias = affine(channels)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
+        gain, bias = 1 + self.gain(condition), self.bias(condition)
+        return scale_and_shift(super().forward(x), gain[:, :, None, None], bias[:, :, None, None])
+
+
+def scale_and_shift(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """x * gain + bias in x's precision."""
+    return torch.addcmul(bias.to(x.dtype), x, gain.to(x.dtype))
+
+
+def set_batchnorm_group(network: nn.Module, group: ProcessGroup | None) -> None:
+    """Share the BatchNorm statistics of `network` over the processes of `group`."""
+    for module in network.modules():
+        if isinstance(module, CrossReplicaBatchNorm):
+            module.process_group = group

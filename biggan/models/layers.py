@@ -1,0 +1,103 @@
+"""Spectrally normalised layers and self-attention.
+
+Spectral normalization (Miyato et al. 2018) divides a weight by an estimate of its largest singular value.
+Each forward pass in training mode advances a persistent left vector `u` by one power iteration; the
+estimate is differentiable through the weight. In evaluation mode `u` stays as it is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """View a weight [out, ...] as the matrix [out, rest] whose singular values are meant.
+
+    Columns come in memory order, so that no copy is made of a channels-last weight; neither singular
+    values nor W W^T depend on the order of columns.
+    """
+    if weight.ndim == 4:
+        weight = weight.permute(0, 2, 3, 1) if weight.stride(1) == 1 else weight
+    return weight.reshape(weight.shape[0], -1)
+
+
+class SpectralNorm(nn.Module):
+    """Mixin for layers with a `weight` [out, ...]: adds the buffer `u` [out] and `normalized_weight`."""
+
+    weight: Tensor
+    u: Tensor
+
+    def init_power_iteration(self, eps: float) -> None:
+        """Add `u`, a random unit vector; `eps` is added to nothing but guards zero norms."""
+        self.sn_eps = eps
+        self.register_buffer("u", F.normalize(torch.randn(self.weight.shape[0]), dim=0))
+
+    def normalized_weight(self) -> Tensor:
+        """The weight over its estimated largest singular value, in the weight's own precision."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            matrix = as_matrix(self.weight)
+            with torch.no_grad():
+                v = F.normalize(self.u @ matrix, dim=0, eps=self.sn_eps)
+                u = F.normalize(matrix @ v, dim=0, eps=self.sn_eps)
+                if self.training:
+                    self.u.copy_(u)
+            sigma = u @ (matrix @ v)
+            return self.weight / sigma
+
+
+class SNConv2d(SpectralNorm, nn.Conv2d):
+    """Stride-1, same-size convolution [N, in, H, W] -> [N, out, H, W] with a normalised weight."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, eps: float, bias: bool = True):
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+        self.init_power_iteration(eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.normalized_weight(), self.bias, padding=self.padding)
+
+
+class SNLinear(SpectralNorm, nn.Linear):
+    """Linear layer [N, in] -> [N, out] with a normalised weight."""
+
+    def __init__(self, in_features: int, out_features: int, eps: float, bias: bool = True):
+        super().__init__(in_features, out_features, bias)
+        self.init_power_iteration(eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.normalized_weight(), self.bias)
+
+
+class SNEmbedding(SpectralNorm, nn.Embedding):
+    """Embedding [N] -> [N, features] whose table [classes, features] is normalised as one matrix."""
+
+    def __init__(self, classes: int, features: int, eps: float):
+        super().__init__(classes, features)
+        self.init_power_iteration(eps)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return F.embedding(y, self.normalized_weight())
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over positions (Zhang et al. 2019, SAGAN), keys and values at half resolution.
+
+    [N, C, H, W] -> [N, C, H, W]: x + gamma * attention(x), gamma starting at 0.
+    """
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.theta = SNConv2d(channels, channels // 8, 1, eps, bias=False)
+        self.phi = SNConv2d(channels, channels // 8, 1, eps, bias=False)
+        self.g = SNConv2d(channels, channels // 2, 1, eps, bias=False)
+        self.o = SNConv2d(channels // 2, channels, 1, eps, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.theta(x).flatten(2).transpose(1, 2)
+        key = F.max_pool2d(self.phi(x), 2).flatten(2).transpose(1, 2)
+        value = F.max_pool2d(self.g(x), 2).flatten(2).transpose(1, 2)
+        # SAGAN does not divide the logits by sqrt(channels): scale 1.
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return x + self.gamma * self.o(attended.transpose(1, 2).unflatten(2, x.shape[2:]))
