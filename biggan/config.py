@@ -265,9 +265,7 @@ class Config(Section):
     def check_world_size(self, world_size: int) -> None:
         """Raise InputError unless `world_size` processes can share this run's batches evenly."""
         if self.micro_batch_size % world_size:
-            lower = self.training.batch_size - self.training.batch_size % (
-                world_size * self.training.accumulation
-            )
+            lower = self.training.batch_size - self.training.batch_size % (world_size * self.training.accumulation)
             upper = lower + world_size * self.training.accumulation
             raise InputError(
                 f"training.batch_size: {self.training.batch_size} does not divide over {world_size} "
@@ -286,6 +284,16 @@ class Config(Section):
                 f"distributed.batchnorm_group_size: groups of {group} do not divide {world_size} processes; "
                 f"{divisors_near(world_size, group)} would"
             )
+
+    def notes(self) -> list[str]:
+        """What was decided for the user, one line each."""
+        m = self.model
+        if m.effective_z_dim == m.z_dim:
+            return []
+        return [
+            f"model.z_dim: {m.z_dim} is rounded down to {m.effective_z_dim}, "
+            f"{m.latent_chunks} chunks of {m.effective_z_dim // m.latent_chunks}"
+        ]
 
     def to_yaml(self) -> str:
         """The whole resolved tree as YAML; `resolve` reads it back to an equal Config."""

@@ -3,6 +3,7 @@
 EXIT_BAD_INPUT = 2
 EXIT_NON_FINITE = 3
 EXIT_DATA = 4
+EXIT_CHECKPOINT = 5
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
 
 
@@ -34,3 +35,9 @@ class Interrupted(StoppedRun):
     """SIGTERM or SIGINT: the step was finished and a checkpoint written."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+class CheckpointError(StoppedRun):
+    """A checkpoint could not be written or read."""
+
+    exit_code = EXIT_CHECKPOINT

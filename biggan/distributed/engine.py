@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from biggan.distributed.finite import FiniteGuard, poison_if_non_finite
 from biggan.distributed.process import Process
-from biggan.training.finite import FiniteGuard, poison_if_non_finite
 
 
 class DDPEngine:

@@ -19,6 +19,15 @@ def world_size_from_environment() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def this_device() -> torch.device:
+    """This process's CUDA device if there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
 @dataclass(frozen=True)
 class Process:
     """One training process. `group` is None when it is the only one."""
@@ -57,18 +66,14 @@ class Process:
 @contextmanager
 def join(timeout_seconds: int) -> Iterator[Process]:
     """Join the processes torchrun started (none without it) on CUDA with NCCL, or on CPU with gloo."""
-    cuda = torch.cuda.is_available()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
+    device = this_device()
     world_size = world_size_from_environment()
     if "RANK" not in os.environ or world_size == 1:
         yield Process(rank=0, world_size=1, device=device, group=None)
         return
     # Both backends in one group: tensors on the device go through NCCL, flags on the host through gloo.
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout_seconds)
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds)
     )
     try:
         yield Process(rank=dist.get_rank(), world_size=world_size, device=device, group=dist.group.WORLD)

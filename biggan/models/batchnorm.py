@@ -29,9 +29,7 @@ class _Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, eps: float, group: ProcessGroup | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, eps: float, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ones, zeros = _float_constants(x)
         out, mean, invstd = torch.native_batch_norm(x, ones, zeros, None, None, True, 0.0, eps)
         var = invstd.pow(-2) - eps

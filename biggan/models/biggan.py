@@ -7,6 +7,7 @@ float [N, 3, R, R] in [-1, 1], latents float [N, z_dim], labels int64 [N] in [0,
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -120,11 +121,14 @@ class Generator(nn.Module):
         self.linear = SNLinear(chunk, widths[0] * BOTTOM_WIDTH**2, sn_eps)
         self.blocks = nn.ModuleList(
             GeneratorBlock(conditional_batchnorm(i), conditional_batchnorm(o), i, o, sn_eps)
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in pairwise(widths)
         )
         self.attention = nn.ModuleDict(
-            {str(k): SelfAttention(width, sn_eps)
-             for k, width in enumerate(widths[1:]) if BOTTOM_WIDTH * 2 ** (k + 1) in attention}
+            {
+                str(k): SelfAttention(width, sn_eps)
+                for k, width in enumerate(widths[1:])
+                if BOTTOM_WIDTH * 2 ** (k + 1) in attention
+            }
         )
         self.output_bn = BatchNorm(widths[-1], bn_eps)
         self.output_conv = SNConv2d(widths[-1], 3, 3, sn_eps)
@@ -162,7 +166,7 @@ class Discriminator(nn.Module):
         smallest = 8 if resolution == 32 else 4
         self.blocks = nn.ModuleList()
         self.attention = nn.ModuleDict()
-        for k, (i, o) in enumerate(zip(widths, widths[1:], strict=False)):
+        for k, (i, o) in enumerate(pairwise(widths)):
             downsample = resolution > smallest
             self.blocks.append(DiscriminatorBlock(i, o, sn_eps, downsample, preactivation=k > 0))
             if downsample:

@@ -13,7 +13,7 @@ from biggan.distributed.process import Process
 from biggan.models.biggan import Discriminator, Generator
 from biggan.training import step as step_module
 from biggan.training.ema import Ema
-from biggan.training.finite import FiniteGuard
+from biggan.distributed.finite import FiniteGuard
 from biggan.training.step import Gan, Recipe, train_step
 
 HERE = Path(__file__).parent
@@ -42,7 +42,11 @@ def networks(settings, tensors):
         settings["BN_eps"],
     )
     D = Discriminator(
-        settings["resolution"], settings["D_ch"], settings["n_classes"], attention("D_attn"), settings["SN_eps"]
+        settings["resolution"],
+        settings["D_ch"],
+        settings["n_classes"],
+        attention("D_attn"),
+        settings["SN_eps"],
     )
     G.load_state_dict(our_state(tensors, "init.G"))
     D.load_state_dict(our_state(tensors, "init.D"))
@@ -117,7 +121,13 @@ def train(settings, tensors, memory_format):
 
     def engine(name, network, lr):
         return DDPEngine(
-            network, name=name, lr=lr, betas=(0.0, 0.999), eps=settings["adam_eps"], process=process, guard=guard
+            network,
+            name=name,
+            lr=lr,
+            betas=(0.0, 0.999),
+            eps=settings["adam_eps"],
+            process=process,
+            guard=guard,
         )
 
     gan = Gan(engine("G", G, settings["G_lr"]), engine("D", D, settings["D_lr"]), Ema(G, settings["ema_decay"], 0))

@@ -38,10 +38,7 @@ class FiniteGuard:
     def culprits(self) -> list[str]:
         """Names of the parameters whose gradient was first to be non-finite. Waits for the device."""
         return [
-            name
-            for names, first in self._first.items()
-            for name, bad in zip(names, first.tolist(), strict=True)
-            if bad
+            name for names, first in self._first.items() for name, bad in zip(names, first.tolist(), strict=True) if bad
         ]
 
 

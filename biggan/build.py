@@ -1,0 +1,127 @@
+"""From a config to the objects it describes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from biggan.config import Config, ModelConfig
+from biggan.data.dataset import Dataset
+from biggan.data.loader import START, Cursor, Loader, ReadPlan
+from biggan.distributed.engine import DDPEngine
+from biggan.distributed.finite import FiniteGuard
+from biggan.distributed.process import Process, batchnorm_group
+from biggan.models.batchnorm import set_batchnorm_group
+from biggan.models.biggan import Discriminator, Generator, initialize
+from biggan.training.ema import Ema
+from biggan.training.latents import Latents
+from biggan.training.step import Gan, Recipe
+
+
+def generator(config: ModelConfig) -> Generator:
+    """The generator, with torch's default weights."""
+    return Generator(
+        resolution=config.resolution,
+        channels=config.channels,
+        classes=config.classes,
+        z_dim=config.effective_z_dim,
+        class_embedding_dim=config.class_embedding_dim,
+        hierarchical=config.hierarchical_z,
+        attention=config.g_attention,
+        sn_eps=config.sn_eps,
+        bn_eps=config.bn_eps,
+    )
+
+
+def discriminator(config: ModelConfig) -> Discriminator:
+    """The discriminator, with torch's default weights."""
+    return Discriminator(
+        resolution=config.resolution,
+        channels=config.channels,
+        classes=config.classes,
+        attention=config.d_attention,
+        sn_eps=config.sn_eps,
+    )
+
+
+def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
+    """Both networks from the seed, on the device, in their memory format, with engines and EMA."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.run.seed)
+        networks: list[nn.Module] = [generator(config.model), discriminator(config.model)]
+        for network in networks:
+            initialize(network, config.model.initialization)
+    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    for network in networks:
+        network.to(process.device, memory_format=layout)  # type: ignore[call-overload]
+    G, D = networks
+    ema = Ema(G, config.ema.decay, config.ema.start_step)
+    set_batchnorm_group(G, batchnorm_group(process, config.distributed.batchnorm_group_size))
+    if config.training.compile:
+        G.compile()
+        D.compile()
+
+    def engine(name: str, network: nn.Module, lr: float) -> DDPEngine:
+        o = config.optimizer
+        return DDPEngine(network, name=name, lr=lr, betas=(o.beta1, o.beta2), eps=o.eps, process=process, guard=guard)
+
+    return Gan(engine("G", G, config.optimizer.g_lr), engine("D", D, config.optimizer.d_lr), ema)
+
+
+def recipe(config: Config, process: Process) -> Recipe:
+    """What the training step does."""
+    return Recipe(
+        d_steps=config.training.d_steps,
+        accumulation=config.training.accumulation,
+        orthogonal=config.regularization.orthogonal,
+        autocast=autocast(config, process.device),
+    )
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """The arithmetic of the networks, as a context."""
+    # Without the cache: the same weight is used with and without gradients inside one context.
+    enabled = config.training.precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def latents(config: Config, process: Process) -> Latents:
+    """This rank's share of the latents of every step."""
+    return Latents(
+        seed=config.run.seed,
+        z_dim=config.model.effective_z_dim,
+        classes=config.model.classes,
+        micro_batch_size=config.micro_batch_size,
+        accumulation=config.training.accumulation,
+        rank=process.rank,
+        world_size=process.world_size,
+        device=process.device,
+    )
+
+
+def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cursor]) -> Loader:
+    """This rank's batches of the training split, from `cursors` (one per stream) on."""
+    plan = ReadPlan(
+        root=config.data.path.rstrip("/"),
+        shards=dataset.splits["train"].shards,
+        resolution=dataset.resolution,
+        classes=len(dataset.classes),
+        streams=config.data.streams,
+        shuffle_buffer=config.data.shuffle_buffer,
+        horizontal_flip=config.data.horizontal_flip,
+        seed=config.run.seed,
+        max_bad_samples=config.data.max_bad_samples,
+    )
+    return Loader(
+        plan,
+        micro_batch_size=config.micro_batch_size,
+        cursors=cursors,
+        rank=process.rank,
+        world_size=process.world_size,
+        workers=config.data.workers,
+    )
+
+
+def first_cursors(config: Config) -> list[Cursor]:
+    """Every stream at its beginning."""
+    return [START] * config.data.streams

@@ -1,0 +1,143 @@
+"""`dataset.json`: what a packed data set holds, and the checks made before it is trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from biggan.errors import InputError
+
+FILE_NAME = "dataset.json"
+SKEW_WARNING = 10.0
+"""Ratio of the largest to the smallest class from which training warns."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shard(_Record):
+    """One tar file of samples `KEY.png` (or `.jpg`) and `KEY.cls` (the label as text)."""
+
+    name: str
+    images: int
+    bytes: int
+    sha256: str
+
+
+class Split(_Record):
+    """The shards of the training or the held-out images."""
+
+    images: int
+    class_counts: tuple[int, ...]
+    shards: tuple[Shard, ...]
+
+
+class Preprocessing(_Record):
+    """How source images became square ones."""
+
+    crop: str
+    resize: str
+    encoding: str
+
+
+class Skipped(_Record):
+    """An image that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
+class Dataset(_Record):
+    """The contents of `dataset.json`."""
+
+    format: int = 1
+    source: str
+    resolution: int
+    classes: tuple[str, ...]
+    images: int
+    class_counts: tuple[int, ...]
+    splits: dict[str, Split]
+    preprocessing: Preprocessing
+    skipped: tuple[Skipped, ...] = ()
+
+    def to_json(self) -> str:
+        """The text of `dataset.json`."""
+        return json.dumps(self.model_dump(), indent=1) + "\n"
+
+
+def parse(text: str, origin: str) -> Dataset:
+    """Read the text of a `dataset.json`; raises InputError that names `origin`."""
+    try:
+        return Dataset.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{origin}: {where}: {first['msg']}; pack the data set again") from None
+
+
+def load(folder: Path) -> Dataset:
+    """Read `folder`/dataset.json and check that every shard is there."""
+    file = folder / FILE_NAME
+    if not folder.is_dir():
+        raise InputError(f"data.path: {folder}: no such folder; make it with `biggan pack SOURCE {folder}`")
+    if not file.is_file():
+        raise InputError(
+            f"data.path: {folder} has no {FILE_NAME}: not a packed data set, or a pack that was interrupted; "
+            f"run `biggan pack SOURCE {folder}`"
+        )
+    dataset = parse(file.read_text(encoding="utf-8"), str(file))
+    for split in dataset.splits.values():
+        for shard in split.shards:
+            if ":" not in shard.name and not (folder / shard.name).is_file():
+                raise InputError(f"{folder / shard.name}: shard is missing; pack the data set again")
+    return dataset
+
+
+def check_trainable(dataset: Dataset, *, classes: int, resolution: int, streams: int) -> list[str]:
+    """Raise InputError if the training split cannot feed such a run; return warnings, one line each."""
+    if dataset.resolution != resolution:
+        raise InputError(
+            f"model.resolution: {resolution}, but the data set was packed at {dataset.resolution} px; "
+            f"pack it with --resolution {resolution} or set model.resolution={dataset.resolution}"
+        )
+    counts = dataset.splits["train"].class_counts
+    present = [k for k, count in enumerate(counts) if count]
+    if classes > 1 and len(present) == 1:
+        raise InputError(
+            f"model.classes: {classes}, but all {counts[present[0]]} images are labelled "
+            f"'{dataset.classes[present[0]]}' (a wrong folder level?); "
+            f"pack the folder that holds one folder per class, or set model.classes=1"
+        )
+    if len(dataset.classes) != classes:
+        raise InputError(
+            f"model.classes: {classes}, but the data set has {len(dataset.classes)} classes; "
+            f"set model.classes={len(dataset.classes)}"
+        )
+    shards = len(dataset.splits["train"].shards)
+    if streams > shards:
+        raise InputError(
+            f"data.streams: {streams} streams need at least as many shards, the data set has {shards}; "
+            f"use at most {shards}, or pack with --shards {streams}"
+        )
+    return _skew_warnings(dataset.classes, counts)
+
+
+def _skew_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    least, most = (pick(range(len(counts)), key=counts.__getitem__) for pick in (min, max))
+    if counts[most] <= SKEW_WARNING * counts[least]:
+        return []
+    return [
+        f"classes are skewed: '{classes[most]}' has {counts[most]} images, "
+        f"'{classes[least]}' {counts[least]}; labels of fakes are drawn uniformly all the same"
+    ]
+
+
+def sha256_of(file: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

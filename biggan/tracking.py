@@ -1,0 +1,132 @@
+"""MLflow, on a thread of its own: a slow or absent server never slows or stops training.
+
+`metrics.jsonl` has everything; what MLflow misses is said once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from biggan.files import write_atomically
+
+QUEUE_LENGTH = 10_000
+CLOSE_SECONDS = 20.0
+RUN_ID_FILE = "mlflow_run_id"
+
+
+class Tracker:
+    """Sends a run's metrics, config and pictures to MLflow in the background.
+
+    The MLflow run is created at first and continued afterwards: its id is kept in the run folder. When the
+    server does not answer, `on_failure(message)` is called once and everything further is dropped.
+    """
+
+    def __init__(self, run_dir: Path, experiment: str, on_failure: Callable[[str], None]):
+        self._run_dir, self._experiment, self._on_failure = run_dir, experiment, on_failure
+        self._queue: queue.Queue[Callable[[Any, str], None] | None] = queue.Queue(QUEUE_LENGTH)
+        self._failed = False
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def log_metrics(self, row: Mapping[str, float], step: int) -> None:
+        """Queue one row of metrics."""
+        now = int(time.time() * 1000)
+
+        def send(client: Any, run_id: str) -> None:
+            from mlflow.entities import Metric  # noqa: PLC0415
+
+            client.log_batch(run_id, metrics=[Metric(k, v, now, step) for k, v in row.items()])
+
+        self._put(send)
+
+    def log_parameters(self, parameters: Mapping[str, object]) -> None:
+        """Queue the resolved config; a parameter MLflow holds already keeps its first value."""
+
+        def send(client: Any, run_id: str) -> None:
+            from mlflow.entities import Param  # noqa: PLC0415
+
+            known = client.get_run(run_id).data.params
+            client.log_batch(run_id, params=[Param(k, str(v)) for k, v in parameters.items() if k not in known])
+
+        self._put(send)
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Queue a picture or text file."""
+        self._put(lambda client, run_id: client.log_artifact(run_id, str(path), folder))
+
+    def close(self, status: str) -> None:
+        """Finish the MLflow run ("FINISHED", "KILLED", "FAILED"), waiting a bounded time for the queue."""
+        self._put(lambda client, run_id: client.set_terminated(run_id, status))
+        self._put(None)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._fail("it is too slow; the last entries are missing")
+
+    def _put(self, job: Callable[[Any, str], None] | None) -> None:
+        if self._failed:
+            return
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            self._fail("it is too slow")
+
+    def _fail(self, reason: str) -> None:
+        if not self._failed:
+            self._failed = True
+            self._on_failure(f"MLflow ({tracking_uri(self._run_dir)}): {reason}; metrics.jsonl has everything")
+
+    def _work(self) -> None:
+        try:
+            client, run_id = self._open()
+            while not self._failed and (job := self._queue.get()) is not None:
+                job(client, run_id)
+        except Exception as error:  # whatever a server, a database or a proxy can raise
+            self._fail(" ".join(str(error).split())[:200])
+
+    def _open(self) -> tuple[Any, str]:
+        # One short try: a call to a server that is down would otherwise retry for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # A second to import, and this thread has it to spare.
+        import mlflow  # noqa: PLC0415
+
+        client = mlflow.MlflowClient(tracking_uri(self._run_dir))
+        id_file = self._run_dir / RUN_ID_FILE
+        if id_file.exists():
+            run_id = id_file.read_text(encoding="utf-8").strip()
+            client.update_run(run_id, status="RUNNING")
+            return client, run_id
+        experiment = client.get_experiment_by_name(self._experiment)
+        if experiment is None:
+            local = "MLFLOW_TRACKING_URI" not in os.environ
+            artifacts = (self._run_dir.parent / "mlartifacts").resolve().as_uri() if local else None
+            experiment_id = client.create_experiment(self._experiment, artifact_location=artifacts)
+        else:
+            experiment_id = experiment.experiment_id
+        run = client.create_run(experiment_id, run_name=self._run_dir.name, tags=_environment())
+        write_atomically(id_file, run.info.run_id)
+        return client, run.info.run_id
+
+
+def tracking_uri(run_dir: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, or a SQLite file beside the run folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run_dir.parent / 'mlflow.db').resolve()}"
+
+
+def _environment() -> dict[str, str]:
+    import torch  # noqa: PLC0415  (loaded already by whoever trains)
+
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }

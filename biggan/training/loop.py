@@ -1,0 +1,187 @@
+"""The loop around the step: when to log, draw, save and stop. No mathematics.
+
+Every decision is taken by all processes together, so that none waits for one that left.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from biggan.config import Config
+from biggan.data.loader import Loader, too_many_bad
+from biggan.distributed.collectives import mean_over_processes
+from biggan.distributed.finite import FiniteGuard
+from biggan.distributed.process import Process
+from biggan.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from biggan.generation.sample import generate_rows
+from biggan.pictures import grid
+from biggan.training import checkpoint
+from biggan.training.latents import Latents
+from biggan.training.report import Report
+from biggan.training.state import TrainingState
+from biggan.training.step import Recipe, Stats, train_step
+
+
+@dataclass
+class Loop:
+    """A run in this process. `report` is rank 0's; the others have none."""
+
+    config: Config
+    process: Process
+    state: TrainingState
+    loader: Loader
+    latents: Latents
+    recipe: Recipe
+    guard: FiniteGuard
+    classes: tuple[str, ...]
+    report: Report | None
+
+    def run(self) -> None:
+        """Train until the last step; raises a StoppedRun if the run ends before, its state saved."""
+        state, steps = self.state, self.config.training.steps
+        batches = to_device(self.loader, self.process.device)
+        if self.report is not None:
+            self.report.begin(state.step)
+        with stop_signals() as stop:
+            while state.step < steps:
+                step = state.step + 1
+                stats = train_step(state.gan, step, batches, self.latents, self.recipe)
+                self.guard.count_step()
+                state.step = step
+                if self.report is not None:
+                    self.report.advance(step)
+                stopping = self.process.any(stop.requested) and step < steps
+                self._after_step(step, stats, ending=stopping or step == steps)
+                if stopping:
+                    raise Interrupted(
+                        f"{self.config.run.dir}: stopped by a signal after step {step}, checkpoint written; "
+                        f"run the same command again to go on"
+                    )
+
+    def _after_step(self, step: int, stats: Stats, ending: bool) -> None:
+        """Whatever is due after G step `step`; everything but the log is also due when the run ends."""
+        config = self.config
+        log = step % config.training.log_every_steps == 0
+        save = step % config.checkpoint.every_steps == 0 or ending
+        if log or save:
+            self._stop_if_non_finite(step)
+        if log:
+            self._log(step, stats)
+        if step % config.samples.every_steps == 0 or ending:
+            self._draw(step)
+        if save:
+            self._save(step)
+
+    def _log(self, step: int, stats: Stats) -> None:
+        self._collect_bad_samples()
+        means = mean_over_processes(torch.stack(list(stats.values())), self.process.group).tolist()
+        if self.report is not None:
+            t = self.config.training
+            row = {"images_seen": step * t.d_steps * t.batch_size} | dict(zip(stats, means, strict=True))
+            self.report.log(step, t.batch_size, row | {"bad_samples": len(self.state.bad_samples)})
+
+    def _collect_bad_samples(self) -> None:
+        """Learn of unreadable samples on any process; too many end the run on all."""
+        known = self.state.bad_samples
+        new = {name: reason for name, reason in self.loader.bad.items() if name not in known}
+        self.loader.bad.clear()
+        if not self.process.any(bool(new)):
+            return
+        for found in self.process.gather(new):
+            for name in found.keys() - known.keys():
+                known[name] = found[name]
+                if self.report is not None:
+                    self.report.say(f"skipped unreadable sample {name}: {found[name]}")
+        limit = self.config.data.max_bad_samples
+        if len(known) > limit:
+            raise DataError(too_many_bad(len(known), limit, known))
+
+    def _draw(self, step: int) -> None:
+        if self.report is not None:
+            self.report.picture(self._grid(), step)
+
+    def _grid(self) -> Image.Image:
+        rows = min(len(self.classes), self.config.samples.max_classes)
+        shown = [k * len(self.classes) // rows for k in range(rows)]
+        with self.recipe.autocast:
+            images = generate_rows(
+                self.state.gan.ema.module, shown, self.config.samples.per_class, None, 0, self.process.device
+            )
+        return grid(images, [self.classes[k] for k in shown])
+
+    def _stop_if_non_finite(self, step: int) -> None:
+        """Read the guard (this waits for the device). The veto is equal on all processes: so is the decision."""
+        vetoed_steps = int(self.guard.vetoed_steps.item())
+        if not vetoed_steps:
+            return
+        culprits, onset = self.guard.culprits(), step - vetoed_steps + 1
+        self.state.step = onset - 1
+        folder = self.checkpoints / checkpoint.folder_name(onset - 1)
+        if checkpoint.damage(folder) is not None:
+            self._save(onset - 1)
+        shown = ", ".join(culprits[:3]) + (f" and {len(culprits) - 3} more" if len(culprits) > 3 else "")
+        raise NonFiniteError(
+            f"{self.config.run.dir}: non-finite loss or gradient in step {onset}, first in {shown}; "
+            f"the last finite state is {folder}"
+        )
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints."""
+        return self.config.run.dir / "checkpoints"
+
+    def _save(self, step: int) -> None:
+        """Write a checkpoint on rank 0; if that fails, all processes stop."""
+        self._collect_bad_samples()
+        self.state.cursors = [c for cursors in self.process.gather(self.loader.cursors) for c in cursors]
+        failure: CheckpointError | None = None
+        if self.report is not None:
+            keep = self.config.checkpoint
+            try:
+                self.report.metrics.sync()
+                contents = self.state.to_checkpoint(self.config.to_yaml(), self.classes)
+                checkpoint.save(self.checkpoints, step, contents)
+                checkpoint.thin(self.checkpoints, keep.keep_last, keep.keep_every_steps)
+            except CheckpointError as error:
+                failure = error
+        if self.process.any(failure is not None):
+            raise failure or CheckpointError("rank 0 could not write a checkpoint")
+
+
+def to_device(loader: Loader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """uint8 batches -> (images float32 [n, 3, R, R] in [-1, 1], labels int64 [n]) on the device."""
+    for images, labels in loader:
+        x = images.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
+        yield x, labels.to(device, non_blocking=True)
+
+
+@dataclass
+class Stop:
+    """Whether a signal asked this process to stop."""
+
+    requested: bool = False
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Let SIGTERM and SIGINT ask for a stop after the step instead of ending the process."""
+    stop = Stop()
+
+    def request(_signal: int, _frame: FrameType | None) -> None:
+        stop.requested = True
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,96 @@
+"""What rank 0 shows and records: progress, metrics, pictures, MLflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from biggan.errors import StoppedRun
+from biggan.tracking import Tracker
+from biggan.training.metrics import Metrics
+
+SHOWN = {"g_loss": "G", "d_loss_real": "D real", "d_loss_fake": "D fake"}
+
+
+class Report:
+    """A run's voice. Use as a context manager: it closes the files and ends the MLflow run.
+
+    On a terminal it shows a bar with rate and time left; elsewhere (a batch job's log) a line per logged step.
+    """
+
+    def __init__(self, run_dir: Path, console: Console, metrics: Metrics, tracker: Tracker | None, steps: int):
+        self.run_dir, self.console, self.metrics, self.tracker = run_dir, console, metrics, tracker
+        self._steps = steps
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[losses]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps, losses="")
+
+    def begin(self, step: int) -> None:
+        """Training starts after G step `step`."""
+        self._start = self._since = time.monotonic()
+        self._first = self._logged = step
+        self._bar.update(self._task, completed=step)
+
+    def advance(self, step: int) -> None:
+        """G step `step` is done."""
+        self._bar.update(self._task, completed=step)
+
+    def log(self, step: int, batch_size: int, row: Mapping[str, float]) -> None:
+        """Record and show the statistics of G step `step`, with the rate since the last such call."""
+        now = time.monotonic()
+        rate = (step - self._logged) * batch_size / (now - self._since)
+        self._since, self._logged = now, step
+        row = {"step": step, **row, "images_per_second": round(rate, 2), "seconds": round(now - self._start, 3)}
+        self.metrics.write(row)
+        if self.tracker is not None:
+            self.tracker.log_metrics({k: v for k, v in row.items() if k != "step"}, step)
+        losses = "  ".join(f"{name} {row[key]:.3f}" for key, name in SHOWN.items())
+        shown = f"{losses}  {rate:.1f} images/s"
+        self._bar.update(self._task, losses=shown)
+        if not self.console.is_terminal:
+            left = (now - self._start) / (step - self._first) * (self._steps - step)
+            self.say(f"step {step}/{self._steps}  {shown}  {clock(left)} left")
+
+    def picture(self, image: Image.Image, step: int) -> Path:
+        """Keep a sample grid."""
+        path = self.run_dir / "samples" / f"step_{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path)
+        if self.tracker is not None:
+            self.tracker.log_file(path, "samples")
+        return path
+
+    def say(self, message: str) -> None:
+        """One line for the user."""
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> Report:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._bar.stop()
+        self.metrics.close()
+        if self.tracker is not None:
+            stopped = "KILLED" if kind is not None and issubclass(kind, StoppedRun) else "FAILED"
+            self.tracker.close("FINISHED" if kind is None else stopped)
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss."""
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

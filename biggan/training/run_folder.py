@@ -1,0 +1,73 @@
+"""The run folder: begun once, continued by the same command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from biggan.config import Config, resolve
+from biggan.data.dataset import FILE_NAME, Dataset
+from biggan.errors import InputError
+from biggan.files import write_atomically
+
+CONFIG = "config.yaml"
+MAY_CHANGE = (
+    "run.dir",
+    "data.path",
+    "data.workers",
+    "data.max_bad_samples",
+    "data.allow_pipe",
+    "training.steps",
+    "training.compile",
+    "training.log_every_steps",
+    "checkpoint.",
+    "samples.",
+    "distributed.",
+    "tracking.",
+)
+"""Keys (or beginnings of keys) a resumed run may set anew: none of them changes the path of the weights."""
+
+
+def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
+    """Begin the run folder or check that this run may go on in it. Called by one process."""
+    folder = config.run.dir
+    try:
+        there = [f.name for f in folder.iterdir() if not f.name.endswith(".partial")] if folder.exists() else []
+        if there and fresh:
+            raise InputError(f"--fresh: {folder} is not empty; remove it or choose another run.dir")
+        if there and CONFIG not in there:
+            raise InputError(f"run.dir: {folder} is not empty and no run folder (no {CONFIG}); choose another")
+        if CONFIG in there:
+            check_unchanged(resolve(folder / CONFIG), config)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / CONFIG, config.to_yaml())
+        write_atomically(folder / FILE_NAME, dataset.to_json())
+    except OSError as error:
+        raise InputError(f"run.dir: {folder}: cannot be written ({error.strerror or error})") from None
+
+
+def check_unchanged(before: Config, now: Config) -> None:
+    """Raise InputError if `now` would take the weights along another path than `before`."""
+    old, new = (dict(flatten(json.loads(c.model_dump_json()))) for c in (before, now))
+    for key, value in new.items():
+        if old[key] != value and not key.startswith(MAY_CHANGE):
+            raise InputError(
+                f"{key}: {value}, but the run in {before.run.dir} has {old[key]}; "
+                f"go on with {key}={old[key]}, or choose another run.dir"
+            )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a nested dict."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def checkpoints(folder: Path) -> Path:
+    """Where a run's checkpoints are."""
+    return folder / "checkpoints"
