@@ -212,22 +212,24 @@ def pack(
     from biggan.data import pack as packing
 
     plan = packing.Plan(source, resolution, encoding.value, val_fraction, shards, str(torchvision_root))
+    job = packing.begin(plan, dest)
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=None)
+        task = progress.add_task("", total=job.images)
 
-        def on_shard(shard: packing.Packed, total: int) -> None:
+        def on_shard(shard: packing.Packed) -> None:
             for path, reason in shard.skipped:
                 console.print(f"skipped {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
-            progress.update(task, total=total, advance=shard.images + len(shard.skipped))
+            progress.update(task, advance=shard.images + len(shard.skipped))
 
-        dataset = packing.pack(plan, dest, workers or len(os.sched_getaffinity(0)), on_shard)
+        dataset = job.run(workers or len(os.sched_getaffinity(0)), on_shard)
     splits = ", ".join(f"{split.images} {name}" for name, split in dataset.splits.items())
     console.print(
         f"{dest}: {dataset.images} images ({splits}) of {len(dataset.classes)} classes at {resolution} px; "
         f"{len(dataset.skipped)} unreadable skipped",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -45,7 +45,7 @@ class RunConfig(Section):
 class DataConfig(Section):
     """The packed data set and how it is read."""
 
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     """Folder or URL made by `biggan pack` (holds `dataset.json` and the shards)."""
     streams: Positive = 8
     """Logical streams the shards are dealt to: the batches depend on this, never on the world size.

@@ -80,7 +80,7 @@ def read_dataset(path: str, allow_pipe: bool) -> Dataset:
         _refuse_pipe(path, allow_pipe)
         origin = f"{path.rstrip('/')}/{FILE_NAME}"
         try:
-            with wds.gopen.gopen(origin) as stream:
+            with wds.gopen(origin) as stream:
                 text = stream.read().decode()
         except Exception as error:  # each URL scheme has errors of its own
             raise InputError(f"data.path: {origin}: cannot be read ({error})") from None
@@ -184,7 +184,7 @@ def shuffle_blocks(plan: ReadPlan, samples: Iterable[Sample], stream: int, start
         if not sample.last and (sample.position + 1) % plan.shuffle_buffer:
             continue
         random.Random(f"block {plan.seed} {stream} {sample.epoch} {number}").shuffle(block)
-        following = Cursor(sample.epoch + 1, 0, 0) if sample.last else Cursor(sample.epoch, number + 1)
+        following = Cursor(sample.epoch + 1, 0, 0) if sample.last else Cursor(sample.epoch, number + 1, 0)
         for k in range(offset, len(block)):
             after = following if k + 1 == len(block) else Cursor(sample.epoch, number, k + 1)
             yield replace(block[k], after=after)

@@ -79,31 +79,50 @@ def default_shards(images: int) -> int:
     return int(min(1024, max(16, 2 ** math.ceil(math.log2(max(images, 1) / 1000)))))
 
 
-def pack(plan: Plan, dest: Path, workers: int, on_shard: Callable[[Packed, int], None]) -> Dataset:
-    """Pack into `dest`; call `on_shard(shard, images in all shards)` as each is finished.
+@dataclass(frozen=True)
+class Packing:
+    """A pack that may run: its source can be read, its destination written, and some of it may be done."""
 
-    Raises InputError if the source or the destination cannot be used, or if no image could be read.
-    """
+    plan: Plan
+    dest: Path
+    source: Source
+    finished: dict[tuple[str, int], Packed]
+
+    @property
+    def images(self) -> int:
+        """Images of the source, readable or not."""
+        return len(self.source.names)
+
+    def run(self, workers: int, on_shard: Callable[[Packed], None]) -> Dataset:
+        """Pack what is not finished, on `workers` processes; `on_shard` hears of every shard, old ones first.
+
+        Raises InputError if the disk is full or no image could be read.
+        """
+        for packed in self.finished.values():
+            on_shard(packed)
+        todo = [key for key in shard_keys(self.plan, self.source) if key not in self.finished]
+        try:
+            for packed in _pack_shards(self.plan, self.dest, todo, workers):
+                _append(self.dest / JOURNAL, asdict(packed))
+                self.finished[packed.split, packed.number] = packed
+                on_shard(packed)
+            dataset = _describe(self.plan, self.source, [self.finished[key] for key in sorted(self.finished)])
+            write_atomically(self.dest / FILE_NAME, dataset.to_json())
+            (self.dest / JOURNAL).unlink()
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{self.dest}: {reason}; free some room and run the same command again") from None
+        return dataset
+
+
+def begin(plan: Plan, dest: Path) -> Packing:
+    """Open the source and begin, or go on with, the pack in `dest`; raises InputError if either cannot be used."""
     source = open_source(plan.source, plan.torchvision_root)
     if not plan.shards:
         plan = replace(plan, shards=default_shards(len(source.names)))
     if plan.shards > len(source.names):
         raise InputError(f"--shards: {plan.shards} shards for {len(source.names)} images; use fewer")
-    finished = _open_journal(plan, dest)
-    todo = [key for key in shard_keys(plan, source) if key not in finished]
-    for packed in finished.values():
-        on_shard(packed, len(source.names))
-    try:
-        for packed in _pack_shards(plan, dest, todo, workers):
-            _append(dest / JOURNAL, asdict(packed))
-            finished[packed.split, packed.number] = packed
-            on_shard(packed, len(source.names))
-    except OSError as error:
-        raise InputError(f"{dest}: {error.strerror or error}; free some room and run the same command again") from None
-    dataset = _describe(plan, source, [finished[key] for key in sorted(finished)])
-    write_atomically(dest / FILE_NAME, dataset.to_json())
-    (dest / JOURNAL).unlink()
-    return dataset
+    return Packing(plan, dest, source, _open_journal(plan, dest))
 
 
 def shard_keys(plan: Plan, source: Source) -> list[tuple[str, int]]:
@@ -169,9 +188,9 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
     image = image.convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    if image.size == (resolution, resolution):
-        return image
-    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    # Cropped before: resize(box=...) would let the filter reach beyond the crop.
+    image = image.crop((left, top, left + side, top + side))
+    return image if side == resolution else image.resize((resolution, resolution), Image.Resampling.LANCZOS)
 
 
 def encode(image: Image.Image, encoding: str) -> bytes:

@@ -3,7 +3,7 @@
 torch has no cross-replica BatchNorm that runs on CPU. Ours puts torch's own single-device kernels together:
 each process normalises its shard, one all-gather of (count, mean, variance) gives the statistics of the
 whole batch (combined by Chan's formula, never E[x^2] - E[x]^2), and backward needs one all-reduce of the
-two gradient sums. Statistics are float32 for bfloat16 inputs.
+two gradient sums. Statistics are taken in float32 of bfloat16 inputs and in float64 of float32 ones.
 """
 
 from __future__ import annotations
@@ -30,15 +30,13 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        ones, zeros = _float_constants(x)
-        out, mean, invstd = torch.native_batch_norm(x, ones, zeros, None, None, True, 0.0, eps)
-        var = invstd.pow(-2) - eps
-        count = mean.new_full((), x.numel() // x.shape[1])
+        mean, var, count = _shard_statistics(x, eps)
         if group is not None:
-            shards = all_gather_rows(torch.cat([count.view(1), mean, var]), group)
-            count, mean, var = _combine(shards)
-            out = F.batch_norm(x, mean, var, ones, zeros, training=False, eps=eps)
-            invstd = (var + eps).rsqrt()
+            count, mean, var = _combine(all_gather_rows(torch.cat([count.view(1), mean, var]), group))
+        ones, zeros = _constants(x, torch.promote_types(x.dtype, torch.float32))
+        mean, var, count = mean.to(ones.dtype), var.to(ones.dtype), count.to(ones.dtype)
+        out = F.batch_norm(x, mean, var, ones, zeros, training=False, eps=eps)
+        invstd = (var + eps).rsqrt()
         ctx.save_for_backward(x, mean, var, invstd, count)
         ctx.eps, ctx.group = eps, group
         ctx.mark_non_differentiable(mean, var, count)
@@ -47,24 +45,37 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         x, mean, var, invstd, count = ctx.saved_tensors
-        ones, _zeros = _float_constants(x)
+        ones, _zeros = _constants(x, mean.dtype)
         # torch's backward takes this shard for the whole batch: dx = invstd * (dy - dot/n * xhat - total/n),
         # with dot = sum(dy * xhat) and total = sum(dy) over the shard's n positions.
         dx, dot, total = torch.ops.aten.native_batch_norm_backward(
             grad, x, ones, None, None, mean, invstd, True, ctx.eps, [True, True, True]
         )
         if ctx.group is not None:
-            # Exchange the shard's two means for the batch's; the difference is linear in xhat.
+            # Exchange the shard's two means for the batch's; the difference is linear in xhat. (Divided before
+            # the reduction: inductor reduces in place, and must not overwrite dot and total themselves.)
             n = x.numel() // x.shape[1]
-            sums = torch.stack([dot, total])
-            dot_excess, total_excess = (sums / n - all_reduce_sum(sums, ctx.group) / count) * invstd
+            dot_mean, total_mean = all_reduce_sum(torch.cat([dot, total]) / count, ctx.group).chunk(2)
+            dot_excess, total_excess = (dot / n - dot_mean) * invstd, (total / n - total_mean) * invstd
             dx = dx + F.batch_norm(x, mean, var, dot_excess, total_excess, training=False, eps=ctx.eps)
         return dx, None, None
 
 
-def _float_constants(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit scale and zero shift, at least float32: they make torch's kernels keep float32 statistics."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+def _shard_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [C], biased variance [C] and count [] of one shard, one precision above x's.
+
+    Wider, because a statistic that is off by one float32 rounding, in a way that depends on how the batch is
+    split, turns a few ReLUs the other way, and Adam makes of that a drift 30 times float32's.
+    """
+    low = x.dtype in (torch.bfloat16, torch.float16)
+    wide = x if low else x.double()
+    ones, zeros = _constants(x, torch.float32 if low else torch.float64)
+    _, mean, invstd = torch.native_batch_norm(wide, ones, zeros, None, None, True, 0.0, eps)
+    return mean, invstd.pow(-2) - eps, mean.new_full((), x.numel() // x.shape[1])
+
+
+def _constants(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Unit scale and zero shift [C]; their precision is the one torch's kernels take statistics in."""
     return x.new_ones(x.shape[1], dtype=dtype), x.new_zeros(x.shape[1], dtype=dtype)
 
 
@@ -97,8 +108,8 @@ class CrossReplicaBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            ones, zeros = _float_constants(x)
-            mean, var = self.running_mean.to(ones.dtype), self.running_var.to(ones.dtype)
+            ones, zeros = _constants(x, self.running_mean.dtype)
+            mean, var = self.running_mean, self.running_var
             return F.batch_norm(x, mean, var, ones, zeros, training=False, eps=self.eps)
         out, mean, var, count = _Normalize.apply(x, self.eps, self.process_group)
         with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -21,9 +21,10 @@ class Ema:
         self.module = copy.deepcopy(generator).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, generator: nn.Module, step: int) -> None:
-        """Move toward `generator` as it is after G step `step` (the first is 1)."""
+    def update(self, generator: nn.Module, step: int, veto: Tensor) -> None:
+        """Move toward `generator` as it is after G step `step` (the first is 1), unless `veto`, 0 or 1, is 1."""
         decay = self.decay if step >= self.start_step else 0.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(generator.parameters()), 1 - decay)
-        for mine, theirs in zip(self.module.buffers(), generator.buffers(), strict=True):
-            mine.copy_(theirs)
+        mine, theirs = list(self.module.parameters()), list(generator.parameters())
+        torch._foreach_lerp_(mine, theirs, [(1 - decay) * (1 - veto)] * len(mine))
+        for buffer, new in zip(self.module.buffers(), generator.buffers(), strict=True):
+            buffer.copy_(new)

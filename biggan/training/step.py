@@ -49,7 +49,7 @@ def train_step(gan: Gan, step: int, real: Batches, latents: Latents, recipe: Rec
     for use in range(recipe.d_steps):
         d_stats = update_discriminator(gan, real, latents(step, use), recipe)
     g_stats = update_generator(gan, latents(step, recipe.d_steps), recipe)
-    gan.ema.update(gan.generator.module, step)
+    gan.ema.update(gan.generator.module, step, gan.generator.guard.veto)
     return d_stats | g_stats
 
 

@@ -9,11 +9,11 @@ from golden.reference import max_abs_diff, mean_abs_diff, our_state
 from safetensors.torch import load_file
 
 from biggan.distributed.engine import DDPEngine
+from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.models.biggan import Discriminator, Generator
 from biggan.training import step as step_module
 from biggan.training.ema import Ema
-from biggan.distributed.finite import FiniteGuard
 from biggan.training.step import Gan, Recipe, train_step
 
 HERE = Path(__file__).parent
@@ -81,7 +81,7 @@ def test_training_trajectory_matches_the_reference(name, memory_format, monkeypa
         (gan.ema.module, "final.G_ema"),
     ):
         theirs = our_state(tensors, prefix)
-        parameters = {k: v for k, v in network.named_parameters()}
+        parameters = dict(network.named_parameters())
         assert mean_abs_diff(parameters, {k: theirs[k] for k in parameters}) <= 3e-6, prefix
         if prefix != "final.G_ema":
             buffers = dict(network.named_buffers())

@@ -1,0 +1,233 @@
+"""The global batches depend on the config alone, resume exactly, and survive damaged shards by name."""
+
+import io
+import pickle
+import shutil
+import tarfile
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from biggan.data.dataset import load
+from biggan.data.loader import START, Cursor, Loader, ReadPlan, read_dataset
+from biggan.errors import DataError, InputError
+
+BATCH = 12
+
+
+def plan(folder, **settings):
+    dataset = load(folder)
+    defaults = ReadPlan(
+        root=str(folder),
+        shards=dataset.splits["train"].shards,
+        resolution=32,
+        classes=10,
+        streams=6,
+        shuffle_buffer=40,
+        horizontal_flip=True,
+        seed=0,
+        max_bad_samples=10,
+    )
+    return replace(defaults, **settings)
+
+
+def loaders(the_plan, world_size=1, workers=0, cursors=None):
+    cursors = cursors or [START] * the_plan.streams
+    return [
+        Loader(the_plan, micro_batch_size=BATCH, cursors=cursors, rank=rank, world_size=world_size, workers=workers)
+        for rank in range(world_size)
+    ]
+
+
+def global_batches(ranks, count):
+    """[(images, labels, names)] of `count` global batches, the ranks' shares put together."""
+    shares = [[(images.clone(), labels, rank.names) for images, labels in islice(rank, count)] for rank in ranks]
+    return [
+        (
+            torch.cat([s[k][0] for s in shares]),
+            torch.cat([s[k][1] for s in shares]),
+            [n for s in shares for n in s[k][2]],
+        )
+        for k in range(count)
+    ]
+
+
+def assert_same(batches, expected):
+    assert [b[2] for b in batches] == [e[2] for e in expected]
+    for batch, reference in zip(batches, expected, strict=True):
+        assert torch.equal(batch[0], reference[0])
+        assert torch.equal(batch[1], reference[1])
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (1, 4), (2, 0), (2, 3), (3, 1), (6, 0)])
+def test_the_same_global_batches_for_any_processes_and_readers(digits, world_size, workers):
+    expected = global_batches(loaders(plan(digits)), 20)
+    assert_same(global_batches(loaders(plan(digits), world_size, workers), 20), expected)
+
+
+@pytest.mark.parametrize("stop", [1, 19, 20, 21, 150, 160])
+def test_going_on_from_the_cursors_is_exact_at_another_world_size_too(digits, stop):
+    """Mid-block, at a block's end (40 samples, 2 a batch: batch 20), and in the second epoch (from batch 146)."""
+    expected = global_batches(loaders(plan(digits)), stop + 15)[stop:]
+    ranks = loaders(plan(digits), world_size=2, workers=2)
+    global_batches(ranks, stop)
+    cursors = [cursor for loader in ranks for cursor in loader.cursors]
+    assert_same(global_batches(loaders(plan(digits), world_size=3, cursors=cursors), 15), expected)
+
+
+def test_every_stream_reads_every_sample_of_its_epoch_once(digits):
+    (loader,) = loaders(plan(digits))
+    seen = []
+    for _ in loader:
+        seen += loader.names
+        if all(cursor.epoch >= 2 for cursor in loader.cursors):
+            break
+    counts = {name: seen.count(name) for name in set(seen)}
+    # Streams are independent: some are a little into the third epoch when the last ends the second.
+    assert len(counts) == 1797
+    assert set(counts.values()) <= {2, 3}
+
+
+def test_epochs_seeds_and_flips_differ_but_are_repeatable(digits):
+    first = global_batches(loaders(plan(digits)), 1)[0]
+    again = global_batches(loaders(plan(digits)), 1)[0]
+    later = global_batches(loaders(plan(digits), cursors=[Cursor(1, 0, 0)] * 6), 1)[0]
+    other = global_batches(loaders(plan(digits, seed=1)), 1)[0]
+    unflipped = global_batches(loaders(plan(digits, horizontal_flip=False)), 1)[0]
+    assert_same([again], [first])
+    assert first[2] != later[2]
+    assert first[2] != other[2]
+    assert first[2] == unflipped[2]
+    mirrored = [
+        torch.equal(a, b.flip(2)) and not torch.equal(a, b) for a, b in zip(first[0], unflipped[0], strict=True)
+    ]
+    same = [torch.equal(a, b) for a, b in zip(first[0], unflipped[0], strict=True)]
+    assert all(m or s for m, s in zip(mirrored, same, strict=True))
+    assert 0 < sum(mirrored) < BATCH
+
+
+def test_batches_are_uint8_in_channels_last_memory(digits):
+    images, labels, _ = global_batches(loaders(plan(digits)), 1)[0]
+    assert (images.dtype, images.shape, labels.dtype) == (torch.uint8, (BATCH, 3, 32, 32), torch.int64)
+    images, _ = next(iter(loaders(plan(digits))[0]))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def damaged(digits, tmp_path) -> Path:
+    return Path(shutil.copytree(digits, tmp_path / "damaged"))
+
+
+def all_of(folder, **settings):
+    """Names read in two epochs, and the bad samples by name."""
+    (loader,) = loaders(plan(folder, **settings))
+    names = set()
+    for _ in loader:
+        names |= set(loader.names)
+        if all(cursor.epoch >= 2 for cursor in loader.cursors):
+            break
+    return names, loader.bad
+
+
+def test_a_corrupt_image_is_named_and_skipped(damaged):
+    shard = damaged / "train-00003.tar"
+    with tarfile.open(shard) as tar:
+        member = tar.getmembers()[10]
+    with shard.open("r+b") as file:
+        file.seek(member.offset_data + 20)
+        file.write(b"\0" * 60)
+    names, bad = all_of(damaged)
+    assert list(bad) == [f"train-00003.tar/{member.name.split('.')[0]}"]
+    assert len(names) == 1796
+
+
+@pytest.mark.parametrize("where", ["data", "header"])
+def test_a_truncated_shard_is_counted_against_dataset_json(damaged, where):
+    """Cut inside a header, webdataset ends silently; every lost sample is counted all the same."""
+    shard = damaged / "train-00003.tar"
+    declared = {s.name: s.images for s in load(damaged).splits["train"].shards}[shard.name]
+    with tarfile.open(shard) as tar:
+        member = tar.getmembers()[-8]  # the image of the fourth sample from the end
+    with shard.open("r+b") as file:
+        file.truncate(member.offset_data + 30 if where == "data" else member.offset + 30)
+    names, bad = all_of(damaged)
+    lost = [name for name in bad if name.startswith("train-00003.tar")]
+    assert len(lost) == 4
+    assert len(names) == 1797 - 4
+    assert f"train-00003.tar#{declared - 1}" in lost
+
+
+def test_going_on_inside_a_damaged_stream_is_exact(damaged):
+    shard = damaged / "train-00003.tar"
+    with shard.open("r+b") as file:
+        file.truncate(shard.stat().st_size - 12_000)
+    the_plan = plan(damaged, max_bad_samples=100)
+    expected = global_batches(loaders(the_plan), 160)
+    (loader,) = loaders(the_plan)
+    global_batches([loader], 100)
+    assert_same(global_batches(loaders(the_plan, cursors=loader.cursors), 60), expected[100:])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_bad_samples_stop_the_run_with_the_first_named(damaged, workers):
+    shard = damaged / "train-00003.tar"
+    with shard.open("r+b") as file:
+        file.truncate(20_000)
+    with pytest.raises(DataError, match=r"max_bad_samples: \d+ samples are unreadable, 10 are allowed; first: tra"):
+        global_batches(loaders(plan(damaged), workers=workers), 300)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_goes_missing_is_an_error_that_names_it(damaged, workers):
+    the_plan = plan(damaged)
+    (damaged / "train-00003.tar").unlink()
+    with pytest.raises(DataError, match=r"train-00003\.tar: shard is missing"):
+        global_batches(loaders(the_plan, workers=workers), 300)
+
+
+def test_nothing_in_a_shard_is_unpickled(damaged, tmp_path):
+    trap = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (trap,))
+
+    shard = damaged / "train-00000.tar"
+    members = []
+    with tarfile.open(shard) as tar:
+        members = [(m.name, tar.extractfile(m).read()) for m in tar]
+    with tarfile.open(shard, "w") as tar:
+        for name, content in members:
+            extra = [(name[:-3] + suffix, pickle.dumps(Trap())) for suffix in ("pkl", "pyd", "pth")]
+            for entry, data in [*(extra if name.endswith("png") else []), (name, content)]:
+                info = tarfile.TarInfo(entry)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    names, bad = all_of(damaged)
+    assert not bad
+    assert len(names) == 1797
+    assert not trap.exists()
+
+
+def test_pipes_need_a_flag(digits, damaged):
+    with pytest.raises(InputError, match=r"'pipe:cat .*' runs a shell command; set data\.allow_pipe=true"):
+        read_dataset(f"pipe:cat {digits}", allow_pipe=False)
+    file = damaged / "dataset.json"
+    file.write_text(file.read_text().replace('"train-00003.tar"', f'"pipe:cat {digits}/train-00003.tar"'))
+    with pytest.raises(InputError, match="runs a shell command"):
+        read_dataset(str(damaged), allow_pipe=False)
+    assert read_dataset(str(damaged), allow_pipe=True).images == 1797
+    names, bad = all_of(damaged)
+    assert len(names) == 1797
+    assert not bad
+
+
+def test_file_urls_are_read_too(digits):
+    url = f"file://{digits}"
+    assert read_dataset(url, allow_pipe=False) == load(digits)
+    assert_same(global_batches(loaders(plan(digits, root=url)), 3), global_batches(loaders(plan(digits)), 3))
+    with pytest.raises(InputError, match=r"data\.path: file:///nowhere/dataset\.json: cannot be read"):
+        read_dataset("file:///nowhere", allow_pipe=False)

@@ -1,0 +1,214 @@
+"""Packing real and awkward images."""
+
+import io
+import json
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from biggan.data import pack as packing
+from biggan.data.dataset import check_trainable, load, sha256_of
+from biggan.data.pack import Plan, begin, default_shards, square
+from biggan.errors import InputError
+
+
+def plan(source, **settings):
+    defaults = {"resolution": 32, "encoding": "png", "val_fraction": 0.0, "shards": 2, "torchvision_root": ""}
+    return Plan(source=str(source), **defaults | settings)
+
+
+def run(the_plan, dest, workers=1):
+    return begin(the_plan, dest).run(workers, lambda _: None)
+
+
+def pictures(root, classes=("cat", "dog"), each=6, size=(40, 30)):
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for k in range(each):
+            Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), np.uint8)).save(root / name / f"{k}.png")
+    return root
+
+
+def samples(dest, split="train"):
+    """(label, pixels) of every sample, by key."""
+    found = {}
+    for shard in load(dest).splits[split].shards:
+        with tarfile.open(dest / shard.name) as tar:
+            files = {m.name: tar.extractfile(m).read() for m in tar}
+        for name in (n for n in files if n.endswith((".png", ".jpg"))):
+            key = name.split(".")[0]
+            found[key] = int(files[f"{key}.cls"]), np.asarray(Image.open(io.BytesIO(files[name])))
+    return found
+
+
+def test_digits_are_the_scans(tmp_path):
+    dataset = run(plan("digits", shards=3), tmp_path / "d")
+    scans = load_digits()
+    assert dataset.images == 1797
+    assert dataset.class_counts == tuple(np.bincount(scans.target))
+    packed = samples(tmp_path / "d")
+    for key in list(packed)[:50]:
+        label, pixels = packed[key]
+        assert label == scans.target[int(key)]
+        assert (pixels[..., 0] == pixels[..., 2]).all()
+        back = pixels[..., 0].reshape(8, 4, 8, 4).mean((1, 3)) * 16 / 255
+        assert np.abs(back - scans.images[int(key)]).mean() < 1
+
+
+def test_folder_and_zip_of_it_pack_to_the_same_bytes(tmp_path):
+    root = pictures(tmp_path / "photos")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for file in root.rglob("*.png"):
+            archive.write(file, file.relative_to(tmp_path))  # one folder around the class folders
+        archive.writestr("__MACOSX/photos/cat/._0.png", b"junk")
+    a, b = run(plan(root), tmp_path / "a"), run(plan(tmp_path / "photos.zip"), tmp_path / "b", workers=2)
+    assert a.classes == b.classes == ("cat", "dog")
+    assert [s.sha256 for s in a.splits["train"].shards] == [s.sha256 for s in b.splits["train"].shards]
+
+
+def test_dataset_json_describes_the_shards(tmp_path):
+    run(plan(pictures(tmp_path / "p"), val_fraction=0.34), tmp_path / "d")
+    dataset = load(tmp_path / "d")
+    assert dataset.splits["train"].class_counts == (4, 4)
+    assert dataset.splits["val"].class_counts == (2, 2)
+    assert not samples(tmp_path / "d").keys() & samples(tmp_path / "d", "val").keys()
+    for split in dataset.splits.values():
+        assert sum(s.images for s in split.shards) == split.images
+        for shard in split.shards:
+            file = tmp_path / "d" / shard.name
+            assert (file.stat().st_size, sha256_of(file)) == (shard.bytes, shard.sha256)
+
+
+def test_torchvision_data_sets(tmp_path):
+    # FakeData has 1,000 images of 10 classes and, like most of torchvision's, its own label types.
+    dataset = run(plan("torchvision:FakeData", shards=4), tmp_path / "d", workers=2)
+    assert (dataset.images, len(dataset.classes)) == (1000, 10)
+    with pytest.raises(InputError, match=r"torchvision:Imaginary: torchvision\.datasets has no"):
+        run(plan("torchvision:Imaginary"), tmp_path / "e")
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("L", (10, 10), 100), (100, 100, 100)),
+        (Image.new("P", (10, 10), 0), (0, 0, 0)),
+        (Image.new("RGBA", (10, 10), (255, 0, 0, 0)), (255, 255, 255)),
+        (Image.new("1", (10, 10), 1), (255, 255, 255)),
+        (Image.new("CMYK", (10, 10), (0, 255, 255, 0)), (255, 0, 0)),
+    ],
+)
+def test_every_mode_becomes_rgb(image, expected):
+    packed = square(image, 32)
+    assert (packed.mode, packed.size) == ("RGB", (32, 32))
+    assert packed.getpixel((16, 16)) == expected
+
+
+def test_the_centre_is_cropped_and_resizing_is_antialiased():
+    wide = Image.new("RGB", (300, 100), "red")
+    wide.paste(Image.new("RGB", (100, 100), "blue"), (100, 0))
+    assert set(square(wide, 32).get_flattened_data()) == {(0, 0, 255)}
+    checkers = Image.fromarray((np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8))
+    assert np.abs(np.asarray(square(checkers, 32)).astype(int) - 127).max() <= 3
+
+
+def test_unreadable_images_are_named_and_counted(tmp_path):
+    root = pictures(tmp_path / "p")
+    whole = (root / "cat" / "0.png").read_bytes()
+    (root / "cat" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "cat" / "text.jpg").write_text("no image")
+    Image.new("I;16", (8, 8)).save(root / "dog" / "deep.png")
+    dataset = run(plan(root), tmp_path / "d")
+    assert dataset.images == 12
+    assert sorted(s.path for s in dataset.skipped) == ["cat/cut.png", "cat/text.jpg", "dog/deep.png"]
+    assert "more than 8 bits" in next(s.reason for s in dataset.skipped if "deep" in s.path)
+
+
+def test_an_interrupted_pack_looks_unfinished_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    source = pictures(tmp_path / "p")
+    expected = run(plan(source, shards=4), tmp_path / "whole")
+    packed_now = []
+
+    def interrupted(the_plan, dest, split, number, original=packing.pack_shard):
+        if len(packed_now) == 2:
+            raise KeyboardInterrupt
+        packed_now.append(number)
+        return original(the_plan, dest, split, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "pack_shard", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(plan(source, shards=4), tmp_path / "d")
+    with pytest.raises(InputError, match=r"has no dataset\.json: .* a pack that was interrupted"):
+        load(tmp_path / "d")
+    with pytest.raises(InputError, match="holds a pack begun with other settings"):
+        run(plan(source, shards=3), tmp_path / "d")
+    packed_now.clear()
+    monkeypatch.setattr(packing, "pack_shard", lambda *a, f=packing.pack_shard: packed_now.append(a[3]) or f(*a))
+    assert run(plan(source, shards=4), tmp_path / "d").splits == expected.splits
+    assert len(packed_now) == 2
+    assert not (tmp_path / "d" / packing.JOURNAL).exists()
+
+
+def test_bad_sources_and_destinations_get_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("x")
+    mixed = pictures(tmp_path / "mixed")
+    Image.new("RGB", (4, 4)).save(mixed / "loose.png")
+    done = tmp_path / "done"
+    run(plan(pictures(tmp_path / "ok")), done)
+    for source, dest, message in [
+        (tmp_path / "nowhere", "d", "no such folder or zip file"),
+        (tmp_path / "empty", "d", "holds no images"),
+        (tmp_path / "file.txt", "d", "neither a folder nor a zip file"),
+        (mixed, "d", "'loose.png' lies beside class folders"),
+        (tmp_path / "ok", "done", "already holds a packed data set"),
+        (tmp_path / "ok", "ok", "was not begun by `biggan pack`"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            run(plan(source), tmp_path / dest)
+        assert not (tmp_path / "d").exists()
+
+
+def test_images_without_class_folders_are_one_class(tmp_path):
+    root = pictures(tmp_path / "p", classes=["."])
+    assert run(plan(root), tmp_path / "d").classes == ("images",)
+
+
+def test_a_wrong_folder_level_and_a_skewed_set_are_noticed(tmp_path):
+    run(plan(pictures(tmp_path / "p", classes=["all"])), tmp_path / "one")
+    with pytest.raises(InputError, match=r"all 6 images are labelled 'all' \(a wrong folder level\?\)"):
+        check_trainable(load(tmp_path / "one"), classes=10, resolution=32, streams=1)
+    root = pictures(tmp_path / "q", classes=["many"], each=22)
+    pictures(root.parent / "r", classes=["few"], each=2)
+    (root.parent / "r" / "few").rename(root / "few")
+    dataset = run(plan(root), tmp_path / "skewed")
+    assert "'many' has 22 images, 'few' 2" in check_trainable(dataset, classes=2, resolution=32, streams=1)[0]
+    for wrong, message in [
+        ({"classes": 3}, "model.classes: 3, but the data set has 2 classes; set model.classes=2"),
+        ({"resolution": 64}, "model.resolution: 64, but the data set was packed at 32 px"),
+        ({"streams": 3}, "data.streams: 3 streams need at least as many shards, the data set has 2"),
+    ]:
+        with pytest.raises(InputError) as error:
+            check_trainable(dataset, **{"classes": 2, "resolution": 32, "streams": 1} | wrong)
+        assert message in str(error.value)
+
+
+def test_damaged_dataset_json_and_missing_shards_are_named(tmp_path):
+    run(plan(pictures(tmp_path / "p")), tmp_path / "d")
+    text = (tmp_path / "d" / "dataset.json").read_text()
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps(json.loads(text) | {"images": "many"}))
+    with pytest.raises(InputError, match=r"dataset\.json: images: .*; pack the data set again"):
+        load(tmp_path / "d")
+    (tmp_path / "d" / "dataset.json").write_text(text)
+    (tmp_path / "d" / "train-00001.tar").unlink()
+    with pytest.raises(InputError, match=r"train-00001\.tar: shard is missing"):
+        load(tmp_path / "d")
+
+
+def test_default_shard_counts():
+    assert [default_shards(n) for n in (10, 50_000, 1_281_167)] == [16, 64, 1024]

@@ -1,0 +1,124 @@
+"""A run that ends early ends in order: one line, its own exit code, a state to go on from."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from runs import biggan, command, environment, start, weights
+
+SITE = """
+import torch
+import biggan.training.step as step_module
+original, calls = step_module.d_hinge, 0
+
+def d_hinge(real, fake):
+    global calls
+    calls += 1
+    a, b = original(real, fake)
+    return (a * float("nan"), b) if calls == 9 {condition} else (a, b)
+
+step_module.d_hinge = d_hinge
+"""
+
+
+def wait_for_step(run, step, process):
+    metrics = run / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_the_same_command_goes_on(tiny, tmp_path, number):
+    arguments = ["train", *tiny, "training.steps=40", "checkpoint.every_steps=1000"]
+    process = start(arguments)
+    wait_for_step(tmp_path / "run", 3, process)
+    os.killpg(process.pid, number)  # as a terminal or a scheduler does: readers get it too
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, output
+    assert "stopped by a signal after step" in output
+    assert "Traceback" not in output
+    assert "going on from" in biggan(arguments)
+    biggan([*arguments[:2], f"run.dir={tmp_path / 'whole'}", *arguments[3:]])
+    ends = [weights(tmp_path / name / "checkpoints/step_00000040") for name in ("run", "whole")]
+    assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[1])
+
+
+@pytest.mark.slow
+def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path):
+    process = start(["train", *tiny, "training.steps=10000", "checkpoint.every_steps=100000"], processes=2)
+    wait_for_step(tmp_path / "run", 3, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert f"stopped by a signal after step {last}" in output
+    assert saved.name == f"step_{last:08d}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_non_finite_loss_stops_at_the_logging_step_with_the_state_before_it(tiny, tmp_path, processes):
+    """The ninth D update is the first of step 5; only rank 0's loss is bad; the next log is after step 8."""
+    condition = 'and __import__("os").environ.get("RANK", "0") == "0"'
+    (tmp_path / "sitecustomize.py").write_text("")
+    (tmp_path / "poisoned.py").write_text(
+        SITE.format(condition=condition) + "\nfrom biggan.cli import main\nif __name__ == '__main__':\n    main()\n"
+    )
+    arguments = ["train", *tiny, "training.steps=12", "training.log_every_steps=4", "checkpoint.every_steps=100"]
+    plain = command(arguments, processes)
+    at = plain.index("-m", 1 if processes == 1 else 3)
+    poisoned = [*plain[:at], str(tmp_path / "poisoned.py"), *plain[at + 2 :]]
+    done = subprocess.run(poisoned, capture_output=True, text=True, env=environment(), timeout=200, check=False)
+    assert done.returncode == (3 if processes == 1 else 1), done.stderr  # torchrun's own code is always 1
+    assert "non-finite loss or gradient in step 5, first in D.blocks.0.conv1." in done.stderr
+    run = tmp_path / "run"
+    assert [f.name for f in (run / "checkpoints").iterdir()] == ["step_00000004"]
+    biggan(["train", tiny[0], f"run.dir={tmp_path / 'clean'}", tiny[2], "training.steps=4"], processes)
+    expected, actual = (weights(folder / "checkpoints/step_00000004") for folder in (tmp_path / "clean", run))
+    # G, its BatchNorm and the EMA are those after step 4, and D's Adam too: the vetoed step moved no weight.
+    moved = [k for k in expected if not torch.equal(expected[k], actual[k])]
+    assert all(k.endswith(".u") or "running_" in k for k in moved), moved
+    assert all(value.isfinite().all() for value in actual.values())
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_the_last_checkpoint_is_whole(tiny, tmp_path):
+    """A small tmpfs is a real full disk; the second checkpoint does not fit."""
+    model = [tiny[2], "model.channels=4"]
+    biggan(["train", tiny[0], f"run.dir={tmp_path / 'whole'}", *model, "training.steps=3"])
+    checkpoint_bytes = sum(f.stat().st_size for f in (tmp_path / "whole/checkpoints/step_00000003").iterdir())
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(1.8 * checkpoint_bytes)}", "tmpfs", str(small)]
+    assert subprocess.run(mount, check=False).returncode == 0, "mounting a tmpfs needs root"
+    try:
+        run = small / "run"
+        arguments = ["train", tiny[0], f"run.dir={run}", *model, "training.steps=12"]
+        output = biggan([*arguments, "checkpoint.keep_last=9"], expect=5)
+        assert "the checkpoint could not be written" in output
+        assert "No space left on device" in output
+        assert "Traceback" not in output
+        saved = sorted(f.name for f in (run / "checkpoints").iterdir())
+        assert saved == ["step_00000003"]
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        assert "step_00000003" in biggan([*arguments, "checkpoint.keep_last=9"])
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.slow
+def test_too_many_damaged_samples_end_the_run_with_exit_code_4(tiny, digits, tmp_path):
+    broken = shutil.copytree(digits, tmp_path / "broken")
+    with (broken / "train-00003.tar").open("r+b") as file:
+        file.truncate(20_000)
+    output = biggan(
+        ["train", *tiny[:2], f"data.path={broken}", "data.max_bad_samples=5", "training.steps=400"], expect=4
+    )
+    assert "samples are unreadable, 5 are allowed; first: train-00003.tar" in output
+    assert "Traceback" not in output

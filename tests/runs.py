@@ -1,0 +1,69 @@
+"""Running the program as users do: the command, alone or under torchrun, in processes of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from biggan.data.pack import Plan, begin
+
+TINY = """
+data: {streams: 6, workers: 0, shuffle_buffer: 40, horizontal_flip: true}
+model:
+  {resolution: 32, channels: 2, classes: 10, z_dim: 8, class_embedding_dim: 4, g_attention: [16], d_attention: [16]}
+training: {steps: 6, batch_size: 12, d_steps: 2, log_every_steps: 1}
+optimizer: {g_lr: 2e-4, d_lr: 2e-4, eps: 1e-6}
+regularization: {orthogonal: 1e-4}
+ema: {decay: 0.9}
+checkpoint: {every_steps: 3, keep_last: 3}
+samples: {every_steps: 1000, per_class: 1}
+tracking: {mlflow: false}
+"""
+
+
+def pack_digits(dest: Path, **settings) -> None:
+    plan = Plan("digits", settings.get("resolution", 32), "png", settings.get("val_fraction", 0.0), 12, "")
+    begin(plan, dest).run(workers=1, on_shard=lambda _: None)
+
+
+def command(arguments: list[str], processes: int = 1) -> list[str]:
+    """`biggan ARGUMENTS` on one process, or on several under torchrun."""
+    if processes == 1:
+        return [sys.executable, "-m", "biggan", *arguments]
+    return [*torchrun(processes), "-m", "biggan", *arguments]
+
+
+def torchrun(processes: int) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def biggan(arguments: list[str], processes: int = 1, expect: int = 0) -> str:
+    """Run the command to its end, check its exit code, return what it printed."""
+    done = subprocess.run(
+        command(arguments, processes), capture_output=True, text=True, env=environment(), timeout=300, check=False
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def start(arguments: list[str], processes: int = 1) -> subprocess.Popen:
+    """Start the command in a session of its own, so that a kill reaches all its processes."""
+    return subprocess.Popen(
+        command(arguments, processes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def weights(checkpoint: Path) -> dict:
+    """Every tensor of a checkpoint, as FILE/NAME."""
+    return {f"{f.stem}/{k}": v for f in sorted(checkpoint.glob("*.safetensors")) for k, v in load_file(f).items()}

@@ -1,0 +1,184 @@
+"""The commands as users type them: messages, exit codes, and nothing half-written."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import biggan, environment
+
+from biggan import cli
+from biggan.data.dataset import load
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process: (exit code, output)."""
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["biggan", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return command
+
+
+def refuses(result, message):
+    code, output = result
+    assert code == 2, output
+    assert message in output
+    assert "Traceback" not in output
+    assert len(output.strip().splitlines()) == 1
+
+
+def test_help_needs_no_heavy_import():
+    heavy = ("torch", "mlflow", "webdataset", "numpy", "pydantic", "sklearn")
+    code = (
+        "import sys, contextlib\nfrom biggan.cli import main\nsys.argv = ['biggan', '--help']\n"
+        "with contextlib.suppress(SystemExit):\n    main()\n"
+        f"print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    for command in ("train", "pack", "data", "sample"):
+        assert command in done.stdout
+
+
+def test_dry_run_prints_the_cost_and_starts_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    code, output = run("train", ROOT / "configs/imagenet128.yaml", "--dry-run", "model.z_dim=125")
+    assert code == 0
+    assert "resolution: 128" in output
+    assert "model.z_dim: 125 is rounded down to 120, 6 chunks of 20" in output
+    assert re.search(r"generator parameters.*70,433,988", output)
+    assert re.search(r"discriminator parameters.*87,982,370", output)
+    assert re.search(r"images per G iteration.*4,096", output)
+    assert re.search(r"TFLOP per G iteration.*\d", output)
+    assert re.search(r"estimated memory.*GiB", output)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_training_input_is_refused_before_anything_is_written(run, tiny, digits, tmp_path):
+    refuses(run("train", *tiny, "training.stepz=1"), "training.stepz: no such key; nearest: training.steps")
+    refuses(run("train", *tiny, f"data.path={tmp_path / 'none'}"), "no such folder; make it with `biggan pack SOURCE")
+    refuses(run("train", *tiny, f"data.path={tmp_path}"), "has no dataset.json")
+    refuses(run("train", *tiny, "model.classes=3"), "model.classes: 3, but the data set has 10 classes")
+    refuses(run("train", *tiny, "model.resolution=64"), "but the data set was packed at 32 px")
+    refuses(run("train", *tiny, "data.streams=12", "data.path=pipe:x"), "runs a shell command")
+    refuses(run("train", *tiny, "training.batch_size=48", "data.streams=24"), "the data set has 12")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_shard_is_named_before_training(run, tiny, digits, tmp_path):
+    broken = shutil.copytree(digits, tmp_path / "broken")
+    (broken / "train-00007.tar").unlink()
+    refuses(run("train", *tiny, f"data.path={broken}"), f"{broken}/train-00007.tar: shard is missing")
+
+
+def test_world_size_that_does_not_divide(run, tiny, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    refuses(
+        run("train", *tiny, "--dry-run"), "data.streams: 6 streams do not divide over 4 processes; these would: 4, 12"
+    )
+
+
+def test_fresh_and_foreign_folders(run, tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    refuses(run("train", *tiny, "--fresh"), "--fresh: ")
+    refuses(run("train", *tiny), "is not empty and no run folder")
+    assert [f.name for f in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_train_resume_sample_and_changed_settings(run, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output = run("train", *tiny, "--fresh", "training.steps=3", "samples.every_steps=2")
+    assert code == 0, output
+    folder = tmp_path / "run"
+    checkpoint = folder / "checkpoints" / "step_00000003"
+    assert {f.name for f in checkpoint.iterdir()} >= {
+        "generator.safetensors",
+        "discriminator.safetensors",
+        "ema.safetensors",
+    }
+    assert {f.name for f in (folder / "samples").iterdir()} == {"step_00000002.png", "step_00000003.png"}
+    code, output = run("train", *tiny, "training.steps=4")
+    assert code == 0
+    assert f"going on from {checkpoint}" in output
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["images_seen"] == 4 * 2 * 12
+    refuses(run("train", *tiny, "optimizer.g_lr=1e-3"), "optimizer.g_lr: 0.001, but the run in")
+    refuses(run("train", *tiny, "--fresh"), "is not empty")
+
+    code, _ = run("sample", folder, "--classes", "3,7", "--per-class", "2", "--truncation", "0.5", "--out", "a.png")
+    assert code == 0
+    run("sample", folder, "--classes", "3,7", "--per-class", "2", "--truncation", "0.5", "--out", "b.png")
+    run("sample", folder, "--classes", "3,7", "--per-class", "2", "--seed", "1", "--out", "c.png")
+    a, b, c = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "abc")
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+    assert run("sample", checkpoint, "--out", "d.png")[0] == 0
+    refuses(run("sample", folder, "--classes", "seven"), "--classes: no class 'seven'")
+    refuses(run("sample", folder, "--truncation", "-1"), "--truncation: -1.0; use a number above 0")
+    refuses(run("sample", tmp_path), "neither a checkpoint nor a run with one")
+    refuses(run("sample", folder, "--out", tmp_path / "a.xyz"), "--out: ")
+    (checkpoint / "ema.safetensors").write_bytes(b"")
+    code, output = run("sample", checkpoint)
+    assert (code, "ema.safetensors is damaged" in output) == (5, True)
+
+
+def test_pack_and_data(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, count in (("ant", 30), ("bee", 2)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for k in range(count):
+            Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(tmp_path / "photos" / name / f"{k}.jpg")
+    (tmp_path / "photos" / "bee" / "broken.jpg").write_text("")
+    code, output = run("pack", "photos", "packed", "--resolution", 32, "--shards", 4, "--val-fraction", 0.1)
+    assert code == 0, output
+    assert "skipped bee/broken.jpg" in output
+    assert "32 images (29 train, 3 val) of 2 classes at 32 px; 1 unreadable skipped" in output
+    assert load(tmp_path / "packed").preprocessing.encoding == "png"
+    code, output = run("data", "packed")
+    assert code == 0
+    assert re.search(r"ant +30 █{40}", output)
+    assert "warning: classes are skewed: 'ant' has 27 images, 'bee' 2" in output
+    sheet = Image.open(tmp_path / "packed" / "contact_sheet.png")
+    assert sheet.height == 2 * 66
+    refuses(run("pack", "photos", "packed", "--resolution", 32), "already holds a packed data set")
+    refuses(run("pack", "nowhere", "other", "--resolution", 32), "nowhere: no such folder or zip file")
+    assert run("pack", "photos", "other", "--resolution", "big")[0] == 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_python_dash_m_is_the_same_program():
+    assert "Train class-conditional BigGANs" in biggan(["--help"])
+    done = subprocess.run(
+        [sys.executable, "-m", "biggan", "train", "x.yaml"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "biggan: x.yaml: no such config; presets live in configs/\n")
+
+
+@pytest.mark.slow
+def test_under_torchrun_bad_input_is_said_once(tiny):
+    output = biggan(["train", *tiny, "data.streams=3"], processes=2, expect=1)
+    assert output.count("biggan: data.streams: 3 streams do not divide over 2 processes; these would: 2, 4, 6, 12") == 1

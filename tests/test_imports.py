@@ -1,0 +1,58 @@
+"""Imports point one way (DESIGN: cli -> loop -> step -> engine, models, objectives -> torch)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "biggan"
+
+ALLOWED = {
+    "errors": set(),
+    "files": set(),
+    "pictures": set(),
+    "config": {"errors"},
+    "tracking": {"files"},
+    "distributed.collectives": set(),
+    "distributed.finite": set(),
+    "distributed.process": set(),
+    "distributed.engine": {"distributed.finite", "distributed.process"},
+    "models": {"models", "distributed.collectives"},
+    "objectives": {"models.layers"},
+    "training.ema": set(),
+    "training.latents": set(),
+    "training.step": {"distributed.engine", "objectives", "training.ema", "training.latents"},
+    "data.dataset": {"errors"},
+    "data.sources": {"errors"},
+    "data.loader": {"data.dataset", "errors"},
+}
+ONLY_IMPORTERS = {
+    "mlflow": {"tracking"},
+    "webdataset": {"data.loader"},
+    "deepspeed": {"distributed.engine"},
+    "typer": {"cli"},
+}
+
+
+def modules():
+    for file in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        imported = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module)
+        yield name, imported
+
+
+@pytest.mark.parametrize(("name", "imported"), list(modules()), ids=lambda x: x if isinstance(x, str) else "")
+def test_direction(name, imported):
+    rule = next((ALLOWED[key] for key in (name, name.split(".")[0]) if key in ALLOWED), None)
+    ours = {m.removeprefix("biggan.") for m in imported if m.startswith("biggan.")}
+    if rule is not None:
+        assert not {m for m in ours if m not in rule and m.split(".")[0] not in rule}
+    assert name in ("__main__",) or "cli" not in ours
+    for library, importers in ONLY_IMPORTERS.items():
+        if any(m.split(".")[0] == library for m in imported):
+            assert name in importers

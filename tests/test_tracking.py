@@ -1,0 +1,77 @@
+"""MLflow gets the run when it is there, and never holds training up when it is not."""
+
+import socket
+import threading
+import time
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from biggan.tracking import RUN_ID_FILE, Tracker, tracking_uri
+
+
+@pytest.mark.slow
+def test_a_resumed_run_continues_the_same_mlflow_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run_dir = tmp_path / "runs" / "a"
+    run_dir.mkdir(parents=True)
+    picture = run_dir / "grid.png"
+    picture.write_bytes(b"png")
+    for step, status in ((1, "KILLED"), (2, "FINISHED")):
+        tracker = Tracker(run_dir, "test", pytest.fail)
+        tracker.log_parameters({"model.channels": 8})
+        tracker.log_metrics({"g_loss": float(step)}, step)
+        tracker.log_file(picture, "samples")
+        tracker.close(status)
+    client = MlflowClient(tracking_uri(run_dir))
+    run = client.get_run((run_dir / RUN_ID_FILE).read_text())
+    assert run.data.params == {"model.channels": "8"}
+    assert [m.value for m in client.get_metric_history(run.info.run_id, "g_loss")] == [1.0, 2.0]
+    assert run.info.status == "FINISHED"
+    assert [f.path for f in client.list_artifacts(run.info.run_id, "samples")] == ["samples/grid.png"]
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+    assert (tmp_path / "runs" / "mlflow.db").exists()
+    mlflow.set_tracking_uri(None)
+
+
+def busy(tracker):
+    """Log as a run does; return the seconds it took the training thread."""
+    begun = time.monotonic()
+    for step in range(100):
+        tracker.log_metrics({"g_loss": 0.0}, step)
+    return time.monotonic() - begun
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["refuses", "never answers"])
+def test_an_unreachable_server_is_said_once(tmp_path, monkeypatch, kind):
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    if kind == "refuses":
+        server.close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    said = []
+    tracker = Tracker(tmp_path, "test", said.append)
+    busy(tracker)
+    deadline = time.monotonic() + 60
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.05)
+    busy(tracker)
+    tracker.close("FINISHED")
+    assert len(said) == 1
+    assert f"MLflow (http://127.0.0.1:{port}): " in said[0]
+    assert "metrics.jsonl has everything" in said[0]
+    server.close()
+
+
+def test_a_full_queue_drops_instead_of_blocking(tmp_path, monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(Tracker, "_open", lambda _: (released.wait(30), "id"))
+    monkeypatch.setattr("biggan.tracking.QUEUE_LENGTH", 5)
+    said = []
+    tracker = Tracker(tmp_path, "test", said.append)
+    busy(tracker)
+    assert len(said) == 1
+    released.set()
