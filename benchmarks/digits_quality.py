@@ -44,7 +44,7 @@ def quality(run: Path, seed: int = 0) -> dict[str, float]:
     real = features(np.stack([np.asarray(square(source.read(k), 32)) for k in range(len(source.names))]))
     labels = load_digits().target
     classifier = SVC(gamma="scale", C=10).fit(real, labels)
-    generator, _names = load_ema(run, torch.device("cpu"))
+    generator, _names = load_ema(run, torch.device("cpu"), print)
     rows = generate_rows(generator, range(10), PER_CLASS, None, seed, torch.device("cpu"))
     fake = [features(row) for row in rows]
     accuracy = [float((classifier.predict(x) == k).mean()) for k, x in enumerate(fake)]

@@ -46,7 +46,7 @@ def discriminator(config: ModelConfig) -> Discriminator:
 
 def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
     """Both networks from the seed, on the device, in their memory format, with engines and EMA."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         networks: list[nn.Module] = [generator(config.model), discriminator(config.model)]
         for network in networks:
@@ -56,7 +56,8 @@ def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
         network.to(process.device, memory_format=layout)  # type: ignore[call-overload]
     G, D = networks
     ema = Ema(G, config.ema.decay, config.ema.start_step)
-    set_batchnorm_group(G, batchnorm_group(process, config.distributed.batchnorm_group_size))
+    shared = config.distributed
+    set_batchnorm_group(G, batchnorm_group(process, shared.batchnorm_group_size, shared.timeout_seconds))
     if config.training.compile:
         G.compile()
         D.compile()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +42,8 @@ def main() -> None:
     try:
         app()
     except StoppedRun as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # one line per machine, not one per process
+        # One line per machine, not one per process; and not again what the run's report has said.
+        if not error.said and os.environ.get("LOCAL_RANK", "0") == "0":
             sys.stderr.write(f"biggan: {error}\n")
         sys.exit(error.exit_code)
 
@@ -91,31 +93,44 @@ def _train(config: Config, dataset: Dataset, process: Process, fresh: bool, warn
     notes = [*warnings, *config.notes()]
     _on_main(process, lambda: run_folder.prepare(config, dataset, fresh))
     root = run_folder.checkpoints(config.run.dir)
-    checkpoint.clean_up(root) if process.is_main else None
-    newest = process.gather(checkpoint.newest_whole(root, notes.append) if process.is_main else None)[0]
+    newest = process.gather(_newest(root, notes) if process.is_main else None)[0]
     guard = FiniteGuard(process.device)
-    state = TrainingState(build.gan(config, process, guard), build.first_cursors(config))
+    state = TrainingState(build.gan(config, process, guard))
+    cursors = build.first_cursors(config)
     if newest is not None:
-        state.restore(checkpoint.load(newest))
+        cursors = state.restore(checkpoint.load(newest))
         notes.append(f"going on from {newest}")
+    loader = build.loader(config, dataset, process, cursors)
     report = _report(config, state.step, notes) if process.is_main else None
     loop = Loop(
         config=config,
         process=process,
         state=state,
-        loader=build.loader(config, dataset, process, state.cursors),
+        loader=loader,
         latents=build.latents(config, process),
         recipe=build.recipe(config, process),
         guard=guard,
         classes=dataset.classes,
         report=report,
     )
-    if report is None:
-        loop.run()
-        return
-    with report:
-        loop.run()
+    try:
+        with report or nullcontext():
+            loop.run()
+    except StoppedRun:
+        process.barrier()  # rank 0 may still be closing its files; torchrun ends all when the first one ends
+        raise
+    if report is not None:
         report.say(f"done: step {state.step}. Pictures: {config.run.dir / 'samples'}  checkpoints: {root}")
+
+
+def _newest(root: Path, notes: list[str]) -> Path | None:
+    """The checkpoint to go on from; what damaged or interrupted ones left is moved out of its way."""
+    from biggan.training import checkpoint
+
+    checkpoint.clean_up(root)
+    newest = checkpoint.newest_whole(root, notes.append)
+    checkpoint.set_aside_after(root, -1 if newest is None else checkpoint.step_of(newest))
+    return newest
 
 
 def _on_main(process: Process, action: Callable[[], None]) -> None:
@@ -279,7 +294,7 @@ def sample(
     from biggan.pictures import grid
 
     device = this_device()
-    generator, names = load_ema(run, device)
+    generator, names = load_ema(run, device, lambda message: sys.stderr.write(f"{message}\n"))
     shown = _chosen(classes, names)
     rows = generate_rows(generator, shown, per_class, truncation, seed, device)
     _save_picture(grid(rows, [names[k] for k in shown]), out)
@@ -289,9 +304,10 @@ def _chosen(wanted: str, names: tuple[str, ...]) -> list[int]:
     """Class numbers from a comma-separated list of names or numbers."""
     import difflib
 
+    from biggan.pictures import evenly_spaced
+
     if not wanted:
-        rows = min(20, len(names))
-        return [k * len(names) // rows for k in range(rows)]
+        return evenly_spaced(len(names), 20)
     chosen = []
     for text in (part.strip() for part in wanted.split(",")):
         if text in names:

@@ -350,7 +350,7 @@ def _read_preset(preset: Path) -> dict[str, Any]:
         raise InputError(f"{preset}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise InputError(f"{preset}: expected sections (run, data, model, ...), found {type(tree).__name__}")
-    return tree
+    return {section: {} if values is None else values for section, values in tree.items()}
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -11,6 +11,8 @@ class StoppedRun(Exception):
     """A run that ended before its last step, in order; its message says why and how to go on."""
 
     exit_code = 1
+    said = False
+    """Whether the user has been told."""
 
 
 class InputError(StoppedRun, ValueError):

@@ -13,6 +13,12 @@ MIN_TILE = 64
 """Pixels a tile is enlarged to (by whole factors, so that small images stay what they are)."""
 
 
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers 0 to `count` - 1, evenly spaced: which classes a picture shows."""
+    rows = min(count, most)
+    return [k * count // rows for k in range(rows)]
+
+
 def grid(rows: NDArray[np.uint8], labels: Sequence[str]) -> Image.Image:
     """uint8 [rows, columns, R, R, 3] and a label per row -> one picture."""
     height, width, resolution = rows.shape[:3]

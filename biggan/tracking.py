@@ -25,7 +25,7 @@ class Tracker:
     """Sends a run's metrics, config and pictures to MLflow in the background.
 
     The MLflow run is created at first and continued afterwards: its id is kept in the run folder. When the
-    server does not answer, `on_failure(message)` is called once and everything further is dropped.
+    server does not answer, `on_failure(message)` is called once and what it missed is dropped.
     """
 
     def __init__(self, run_dir: Path, experiment: str, on_failure: Callable[[str], None]):
@@ -65,13 +65,11 @@ class Tracker:
         """Finish the MLflow run ("FINISHED", "KILLED", "FAILED"), waiting a bounded time for the queue."""
         self._put(lambda client, run_id: client.set_terminated(run_id, status))
         self._put(None)
-        self._thread.join(CLOSE_SECONDS)
+        self._thread.join(1.0 if self._failed else CLOSE_SECONDS)
         if self._thread.is_alive():
             self._fail("it is too slow; the last entries are missing")
 
     def _put(self, job: Callable[[Any, str], None] | None) -> None:
-        if self._failed:
-            return
         try:
             self._queue.put_nowait(job)
         except queue.Full:
@@ -80,15 +78,18 @@ class Tracker:
     def _fail(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
-            self._on_failure(f"MLflow ({tracking_uri(self._run_dir)}): {reason}; metrics.jsonl has everything")
+            self._on_failure(
+                f"MLflow ({tracking_uri(self._run_dir)}): {reason}; it misses entries, metrics.jsonl has everything"
+            )
 
     def _work(self) -> None:
-        try:
-            client, run_id = self._open()
-            while not self._failed and (job := self._queue.get()) is not None:
-                job(client, run_id)
-        except Exception as error:  # whatever a server, a database or a proxy can raise
-            self._fail(" ".join(str(error).split())[:200])
+        connection = None
+        while (job := self._queue.get()) is not None:
+            try:
+                connection = connection or self._open()
+                job(*connection)
+            except Exception as error:  # whatever a server, a database or a proxy can raise; the next job tries again
+                self._fail(" ".join(str(error).split())[:200])
 
     def _open(self) -> tuple[Any, str]:
         # One short try: a call to a server that is down would otherwise retry for minutes.
@@ -103,8 +104,12 @@ class Tracker:
         id_file = self._run_dir / RUN_ID_FILE
         if id_file.exists():
             run_id = id_file.read_text(encoding="utf-8").strip()
-            client.update_run(run_id, status="RUNNING")
-            return client, run_id
+            try:
+                client.update_run(run_id, status="RUNNING")
+                return client, run_id
+            except mlflow.exceptions.MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise  # else: another server than before; begin a run there
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             local = "MLFLOW_TRACKING_URI" not in os.environ

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from biggan.data.pack import Plan, begin
 
 TINY = """
-data: {streams: 6, workers: 0, shuffle_buffer: 40, horizontal_flip: true}
+data: {streams: 6, workers: 1, shuffle_buffer: 40, horizontal_flip: true}
 model:
   {resolution: 32, channels: 2, classes: 10, z_dim: 8, class_embedding_dim: 4, g_attention: [16], d_attention: [16]}
 training: {steps: 6, batch_size: 12, d_steps: 2, log_every_steps: 1}

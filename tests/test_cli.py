@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import biggan, environment
+from runs import biggan, environment, pack_digits
 
 from biggan import cli
 from biggan.data.dataset import load
@@ -101,6 +101,21 @@ def test_fresh_and_foreign_folders(run, tiny, tmp_path):
     refuses(run("train", *tiny, "--fresh"), "--fresh: ")
     refuses(run("train", *tiny), "is not empty and no run folder")
     assert [f.name for f in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_killed_while_it_was_begun_can_begin_again(run, tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml.partial").write_text("run:")
+    assert run("train", *tiny, "training.steps=1")[0] == 0
+
+
+def test_another_data_set_is_refused_in_an_existing_run(run, tiny, digits, tmp_path):
+    assert run("train", *tiny, "training.steps=1")[0] == 0
+    other = tmp_path / "other"
+    pack_digits(other, val_fraction=0.1)
+    refuses(run("train", *tiny, f"data.path={other}"), "is not the data set of the run in")
+    moved = shutil.copytree(digits, tmp_path / "moved")
+    assert run("train", *tiny, f"data.path={moved}", "training.steps=2")[0] == 0
 
 
 def test_train_resume_sample_and_changed_settings(run, tiny, tmp_path, monkeypatch):

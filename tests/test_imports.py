@@ -15,7 +15,7 @@ ALLOWED = {
     "tracking": {"files"},
     "distributed.collectives": set(),
     "distributed.finite": set(),
-    "distributed.process": set(),
+    "distributed.process": {"errors"},
     "distributed.engine": {"distributed.finite", "distributed.process"},
     "models": {"models", "distributed.collectives"},
     "objectives": {"models.layers"},

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import multiprocessing
 import random
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -76,7 +78,7 @@ class ReadPlan:
 
 def read_dataset(path: str, allow_pipe: bool) -> Dataset:
     """Read `dataset.json` from a folder or URL, check that local shards exist and pipes are allowed."""
-    if path.startswith("pipe:") or "://" in path:
+    if urlparse(path).scheme == "pipe" or "://" in path:
         _refuse_pipe(path, allow_pipe)
         origin = f"{path.rstrip('/')}/{FILE_NAME}"
         try:
@@ -94,7 +96,7 @@ def read_dataset(path: str, allow_pipe: bool) -> Dataset:
 
 
 def _refuse_pipe(url: str, allow_pipe: bool) -> None:
-    if url.startswith("pipe:") and not allow_pipe:
+    if urlparse(url).scheme == "pipe" and not allow_pipe:
         raise InputError(f"data.path: '{url}' runs a shell command; set data.allow_pipe=true if you mean it")
 
 
@@ -259,6 +261,7 @@ class StreamReader(IterableDataset[Part]):
     def _part(self, pipelines: list[Iterator[Sample]], cursors: list[Cursor]) -> Part:
         taken: list[Sample] = []
         bad: dict[str, str] = {}
+        misses = 0
         for k, pipeline in enumerate(pipelines):
             wanted = len(taken) + self.per_stream
             while len(taken) < wanted:
@@ -268,8 +271,11 @@ class StreamReader(IterableDataset[Part]):
                     taken.append(sample)
                     continue
                 bad[sample.name] = sample.error
+                misses += 1
                 if len(bad) > self.plan.max_bad_samples:
                     raise DataError(too_many_bad(len(bad), self.plan.max_bad_samples, bad))
+                if misses > sum(shard.images for shard in self.plan.shards):
+                    raise DataError(f"a stream has no readable sample; first: {next(iter(bad.items()))}")
         images = torch.from_numpy(np.stack([s.image for s in taken if s.image is not None]))
         labels = torch.tensor([s.label for s in taken])
         return Part(images, labels, [s.name for s in taken], list(cursors), bad)
@@ -288,7 +294,7 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
 
 
 class Loader:
-    """This rank's micro-batches, without end. Iterate once.
+    """This rank's micro-batches, without end: an iterator. Close it when done.
 
     `cursors` (of this rank's streams) and `bad` (unreadable samples met so far) belong to the batches
     handed out, not to those read ahead.
@@ -314,27 +320,39 @@ class Loader:
         self.names: list[str] = []
         """Of the samples in the batch handed out last."""
         self._readers = min(workers, share)
-        self._parts = DataLoader(
+        parts = DataLoader(
             StreamReader(plan, streams, self.cursors, micro_batch_size // plan.streams),
             batch_size=None,
             num_workers=self._readers,
             prefetch_factor=4 if self._readers else None,
-            pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_signals_to_the_parent,
         )
+        others = set(multiprocessing.active_children())
+        # Here, so that the readers are forked before whatever threads the caller starts next.
+        self._parts = iter(parts)
+        self._processes = set(multiprocessing.active_children()) - others
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images uint8 [n, 3, R, R] in channels-last memory, labels int64 [n])."""
-        parts = iter(self._parts)
-        while True:
-            # The parts of the readers come in turn, hence in the order of their streams.
-            batch = [next(parts) for _ in range(max(1, self._readers))]
-            for part in batch:
-                if part.fatal is not None:
-                    raise DataError(part.fatal)
-            self.cursors = [cursor for part in batch for cursor in part.cursors]
-            self.names = [name for part in batch for name in part.names]
-            for part in batch:
-                self.bad |= part.bad
-            images = torch.cat([part.images for part in batch])
-            yield images.permute(0, 3, 1, 2), torch.cat([part.labels for part in batch])
+    def close(self) -> None:
+        """End the readers: an error on its way out would keep them, and they this process, alive."""
+        shutdown = getattr(self._parts, "_shutdown_workers", None)  # torch calls it from __del__ only
+        if shutdown is not None:
+            shutdown()
+        for process in self._processes:
+            process.kill()  # one that hangs in a read; they do not hear SIGTERM
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """(images uint8 [n, 3, R, R] in channels-last memory, labels int64 [n]); raises DataError."""
+        # The parts of the readers come in turn, hence in the order of their streams.
+        batch = [next(self._parts) for _ in range(max(1, self._readers))]
+        for part in batch:
+            if part.fatal is not None:
+                raise DataError(part.fatal)
+        self.cursors = [cursor for part in batch for cursor in part.cursors]
+        self.names = [name for part in batch for name in part.names]
+        for part in batch:
+            self.bad |= part.bad
+        images = torch.cat([part.images for part in batch])
+        return images.permute(0, 3, 1, 2), torch.cat([part.labels for part in batch])
+
+    def __iter__(self) -> Loader:
+        return self

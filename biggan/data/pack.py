@@ -7,6 +7,7 @@ interrupted anywhere and run again, and never looks whole before it is.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -17,6 +18,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -24,7 +26,7 @@ from PIL import Image, ImageOps
 from biggan.data.dataset import FILE_NAME, Dataset, Preprocessing, Shard, Skipped, Split, sha256_of
 from biggan.data.sources import Source, open_source
 from biggan.errors import InputError
-from biggan.files import write_atomically
+from biggan.files import sync_file, write_atomically
 
 JOURNAL = "packing.jsonl"
 
@@ -41,19 +43,24 @@ class Plan:
     shards: int
     torchvision_root: str
 
-    def split_items(self, source: Source) -> dict[str, list[int]]:
-        """Item numbers of "train" and, if any are held out, "val"; both mixed over classes."""
-        mixed = list(range(len(source.names)))
-        random.Random("biggan pack").shuffle(mixed)
-        by_class: dict[int, list[int]] = {}
-        for item in mixed:
-            by_class.setdefault(source.labels[item], []).append(item)
-        held_out = {item for items in by_class.values() for item in items[: round(len(items) * self.val_fraction)]}
-        splits = {
-            "train": [i for i in mixed if i not in held_out],
-            "val": [i for i in mixed if i in held_out],
-        }
-        return {name: items for name, items in splits.items() if items}
+
+@cache
+def split_items(plan: Plan) -> dict[str, list[int]]:
+    """Item numbers of "train" and, if any are held out, "val"; both mixed over classes.
+
+    Cached: a packing process needs it for each of its shards.
+    """
+    source = open_source(plan.source, plan.torchvision_root)
+    mixed = list(range(len(source.names)))
+    random.Random("biggan pack").shuffle(mixed)
+    by_class: dict[int, list[int]] = {}
+    for item in mixed:
+        by_class.setdefault(source.labels[item], []).append(item)
+    held_out = {item for items in by_class.values() for item in items[: round(len(items) * plan.val_fraction)]}
+    if len(held_out) == len(mixed):
+        raise InputError(f"--val-fraction: {plan.val_fraction} leaves no image to train on; use a smaller one")
+    train, val = ([i for i in mixed if (i in held_out) is held] for held in (False, True))
+    return {"train": train, "val": val} if val else {"train": train}
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class Packing:
         """
         for packed in self.finished.values():
             on_shard(packed)
-        todo = [key for key in shard_keys(self.plan, self.source) if key not in self.finished]
+        todo = [key for key in shard_keys(self.plan) if key not in self.finished]
         try:
             for packed in _pack_shards(self.plan, self.dest, todo, workers):
                 _append(self.dest / JOURNAL, asdict(packed))
@@ -119,15 +126,16 @@ def begin(plan: Plan, dest: Path) -> Packing:
     """Open the source and begin, or go on with, the pack in `dest`; raises InputError if either cannot be used."""
     source = open_source(plan.source, plan.torchvision_root)
     if not plan.shards:
-        plan = replace(plan, shards=default_shards(len(source.names)))
+        plan = replace(plan, shards=min(default_shards(len(source.names)), len(source.names)))
     if plan.shards > len(source.names):
         raise InputError(f"--shards: {plan.shards} shards for {len(source.names)} images; use fewer")
-    return Packing(plan, dest, source, _open_journal(plan, dest))
+    shard_keys(plan)  # raises InputError if the plan cannot be followed
+    return Packing(plan, dest, source, _open_journal(plan, source, dest))
 
 
-def shard_keys(plan: Plan, source: Source) -> list[tuple[str, int]]:
+def shard_keys(plan: Plan) -> list[tuple[str, int]]:
     """(split, number) of every shard; held-out images get shards in proportion."""
-    splits = plan.split_items(source)
+    splits = split_items(plan)
     keys = [("train", k) for k in range(min(plan.shards, len(splits["train"])))]
     if "val" in splits:
         share = len(splits["val"]) / len(splits["train"])
@@ -153,8 +161,8 @@ def _pack_shards(plan: Plan, dest: Path, todo: list[tuple[str, int]], workers: i
 def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> Packed:
     """Write one shard of `dest`; the same bytes whenever and wherever it is called."""
     source = open_source(plan.source, plan.torchvision_root)
-    of = sum(1 for name, _ in shard_keys(plan, source) if name == split)
-    items = plan.split_items(source)[split][number::of]
+    of = sum(1 for name, _ in shard_keys(plan) if name == split)
+    items = split_items(plan)[split][number::of]
     path = dest / f"{split}-{number:05d}.tar"
     partial = path.with_suffix(".partial")
     labels: dict[int, int] = {}
@@ -173,6 +181,7 @@ def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> Packed:
                 info = tarfile.TarInfo(name)  # no time, no owner: equal inputs give equal bytes
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
+    sync_file(partial)
     partial.replace(path)
     return Packed(split, number, path.name, labels, path.stat().st_size, sha256_of(path), skipped)
 
@@ -203,23 +212,27 @@ def encode(image: Image.Image, encoding: str) -> bytes:
     return out.getvalue()
 
 
-def _open_journal(plan: Plan, dest: Path) -> dict[tuple[str, int], Packed]:
+def _open_journal(plan: Plan, source: Source, dest: Path) -> dict[tuple[str, int], Packed]:
     """Start or continue packing in `dest`; return the shards that are already there."""
     if (dest / FILE_NAME).exists():
         raise InputError(f"{dest}: already holds a packed data set; choose another folder or remove it")
     journal = dest / JOURNAL
-    header = {"plan": asdict(plan)}
+    listing = hashlib.sha256(repr((source.classes, source.names, source.labels)).encode()).hexdigest()
+    header = json.dumps({"plan": asdict(plan), "source_sha256": listing})
     try:
         dest.mkdir(parents=True, exist_ok=True)
-        if not journal.exists():
-            if any(dest.iterdir()):
+        lines = journal.read_text(encoding="utf-8").split("\n") if journal.exists() else []
+        if len(lines) < 2:  # not begun, or interrupted while its first line was being written
+            if any(f.name != JOURNAL for f in dest.iterdir()):
                 raise InputError(f"{dest}: is not empty and was not begun by `biggan pack`; choose another folder")
-            _append(journal, header)
+            journal.write_text(header + "\n", encoding="utf-8")
+            lines = [header]
     except OSError as error:
         raise InputError(f"{dest}: cannot be written ({error.strerror or error})") from None
-    lines = journal.read_text(encoding="utf-8").splitlines()
-    if not lines or json.loads(lines[0]) != header:
-        raise InputError(f"{dest}: holds a pack begun with other settings; remove it or choose another folder")
+    if lines[0] != header:
+        raise InputError(
+            f"{dest}: holds a pack begun with other settings or another source; remove it or choose another folder"
+        )
     finished = {}
     for line in lines[1:]:
         try:

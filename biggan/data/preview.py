@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from biggan.data.dataset import Dataset
 from biggan.data.loader import DealtShard, ReadPlan, decode, read_shards
+from biggan.pictures import evenly_spaced
 
 
 def first_of_each_class(
@@ -18,7 +19,7 @@ def first_of_each_class(
     """
     shards = dataset.splits["train"].shards
     count = len(dataset.classes)
-    shown = [k * count // min(count, max_classes) for k in range(min(count, max_classes))]
+    shown = evenly_spaced(count, max_classes)
     wanted = {k: min(per_class, dataset.splits["train"].class_counts[k]) for k in shown}
     plan = ReadPlan(
         root=root, shards=shards, resolution=dataset.resolution, classes=count, streams=1, shuffle_buffer=1,
@@ -29,11 +30,11 @@ def first_of_each_class(
         if all(len(found[k]) >= wanted[k] for k in shown):
             break
         for sample in decode(plan, read_shards(plan, [DealtShard(0, shard, 0, 0, last=False)])):
-            if sample.image is not None and sample.label in found:
+            if sample.image is not None and len(found.get(sample.label, ())) < wanted.get(sample.label, 0):
                 found[sample.label].append(sample.image)
     r = dataset.resolution
     rows = np.full((len(shown), per_class, r, r, 3), 255, np.uint8)
     for row, k in enumerate(shown):
-        for column, image in enumerate(found[k][:per_class]):
+        for column, image in enumerate(found[k]):
             rows[row, column] = image
     return rows, shown

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -55,7 +56,11 @@ def open_source(source: str, torchvision_root: str) -> Source:
 
 
 def _folder(root: Path) -> Source:
-    files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    files = sorted(
+        (Path(folder) / name).relative_to(root).as_posix()
+        for folder, _, names in os.walk(root, followlinks=True)  # class folders are often links
+        for name in names
+    )
     classes, names, labels = _by_class_folder(files, str(root))
     return Source(classes, names, labels, lambda k: Image.open(root / names[k]))
 

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
+from biggan.errors import InputError
+
 
 def world_size_from_environment() -> int:
     """Number of processes torchrun started; 1 without it."""
@@ -23,7 +25,12 @@ def this_device() -> torch.device:
     """This process's CUDA device if there is one, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"--nproc_per_node: process {local_rank} of this machine has no GPU; it has {torch.cuda.device_count()}"
+        )
+    device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
 
@@ -68,7 +75,9 @@ def join(timeout_seconds: int) -> Iterator[Process]:
     """Join the processes torchrun started (none without it) on CUDA with NCCL, or on CPU with gloo."""
     device = this_device()
     world_size = world_size_from_environment()
-    if "RANK" not in os.environ or world_size == 1:
+    if world_size > 1 and "RANK" not in os.environ:
+        raise InputError(f"WORLD_SIZE is {world_size} but RANK is not set; start the processes with torchrun")
+    if world_size == 1:
         yield Process(rank=0, world_size=1, device=device, group=None)
         return
     # Both backends in one group: tensors on the device go through NCCL, flags on the host through gloo.
@@ -81,9 +90,11 @@ def join(timeout_seconds: int) -> Iterator[Process]:
         dist.destroy_process_group()
 
 
-def batchnorm_group(process: Process, group_size: int) -> ProcessGroup | None:
+def batchnorm_group(process: Process, group_size: int, timeout_seconds: int) -> ProcessGroup | None:
     """The process group whose statistics this process shares: `group_size` neighbours, 0 for all."""
     if process.group is None or group_size in (0, process.world_size):
         return process.group
-    mine, _all = dist.new_subgroups(group_size)
-    return None if group_size == 1 else mine
+    if group_size == 1:
+        return None
+    mine, _all = dist.new_subgroups(group_size, timeout=timedelta(seconds=timeout_seconds))
+    return mine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,12 +14,17 @@ from biggan.models.biggan import Generator
 from biggan.training import checkpoint, run_folder
 
 
-def load_ema(path: Path, device: torch.device) -> tuple[Generator, tuple[str, ...]]:
-    """The EMA generator, in evaluation mode, and the class names, of a checkpoint or a run's newest one."""
+def load_ema(
+    path: Path, device: torch.device, on_damaged: Callable[[str], object]
+) -> tuple[Generator, tuple[str, ...]]:
+    """The EMA generator, in evaluation mode, and the class names, of a checkpoint or a run's newest whole one.
+
+    `on_damaged(message)` is called for each newer checkpoint that is not whole.
+    """
     folder = path
     if not (path / checkpoint.MANIFEST).is_file():
         root = run_folder.checkpoints(path)
-        newest = checkpoint.newest_whole(root, on_damaged=lambda _message: None) if root.is_dir() else None
+        newest = checkpoint.newest_whole(root, on_damaged) if root.is_dir() else None
         if newest is None:
             raise InputError(f"{path}: neither a checkpoint nor a run with one; look for RUN/checkpoints/step_*")
         folder = newest

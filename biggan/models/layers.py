@@ -88,8 +88,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, eps: float):
         super().__init__()
-        self.theta = SNConv2d(channels, channels // 8, 1, eps, bias=False)
-        self.phi = SNConv2d(channels, channels // 8, 1, eps, bias=False)
+        narrow = max(1, channels // 8)
+        self.theta = SNConv2d(channels, narrow, 1, eps, bias=False)
+        self.phi = SNConv2d(channels, narrow, 1, eps, bias=False)
         self.g = SNConv2d(channels, channels // 2, 1, eps, bias=False)
         self.o = SNConv2d(channels // 2, channels, 1, eps, bias=False)
         self.gamma = nn.Parameter(torch.zeros(()))

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from biggan.models.layers import as_matrix
 
 
 def orthogonal_penalty(weights: Iterable[Tensor]) -> Tensor:
-    """sum over W of ||W W^T * (1 - I)||_F^2, W as [out, rest] (Brock et al. 2018, equation 3), float32.
+    """sum over W of ||W W^T * (1 - I)||_F^2, W as [out, rest] (Brock et al. 2018, equation 3).
 
-    Its exact gradient is 4 (W W^T * (1 - I)) W; the published PyTorch code applies half of that.
+    Call it, and its backward pass, outside autocast. Its exact gradient is 4 (W W^T * (1 - I)) W; the published
+    PyTorch code applies half of that.
     """
     total = None
     for weight in weights:
         w = as_matrix(weight)
-        with torch.autocast(w.device.type, enabled=False):
-            gram = w @ w.t()
-            penalty = gram.square().sum() - gram.diagonal().square().sum()
+        gram = w @ w.t()
+        penalty = gram.square().sum() - gram.diagonal().square().sum()
         total = penalty if total is None else total + penalty
     assert total is not None, "no weights to regularize"
     return total

@@ -7,6 +7,7 @@ rest is JSON and YAML, so loading one executes nothing.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ class Checkpoint:
 def folder_name(step: int) -> str:
     """`step_00001000`: sorts by step."""
     return f"step_{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint folder's name."""
+    return int(folder.name.removeprefix("step_"))
 
 
 def save(root: Path, step: int, checkpoint: Checkpoint) -> Path:
@@ -90,23 +96,26 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None: its files are those of its manifest, byte for byte."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"{MANIFEST} is missing or damaged ({type(error).__name__})"
-    for name, expected in files.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"] or sha256_of(file) != expected["sha256"]:
-            return f"{name} is damaged (its checksum is not the manifest's)"
+        for name, expected in files.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["bytes"] or sha256_of(file) != expected["sha256"]:
+                return f"{name} is damaged (its checksum is not the manifest's)"
+    except OSError as error:
+        return f"cannot be read ({error})"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} is damaged ({type(error).__name__})"
     return None
 
 
 def steps_on_disk(root: Path) -> list[int]:
     """Steps of the checkpoint folders in `root`, whole or not, ascending."""
-    return sorted(int(f.name.removeprefix("step_")) for f in root.glob("step_*") if f.is_dir())
+    names = (f.name for f in root.iterdir() if f.is_dir())
+    return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d{8,}", name))
 
 
-def newest_whole(root: Path, on_damaged: Callable[[str], None]) -> Path | None:
+def newest_whole(root: Path, on_damaged: Callable[[str], object]) -> Path | None:
     """The newest checkpoint that is whole; `on_damaged(message)` is called for each newer one that is not."""
     for step in reversed(steps_on_disk(root)):
         folder = root / folder_name(step)
@@ -121,6 +130,16 @@ def clean_up(root: Path) -> None:
     """Remove what an interrupted save or removal left."""
     for leftover in root.glob(".step_*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def set_aside_after(root: Path, step: int) -> None:
+    """Rename the checkpoints after `step`: the run goes on from there, and must not count or meet them again."""
+    for later in steps_on_disk(root):
+        if later > step:
+            folder = root / folder_name(later)
+            aside = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
 
 
 def thin(root: Path, keep_last: int, keep_every_steps: int) -> None:

@@ -24,7 +24,9 @@ class Ema:
     def update(self, generator: nn.Module, step: int, veto: Tensor) -> None:
         """Move toward `generator` as it is after G step `step` (the first is 1), unless `veto`, 0 or 1, is 1."""
         decay = self.decay if step >= self.start_step else 0.0
-        mine, theirs = list(self.module.parameters()), list(generator.parameters())
-        torch._foreach_lerp_(mine, theirs, [(1 - decay) * (1 - veto)] * len(mine))
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(generator.parameters())
+        weight = (1 - decay) * (1 - veto)
+        torch._foreach_lerp_(mine, theirs, [weight] * len(mine))
         for buffer, new in zip(self.module.buffers(), generator.buffers(), strict=True):
             buffer.copy_(new)

@@ -6,8 +6,8 @@ Every decision is taken by all processes together, so that none waits for one th
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,8 +23,8 @@ from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.errors import CheckpointError, DataError, Interrupted, NonFiniteError
 from biggan.generation.sample import generate_rows
-from biggan.pictures import grid
-from biggan.training import checkpoint
+from biggan.pictures import evenly_spaced, grid
+from biggan.training import checkpoint, run_folder
 from biggan.training.latents import Latents
 from biggan.training.report import Report
 from biggan.training.state import TrainingState
@@ -46,26 +46,33 @@ class Loop:
     report: Report | None
 
     def run(self) -> None:
-        """Train until the last step; raises a StoppedRun if the run ends before, its state saved."""
+        """Train until the last step; raises a StoppedRun, on all processes, if the run ends before."""
         state, steps = self.state, self.config.training.steps
-        batches = to_device(self.loader, self.process.device)
         if self.report is not None:
             self.report.begin(state.step)
-        with stop_signals() as stop:
+        with closing(self.loader), stop_signals() as stop:
             while state.step < steps:
+                position = self.loader.cursors
+                batches, trouble = self._fetch()
+                if self.process.any(stop.requested or trouble is not None):
+                    self.loader.cursors = position  # what was fetched is not used
+                    self._end_early(trouble)
                 step = state.step + 1
                 stats = train_step(state.gan, step, batches, self.latents, self.recipe)
                 self.guard.count_step()
                 state.step = step
                 if self.report is not None:
                     self.report.advance(step)
-                stopping = self.process.any(stop.requested) and step < steps
-                self._after_step(step, stats, ending=stopping or step == steps)
-                if stopping:
-                    raise Interrupted(
-                        f"{self.config.run.dir}: stopped by a signal after step {step}, checkpoint written; "
-                        f"run the same command again to go on"
-                    )
+                self._after_step(step, stats, ending=step == steps)
+
+    def _fetch(self) -> tuple[Iterator[tuple[Tensor, Tensor]], str | None]:
+        """The real batches of the next step, or why there are none."""
+        t = self.config.training
+        try:
+            batches = [next(self.loader) for _ in range(t.d_steps * t.accumulation)]
+        except DataError as error:
+            return iter(()), str(error)
+        return to_device(batches, self.process.device), None
 
     def _after_step(self, step: int, stats: Stats, ending: bool) -> None:
         """Whatever is due after G step `step`; everything but the log is also due when the run ends."""
@@ -81,37 +88,62 @@ class Loop:
         if save:
             self._save(step)
 
+    def _end_early(self, trouble: str | None) -> None:
+        """Save, and stop for a signal or because some process has no more data."""
+        troubles = [message for message in self.process.gather(trouble) if message is not None]
+        self._save(self.state.step)
+        if troubles:
+            raise DataError(troubles[0])
+        raise Interrupted(
+            f"{self.config.run.dir}: stopped by a signal after step {self.state.step}, checkpoint written; "
+            f"run the same command again to go on"
+        )
+
     def _log(self, step: int, stats: Stats) -> None:
         self._collect_bad_samples()
         means = mean_over_processes(torch.stack(list(stats.values())), self.process.group).tolist()
-        if self.report is not None:
-            t = self.config.training
-            row = {"images_seen": step * t.d_steps * t.batch_size} | dict(zip(stats, means, strict=True))
-            self.report.log(step, t.batch_size, row | {"bad_samples": len(self.state.bad_samples)})
+        t, known = self.config.training, self.state.bad_samples
+        row = {"images_seen": step * t.d_steps * t.batch_size} | dict(zip(stats, means, strict=True))
+        row |= {"bad_samples": len(known)}
+        self._on_main(lambda report: report.log(step, t.batch_size, row))
+        limit = self.config.data.max_bad_samples
+        if len(known) > limit:
+            self._save(step)
+            raise DataError(too_many_bad(len(known), limit, known))
 
     def _collect_bad_samples(self) -> None:
-        """Learn of unreadable samples on any process; too many end the run on all."""
+        """Learn of unreadable samples on any process."""
         known = self.state.bad_samples
         new = {name: reason for name, reason in self.loader.bad.items() if name not in known}
         self.loader.bad.clear()
         if not self.process.any(bool(new)):
             return
         for found in self.process.gather(new):
-            for name in found.keys() - known.keys():
-                known[name] = found[name]
-                if self.report is not None:
-                    self.report.say(f"skipped unreadable sample {name}: {found[name]}")
-        limit = self.config.data.max_bad_samples
-        if len(known) > limit:
-            raise DataError(too_many_bad(len(known), limit, known))
+            for name, reason in found.items():
+                if name not in known and self.report is not None:
+                    self.report.say(f"skipped unreadable sample {name}: {reason}")
+                known[name] = reason
+
+    def _on_main(self, action: Callable[[Report], None]) -> None:
+        """Write something on rank 0; if that fails (a full disk), all processes stop."""
+        failure: CheckpointError | None = None
+        if self.report is not None:
+            try:
+                action(self.report)
+            except CheckpointError as error:
+                failure = error
+            except OSError as error:
+                failure = CheckpointError(f"{self.config.run.dir}: cannot be written ({error.strerror or error})")
+        message = self.process.gather(None if failure is None else str(failure))[0]
+        if message is not None:
+            raise CheckpointError(message)
 
     def _draw(self, step: int) -> None:
         if self.report is not None:
             self.report.picture(self._grid(), step)
 
     def _grid(self) -> Image.Image:
-        rows = min(len(self.classes), self.config.samples.max_classes)
-        shown = [k * len(self.classes) // rows for k in range(rows)]
+        shown = evenly_spaced(len(self.classes), self.config.samples.max_classes)
         with self.recipe.autocast:
             images = generate_rows(
                 self.state.gan.ema.module, shown, self.config.samples.per_class, None, 0, self.process.device
@@ -126,7 +158,7 @@ class Loop:
         culprits, onset = self.guard.culprits(), step - vetoed_steps + 1
         self.state.step = onset - 1
         folder = self.checkpoints / checkpoint.folder_name(onset - 1)
-        if checkpoint.damage(folder) is not None:
+        if self.process.gather(checkpoint.damage(folder) if self.process.is_main else None)[0] is not None:
             self._save(onset - 1)
         shown = ", ".join(culprits[:3]) + (f" and {len(culprits) - 3} more" if len(culprits) > 3 else "")
         raise NonFiniteError(
@@ -137,29 +169,25 @@ class Loop:
     @property
     def checkpoints(self) -> Path:
         """The folder of the run's checkpoints."""
-        return self.config.run.dir / "checkpoints"
+        return run_folder.checkpoints(self.config.run.dir)
 
     def _save(self, step: int) -> None:
-        """Write a checkpoint on rank 0; if that fails, all processes stop."""
         self._collect_bad_samples()
-        self.state.cursors = [c for cursors in self.process.gather(self.loader.cursors) for c in cursors]
-        failure: CheckpointError | None = None
-        if self.report is not None:
+        cursors = [cursor for share in self.process.gather(self.loader.cursors) for cursor in share]
+
+        def write(report: Report) -> None:
             keep = self.config.checkpoint
-            try:
-                self.report.metrics.sync()
-                contents = self.state.to_checkpoint(self.config.to_yaml(), self.classes)
-                checkpoint.save(self.checkpoints, step, contents)
-                checkpoint.thin(self.checkpoints, keep.keep_last, keep.keep_every_steps)
-            except CheckpointError as error:
-                failure = error
-        if self.process.any(failure is not None):
-            raise failure or CheckpointError("rank 0 could not write a checkpoint")
+            report.metrics.sync()
+            contents = self.state.to_checkpoint(cursors, self.config.to_yaml(), self.classes)
+            checkpoint.save(self.checkpoints, step, contents)
+            checkpoint.thin(self.checkpoints, keep.keep_last, keep.keep_every_steps)
+
+        self._on_main(write)
 
 
-def to_device(loader: Loader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def to_device(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 batches -> (images float32 [n, 3, R, R] in [-1, 1], labels int64 [n]) on the device."""
-    for images, labels in loader:
+    for images, labels in batches:
         x = images.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
         yield x, labels.to(device, non_blocking=True)
 

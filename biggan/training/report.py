@@ -65,14 +65,17 @@ class Report:
             left = (now - self._start) / (step - self._first) * (self._steps - step)
             self.say(f"step {step}/{self._steps}  {shown}  {clock(left)} left")
 
-    def picture(self, image: Image.Image, step: int) -> Path:
-        """Keep a sample grid."""
+    def picture(self, image: Image.Image, step: int) -> None:
+        """Keep a sample grid. A disk too full for it is said, and does not end the run."""
         path = self.run_dir / "samples" / f"step_{step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
-        image.save(path)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            image.save(path)
+        except OSError as error:
+            self.say(f"{path}: not written ({error.strerror or error})")
+            return
         if self.tracker is not None:
             self.tracker.log_file(path, "samples")
-        return path
 
     def say(self, message: str) -> None:
         """One line for the user."""
@@ -82,12 +85,15 @@ class Report:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         self._bar.stop()
+        if isinstance(error, StoppedRun):  # now: closing the tracker can take its time
+            self.say(f"biggan: {error}")
+            error.said = True
         self.metrics.close()
         if self.tracker is not None:
-            stopped = "KILLED" if kind is not None and issubclass(kind, StoppedRun) else "FAILED"
-            self.tracker.close("FINISHED" if kind is None else stopped)
+            stopped = "KILLED" if isinstance(error, StoppedRun) else "FAILED"
+            self.tracker.close("FINISHED" if error is None else stopped)
 
 
 def clock(seconds: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biggan.config import Config, resolve
-from biggan.data.dataset import FILE_NAME, Dataset
+from biggan.data.dataset import FILE_NAME, Dataset, parse
 from biggan.errors import InputError
 from biggan.files import write_atomically
 
@@ -24,7 +24,7 @@ MAY_CHANGE = (
     "training.log_every_steps",
     "checkpoint.",
     "samples.",
-    "distributed.",
+    "distributed.timeout_seconds",
     "tracking.",
 )
 """Keys (or beginnings of keys) a resumed run may set anew: none of them changes the path of the weights."""
@@ -41,9 +41,13 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
             raise InputError(f"run.dir: {folder} is not empty and no run folder (no {CONFIG}); choose another")
         if CONFIG in there:
             check_unchanged(resolve(folder / CONFIG), config)
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if FILE_NAME in there:
+            check_same_data(folder / FILE_NAME, dataset, config.data.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The config first: it is what makes the folder a run's, wherever this is interrupted.
         write_atomically(folder / CONFIG, config.to_yaml())
         write_atomically(folder / FILE_NAME, dataset.to_json())
+        checkpoints(folder).mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"run.dir: {folder}: cannot be written ({error.strerror or error})") from None
 
@@ -57,6 +61,16 @@ def check_unchanged(before: Config, now: Config) -> None:
                 f"{key}: {value}, but the run in {before.run.dir} has {old[key]}; "
                 f"go on with {key}={old[key]}, or choose another run.dir"
             )
+
+
+def check_same_data(file: Path, now: Dataset, path: str) -> None:
+    """Raise InputError if the run was trained on other shards: its data positions would mean something else."""
+    before = parse(file.read_text(encoding="utf-8"), str(file))
+    if before.classes != now.classes or before.splits["train"] != now.splits["train"]:
+        raise InputError(
+            f"data.path: {path} is not the data set of the run in {file.parent} (other shards or classes); "
+            f"give that one's path, or choose another run.dir"
+        )
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

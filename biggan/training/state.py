@@ -16,18 +16,16 @@ from biggan.training.step import Gan
 
 @dataclass
 class TrainingState:
-    """The run between two steps. Latents need no state: they are keyed by the step."""
+    """The run between two steps, besides its data position. Latents need no state: they are keyed by the step."""
 
     gan: Gan
-    cursors: list[Cursor]
-    """The data position of every logical stream."""
     step: int = 0
     """Generator steps done."""
     bad_samples: dict[str, str] = field(default_factory=dict)
     """Unreadable samples met so far: name -> reason."""
 
-    def to_checkpoint(self, config: str, classes: tuple[str, ...]) -> Checkpoint:
-        """The state as files; `classes` are the data set's names, for whoever samples from it."""
+    def to_checkpoint(self, cursors: list[Cursor], config: str, classes: tuple[str, ...]) -> Checkpoint:
+        """The state as files, with the data position of every stream and, for whoever samples, the class names."""
         return Checkpoint(
             tensors={
                 "generator": self.gan.generator.module.state_dict(),
@@ -38,23 +36,23 @@ class TrainingState:
             },
             state={
                 "step": self.step,
-                "cursors": [list(cursor) for cursor in self.cursors],
+                "cursors": [list(cursor) for cursor in cursors],
                 "bad_samples": self.bad_samples,
                 "classes": list(classes),
             },
             config=config,
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Become the state that was saved; the networks must have its architecture."""
+    def restore(self, checkpoint: Checkpoint) -> list[Cursor]:
+        """Become the state that was saved, by networks of the same shape; return the streams' positions."""
         self.gan.generator.module.load_state_dict(checkpoint.tensors["generator"])
         self.gan.discriminator.module.load_state_dict(checkpoint.tensors["discriminator"])
         self.gan.ema.module.load_state_dict(checkpoint.tensors["ema"])
         restore_optimizer(self.gan.generator, checkpoint.tensors["g_optimizer"])
         restore_optimizer(self.gan.discriminator, checkpoint.tensors["d_optimizer"])
         self.step = checkpoint.state["step"]
-        self.cursors = [Cursor(*cursor) for cursor in checkpoint.state["cursors"]]
         self.bad_samples = dict(checkpoint.state["bad_samples"])
+        return [Cursor(*cursor) for cursor in checkpoint.state["cursors"]]
 
 
 def optimizer_tensors(engine: DDPEngine) -> dict[str, Tensor]:

@@ -58,10 +58,11 @@ def update_discriminator(gan: Gan, real: Batches, latents: Batches, recipe: Reci
     seen = []
     for last, (z, y_fake) in marked_last(latents, recipe.accumulation):
         x_real, y_real = next(real)
-        with gan.discriminator.micro_step(last), recipe.autocast:
-            with torch.no_grad():
-                x_fake = gan.generator.module(z, y_fake)
-            logits = gan.discriminator(torch.cat([x_fake.float(), x_real]), torch.cat([y_fake, y_real]))
+        with gan.discriminator.micro_step(last):
+            with recipe.autocast:
+                with torch.no_grad():
+                    x_fake = gan.generator.module(z, y_fake)
+                logits = gan.discriminator(torch.cat([x_fake.float(), x_real]), torch.cat([y_fake, y_real]))
             fake_logits, real_logits = logits.float().split([len(y_fake), len(y_real)])
             loss_real, loss_fake = d_hinge(real_logits, fake_logits)
             gan.discriminator.backward((loss_real + loss_fake) / recipe.accumulation)
@@ -80,8 +81,10 @@ def update_generator(gan: Gan, latents: Batches, recipe: Recipe) -> Stats:
     """The generator's hinge loss through a frozen D, plus orthogonal regularization once per update."""
     losses = []
     for last, (z, y) in marked_last(latents, recipe.accumulation):
-        with gan.generator.micro_step(last), recipe.autocast, frozen(gan.discriminator.module) as D:
-            loss = g_hinge(D(gan.generator(z, y), y).float())
+        with gan.generator.micro_step(last), frozen(gan.discriminator.module) as D:
+            with recipe.autocast:
+                logits = D(gan.generator(z, y), y)
+            loss = g_hinge(logits.float())
             losses.append(loss.detach())
             loss = loss / recipe.accumulation
             if recipe.orthogonal and last:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 
@@ -172,6 +173,25 @@ def test_bad_sources_and_destinations_get_one_line(tmp_path):
         with pytest.raises(InputError, match=message):
             run(plan(source), tmp_path / dest)
         assert not (tmp_path / "d").exists()
+
+
+def test_a_kill_while_the_journal_was_begun_is_forgotten(tmp_path):
+    source = pictures(tmp_path / "p")
+    for text in ("", '{"plan": {"sour'):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        (tmp_path / "d" / packing.JOURNAL).write_text(text)
+        assert run(plan(source), tmp_path / "d").images == 12
+        shutil.rmtree(tmp_path / "d")
+
+
+def test_few_images_and_links_to_class_folders(tmp_path):
+    root = pictures(tmp_path / "p", each=1)
+    (tmp_path / "links").mkdir()
+    for folder in root.iterdir():
+        (tmp_path / "links" / folder.name).symlink_to(folder)
+    assert run(plan(tmp_path / "links", shards=0), tmp_path / "d").class_counts == (1, 1)
+    with pytest.raises(InputError, match=r"--val-fraction: 0\.9 leaves no image to train on"):
+        run(plan(root, val_fraction=0.9), tmp_path / "e")
 
 
 def test_images_without_class_folders_are_one_class(tmp_path):

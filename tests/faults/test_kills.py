@@ -32,15 +32,34 @@ def steps_saved(run):
 
 
 def kill_at_a_random_moment(process, run, random_source):
-    """After it has started to train: during steps, checkpoint writes (every second step) or pictures."""
+    """After it has started to train: at any moment, or while a checkpoint is being written (every second step)."""
     before = steps_saved(run)
     while steps_saved(run) == before and process.poll() is None:
         time.sleep(0.01)
-    time.sleep(random_source.uniform(0, 0.4))
+    if random_source.random() < 0.5:
+        time.sleep(random_source.uniform(0, 0.4))
+    else:
+        while not any((run / "checkpoints").glob(".step_*")) and process.poll() is None:
+            pass
     partial = any((run / "checkpoints").glob(".step_*"))
     alive = process.poll() is None
     kill_group(process)
     return alive, partial
+
+
+@pytest.mark.slow
+def test_killed_while_it_starts(tiny, tmp_path):
+    """Before, while and after the run folder is made."""
+    run = tmp_path / "run"
+    for seconds in (1.0, 3.0):
+        process = start(arguments(tiny, run))
+        time.sleep(seconds)
+        kill_group(process)
+    process = start(arguments(tiny, run))
+    while not run.exists():
+        pass
+    kill_group(process)
+    biggan([*arguments(tiny, run), "training.steps=2"])
 
 
 @pytest.mark.slow
@@ -56,6 +75,7 @@ def test_every_resume_continues_to_the_same_end(tiny, tmp_path, processes):
         killed += alive
         during_save += partial
     assert killed == KILLS, "the run must not end before it is killed"
+    assert during_save, "no kill met a checkpoint that was being written"
     biggan(arguments(tiny, run), processes)
     print(f"{processes} processes: {killed} kills, {during_save} during a checkpoint write")
     assert_same_end(tmp_path / "whole", run)

@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from runs import biggan, command, environment, start, weights
 
+MLFLOW = "tracking.mlflow=true"
 SITE = """
 import torch
 import biggan.training.step as step_module
@@ -51,7 +53,7 @@ def test_a_signal_finishes_the_step_and_the_same_command_goes_on(tiny, tmp_path,
 
 @pytest.mark.slow
 def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path):
-    process = start(["train", *tiny, "training.steps=10000", "checkpoint.every_steps=100000"], processes=2)
+    process = start(["train", *tiny, "training.steps=10000", "checkpoint.every_steps=100000", MLFLOW], processes=2)
     wait_for_step(tmp_path / "run", 3, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
@@ -66,7 +68,6 @@ def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path):
 def test_a_non_finite_loss_stops_at_the_logging_step_with_the_state_before_it(tiny, tmp_path, processes):
     """The ninth D update is the first of step 5; only rank 0's loss is bad; the next log is after step 8."""
     condition = 'and __import__("os").environ.get("RANK", "0") == "0"'
-    (tmp_path / "sitecustomize.py").write_text("")
     (tmp_path / "poisoned.py").write_text(
         SITE.format(condition=condition) + "\nfrom biggan.cli import main\nif __name__ == '__main__':\n    main()\n"
     )
@@ -110,6 +111,36 @@ def test_a_full_disk_stops_the_run_and_the_last_checkpoint_is_whole(tiny, tmp_pa
         assert "step_00000003" in biggan([*arguments, "checkpoint.keep_last=9"])
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.slow
+def test_an_unexpected_error_ends_the_process_and_its_readers(tiny, tmp_path):
+    script = tmp_path / "broken.py"
+    script.write_text(
+        "import biggan.training.loop as loop\nfrom biggan.cli import main\n"
+        "def train_step(*_):\n    raise RuntimeError('a bug')\n"
+        "loop.train_step = train_step\nif __name__ == '__main__':\n    main()\n"
+    )
+    plain = [sys.executable, str(script), "train", *tiny]
+    done = subprocess.run(plain, capture_output=True, text=True, env=environment(), timeout=60, check=False)
+    assert done.returncode == 1
+    assert "RuntimeError: a bug" in done.stderr
+
+
+@pytest.mark.slow
+def test_one_ranks_lack_of_data_stops_all_with_one_line_and_a_checkpoint(tiny, digits, tmp_path):
+    broken = shutil.copytree(digits, tmp_path / "broken")
+    arguments = ["train", *tiny[:2], f"data.path={broken}", "training.steps=4000", "checkpoint.every_steps=100000"]
+    process = start([*arguments, "tracking.mlflow=true", "data.shuffle_buffer=4", "data.workers=0"], processes=2)
+    wait_for_step(tmp_path / "run", 3, process)
+    for name in ("train-00002.tar", "train-00005.tar", "train-00008.tar"):
+        (broken / name).unlink()
+    output = process.communicate(timeout=100)[0]
+    assert output.count(".tar: shard is missing") == 1, output
+    assert "RuntimeError" not in output
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert saved.name == f"step_{last:08d}"
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ def test_round_trip_keeps_bits_and_layout_independent_values(tmp_path):
         lambda f: (f / "generator.safetensors").unlink(),
         lambda f: (f / "manifest.json").unlink(),
         lambda f: (f / "manifest.json").write_text("{"),
+        lambda f: (f / "manifest.json").write_text('{"files": []}'),
         lambda f: (f / "state.json").write_text((f / "state.json").read_text().replace("2", "3")),
     ],
 )
@@ -74,6 +75,21 @@ def test_keeps_the_last_k_and_every_nth(tmp_path):
     assert checkpoint.steps_on_disk(tmp_path) == [4, 8, 9]
     checkpoint.thin(tmp_path, keep_last=1, keep_every_steps=0)
     assert checkpoint.steps_on_disk(tmp_path) == [9]
+
+
+def test_going_on_before_damaged_checkpoints_sets_them_aside(tmp_path):
+    """Else they would count among the newest that are kept, and the good ones be removed for them."""
+    write(tmp_path, 1, 2, 3)
+    checkpoint.set_aside_after(tmp_path, 1)
+    write(tmp_path, 2)
+    checkpoint.thin(tmp_path, keep_last=1, keep_every_steps=0)
+    assert checkpoint.newest_whole(tmp_path, pytest.fail) == tmp_path / "step_00000002"
+
+
+def test_other_folders_are_left_alone(tmp_path):
+    write(tmp_path, 1)
+    (tmp_path / "step_00000001.bak").mkdir()
+    assert checkpoint.steps_on_disk(tmp_path) == [1]
 
 
 def test_what_an_interrupted_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path):
