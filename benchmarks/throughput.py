@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from biggan import build
-from biggan.config import Config, resolve
+from biggan.config import Config
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
 from biggan.estimate import estimate
+from biggan.preset import resolve
 from biggan.training.step import train_step
 
 PRESET = Path(__file__).parents[1] / "configs" / "cifar10.yaml"

@@ -62,8 +62,8 @@ def train(
     Exit codes: 0 done, 2 bad input, 3 non-finite loss, 4 damaged data, 5 checkpoint not written,
     75 stopped by SIGTERM or SIGINT (run it again).
     """
-    from biggan.config import resolve
     from biggan.distributed.process import world_size_from_environment
+    from biggan.preset import resolve
 
     resolved = resolve(config, overrides or [])
     resolved.check_world_size(world_size_from_environment())

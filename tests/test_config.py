@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from biggan.config import Config, keys, resolve
+from biggan.config import Config
 from biggan.errors import InputError
+from biggan.preset import keys, resolve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = sorted(CONFIGS.glob("*.yaml"))

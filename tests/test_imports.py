@@ -12,6 +12,7 @@ ALLOWED = {
     "files": set(),
     "pictures": set(),
     "config": {"errors"},
+    "preset": {"config", "errors"},
     "tracking": {"files"},
     "distributed.collectives": set(),
     "distributed.finite": set(),

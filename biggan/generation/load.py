@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from biggan import build
-from biggan.config import resolve
 from biggan.errors import InputError
 from biggan.models.biggan import Generator
+from biggan.preset import resolve
 from biggan.training import checkpoint, run_folder
 
 

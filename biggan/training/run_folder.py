@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from biggan.config import Config, resolve
+from biggan.config import Config
 from biggan.data.dataset import FILE_NAME, Dataset, parse
 from biggan.errors import InputError
 from biggan.files import write_atomically
+from biggan.preset import resolve
 
 CONFIG = "config.yaml"
 MAY_CHANGE = (

@@ -1,0 +1,108 @@
+"""From a YAML preset and `key.sub=value` overrides to a Config, or to one line that says what is wrong.
+
+What they resolve to is saved as `config.yaml` in the run folder; that file alone reproduces the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from biggan.config import Config
+from biggan.errors import InputError
+
+
+def resolve(preset: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read `preset` (YAML), apply `key.sub=value` overrides in order, validate.
+
+    Raises InputError with one line that names the file, or the key and the nearest valid one.
+    """
+    tree = _read_preset(preset)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Config.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise InputError(_one_line(error)) from None
+
+
+def keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the tree, in order."""
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _read_preset(preset: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(preset.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        beside = sorted(preset.parent.glob("*.yaml")) if preset.parent.is_dir() else []
+        near = difflib.get_close_matches(preset.name, [p.name for p in beside], n=1, cutoff=0.4)
+        hint = f"; nearest: {preset.parent / near[0]}" if near else "; presets live in configs/"
+        raise InputError(f"{preset}: no such config{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{preset}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{preset}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{preset}: expected sections (run, data, model, ...), found {type(tree).__name__}")
+    return {section: {} if values is None else values for section, values in tree.items()}
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"'{override}': overrides are written key.sub=value, as in training.steps=1000")
+    *sections, leaf = key.split(".")
+    node: Any = tree
+    for name in sections:
+        node = node.setdefault(name, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or not sections:
+        raise InputError(_unknown(key))
+    try:
+        node[leaf] = yaml.load(text, Loader=_Loader) if text else ""
+    except yaml.YAMLError:
+        raise InputError(f"{key}: '{text}' is not a YAML value; quote it") from None
+
+
+def _unknown(key: str) -> str:
+    known = list(keys())
+    leaf = key.rsplit(".", 1)[-1]
+    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+    near = same_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"{key}: no such key; nearest: {near[0]}"
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown(key)
+    if first["type"] == "missing":
+        return f"{key}: missing; set it in the config or with {key}=VALUE"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return message
+    message = message[0].lower() + message[1:]
+    message = message.replace("input should be", "should be")
+    return f"{key}: {message}, not {first['input']!r}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose floats include `5e-5`, which PyYAML's YAML 1.1 reads as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
