@@ -90,7 +90,7 @@ def _train(config: Config, dataset: Dataset, process: Process, fresh: bool, warn
     from biggan.training.loop import Loop
     from biggan.training.state import TrainingState
 
-    notes = [*warnings, *config.notes()]
+    notes = [*(f"warning: {warning}" for warning in warnings), *config.notes()]
     _on_main(process, lambda: run_folder.prepare(config, dataset, fresh))
     root = run_folder.checkpoints(config.run.dir)
     newest = process.gather(_newest(root, notes) if process.is_main else None)[0]

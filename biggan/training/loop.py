@@ -91,6 +91,7 @@ class Loop:
     def _end_early(self, trouble: str | None) -> None:
         """Save, and stop for a signal or because some process has no more data."""
         troubles = [message for message in self.process.gather(trouble) if message is not None]
+        self._stop_if_non_finite(self.state.step)
         self._save(self.state.step)
         if troubles:
             raise DataError(troubles[0])

@@ -4,7 +4,10 @@ import io
 import pickle
 import shutil
 import tarfile
+import threading
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 
@@ -223,6 +226,22 @@ def test_pipes_need_a_flag(digits, damaged):
     names, bad = all_of(damaged)
     assert len(names) == 1797
     assert not bad
+
+
+def test_a_web_servers_shards_are_read_too(digits):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(digits)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    assert read_dataset(url, allow_pipe=False) == load(digits)
+    assert_same(global_batches(loaders(plan(digits, root=url)), 3), global_batches(loaders(plan(digits)), 3))
+    lost = plan(digits, root=f"{url}/nowhere", shards=plan(digits).shards[:1], streams=1)
+    with pytest.raises(DataError, match=r"nowhere/train-00000\.tar: shard is missing or not a tar file"):
+        global_batches(loaders(lost), 1)
+    server.shutdown()
 
 
 def test_file_urls_are_read_too(digits):
