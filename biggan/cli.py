@@ -69,7 +69,9 @@ def train(
     resolved.check_world_size(world_size_from_environment())
     if dry_run:
         _print_estimate(resolved, world_size_from_environment())
-        return
+        if "://" not in resolved.data.path and not Path(resolved.data.path).is_dir():
+            sys.stdout.write(f"data.path: {resolved.data.path} does not exist yet: not checked\n")
+            return
 
     from biggan.data.dataset import check_trainable
     from biggan.data.loader import read_dataset
@@ -79,6 +81,9 @@ def train(
     warnings = check_trainable(
         dataset, classes=resolved.model.classes, resolution=resolved.model.resolution, streams=resolved.data.streams
     )
+    if dry_run:
+        sys.stdout.writelines(f"warning: {warning}\n" for warning in warnings)
+        return
     with join(resolved.distributed.timeout_seconds) as process:
         _train(resolved, dataset, process, fresh, warnings)
 
@@ -100,6 +105,10 @@ def _train(config: Config, dataset: Dataset, process: Process, fresh: bool, warn
     if newest is not None:
         cursors = state.restore(checkpoint.load(newest))
         notes.append(f"going on from {newest}")
+    notes.append(
+        f"training {config.run.dir}: {dataset.splits['train'].images} images of {len(dataset.classes)} classes, "
+        f"{process.world_size} process(es) on {process.device.type}, step {state.step} of {config.training.steps}"
+    )
     loader = build.loader(config, dataset, process, cursors)
     report = _report(config, state.step, notes) if process.is_main else None
     loop = Loop(
@@ -204,7 +213,7 @@ def _print_estimate(config: Config, world_size: int) -> None:
 def pack(
     source: Annotated[str, typer.Argument(help="Folder of class folders, zip of one, digits, or torchvision:NAME.")],
     dest: Annotated[Path, typer.Argument(help="Folder to write: shards and dataset.json.")],
-    resolution: Annotated[int, typer.Option(min=8, max=4096, help="Height and width of the images, pixels.")],
+    resolution: Annotated[int, typer.Option(min=8, max=4096, help="Pixels; training takes 32, 64, 128, 256 or 512.")],
     val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share of each class that is held out.")] = 0.0,
     encoding: Annotated[Encoding, typer.Option(help="Lossless, or quality 95 at a third of the size.")] = Encoding.png,
     shards: Annotated[int, typer.Option(min=0, help="Training shards; 0: about 1,000 images each, 16 to 1024.")] = 0,
@@ -239,6 +248,8 @@ def pack(
             progress.update(task, advance=shard.images + len(shard.skipped))
 
         dataset = job.run(workers or len(os.sched_getaffinity(0)), on_shard)
+    if resolution not in (32, 64, 128, 256, 512):
+        console.print(f"note: the networks take 32, 64, 128, 256 or 512 px, not {resolution}", highlight=False)
     splits = ", ".join(f"{split.images} {name}" for name, split in dataset.splits.items())
     console.print(
         f"{dest}: {dataset.images} images ({splits}) of {len(dataset.classes)} classes at {resolution} px; "
@@ -315,8 +326,9 @@ def _chosen(wanted: str, names: tuple[str, ...]) -> list[int]:
         elif text.isdecimal() and int(text) < len(names):
             chosen.append(int(text))
         else:
-            near = difflib.get_close_matches(text, names, n=1, cutoff=0.0)[0]
-            raise InputError(f"--classes: no class '{text}' (nearest: {near}; numbers go from 0 to {len(names) - 1})")
+            near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
+            hint = f"nearest: {near[0]}; " if near else ""
+            raise InputError(f"--classes: no class '{text}' ({hint}numbers go from 0 to {len(names) - 1})")
     return chosen
 
 
@@ -325,5 +337,6 @@ def _save_picture(picture: Image.Image, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"--out: {path}: cannot be written ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else "use .png or .jpg"
+        raise InputError(f"--out: {path}: cannot be written ({reason})") from None
     sys.stdout.write(f"{path}\n")

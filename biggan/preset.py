@@ -52,11 +52,16 @@ def _read_preset(preset: Path) -> dict[str, Any]:
         hint = f"; nearest: {preset.parent / near[0]}" if near else "; presets live in configs/"
         raise InputError(f"{preset}: no such config{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{preset}: cannot be read ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{preset}: cannot be read ({reason})") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{preset}: not valid YAML ({' '.join(str(error).split())})") from None
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise InputError(f"{preset}: not valid YAML ({reason})") from None
     if not isinstance(tree, dict):
         raise InputError(f"{preset}: expected sections (run, data, model, ...), found {type(tree).__name__}")
+    for section, values in tree.items():
+        if values is not None and not isinstance(values, dict):
+            raise InputError(f"{section}: expected keys below it, found {values!r}")
     return {section: {} if values is None else values for section, values in tree.items()}
 
 
@@ -64,14 +69,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"'{override}': overrides are written key.sub=value, as in training.steps=1000")
-    *sections, leaf = key.split(".")
-    node: Any = tree
-    for name in sections:
-        node = node.setdefault(name, {}) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or not sections:
+    if key not in keys():
         raise InputError(_unknown(key))
+    section, leaf = key.split(".")
     try:
-        node[leaf] = yaml.load(text, Loader=_Loader) if text else ""
+        tree.setdefault(section, {})[leaf] = yaml.load(text, Loader=_Loader) if text else ""
     except yaml.YAMLError:
         raise InputError(f"{key}: '{text}' is not a YAML value; quote it") from None
 

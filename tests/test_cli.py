@@ -74,7 +74,7 @@ def test_dry_run_prints_the_cost_and_starts_nothing(run, tmp_path, monkeypatch):
 def test_bad_training_input_is_refused_before_anything_is_written(run, tiny, digits, tmp_path):
     refuses(run("train", *tiny, "training.stepz=1"), "training.stepz: no such key; nearest: training.steps")
     refuses(run("train", *tiny, f"data.path={tmp_path / 'none'}"), "no such folder; make it with `biggan pack SOURCE")
-    refuses(run("train", *tiny, f"data.path={tmp_path}"), "has no dataset.json")
+    refuses(run("train", *tiny, f"data.path={tmp_path}"), "is not a packed data set (no dataset.json); make one with")
     refuses(run("train", *tiny, "model.classes=3"), "model.classes: 3, but the data set has 10 classes")
     refuses(run("train", *tiny, "model.resolution=64"), "but the data set was packed at 32 px")
     refuses(run("train", *tiny, "data.streams=12", "data.path=pipe:x"), "runs a shell command")
@@ -138,6 +138,7 @@ def test_train_resume_sample_and_changed_settings(run, tiny, tmp_path, monkeypat
     assert rows[-1]["images_seen"] == 4 * 2 * 12
     refuses(run("train", *tiny, "optimizer.g_lr=1e-3"), "optimizer.g_lr: 0.001, but the run in")
     refuses(run("train", *tiny, "--fresh"), "is not empty")
+    refuses(run("train", *tiny, "training.steps=3"), "training.steps: 3, but the run in")
 
     code, _ = run("sample", folder, "--classes", "3,7", "--per-class", "2", "--truncation", "0.5", "--out", "a.png")
     assert code == 0

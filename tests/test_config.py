@@ -57,6 +57,8 @@ def test_overrides_are_applied_in_order_and_typed():
         ("training.stepz=3", "training.stepz: no such key; nearest: training.steps"),
         ("training.g_lr=1", "training.g_lr: no such key; nearest: optimizer.g_lr"),
         ("stepz=3", "stepz: no such key"),
+        ("modle.channels=4", "modle.channels: no such key; nearest: model.channels"),
+        ("training.steps.more=4", "training.steps.more: no such key; nearest: training.steps"),
         ("training.steps", "'training.steps': overrides are written key.sub=value"),
         ("training.steps=many", "training.steps: should be a valid integer, not 'many'"),
         ("training.steps=1.5", "training.steps: should be a valid integer"),
@@ -99,7 +101,10 @@ def test_missing_keys_are_named(tmp_path):
         resolve(preset)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- 1", "expected sections")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not valid YAML"), ("- 1", "expected sections"), ("run: 3", "run: expected keys below it")],
+)
 def test_files_that_are_no_presets(tmp_path, text, message):
     preset = tmp_path / "bad.yaml"
     preset.write_text(text)

@@ -85,16 +85,20 @@ def load(folder: Path) -> Dataset:
     file = folder / FILE_NAME
     if not folder.is_dir():
         raise InputError(f"data.path: {folder}: no such folder; make it with `biggan pack SOURCE {folder}`")
+    if not file.is_file() and any(folder.glob("*.tar")):
+        raise InputError(
+            f"data.path: {folder} has no {FILE_NAME}: a pack that was interrupted; run the same `biggan pack` again"
+        )
     if not file.is_file():
         raise InputError(
-            f"data.path: {folder} has no {FILE_NAME}: not a packed data set, or a pack that was interrupted; "
-            f"run `biggan pack SOURCE {folder}`"
+            f"data.path: {folder} is not a packed data set (no {FILE_NAME}); "
+            f"make one with `biggan pack {folder} DEST` and give DEST"
         )
     dataset = parse(file.read_text(encoding="utf-8"), str(file))
     for split in dataset.splits.values():
         for shard in split.shards:
             if ":" not in shard.name and not (folder / shard.name).is_file():
-                raise InputError(f"{folder / shard.name}: shard is missing; pack the data set again")
+                raise InputError(f"{folder / shard.name}: shard is missing; remove {folder} and pack it again")
     return dataset
 
 

@@ -284,7 +284,7 @@ class StreamReader(IterableDataset[Part]):
 def too_many_bad(count: int, limit: int, bad: dict[str, str]) -> str:
     """The message that ends a run whose data is damaged."""
     name, reason = next(iter(bad.items()))
-    return f"data.max_bad_samples: {count} samples are unreadable, {limit} are allowed; first: {name}: {reason}"
+    return f"data.max_bad_samples: {count} unreadable samples, at most {limit} allowed; first: {name}: {reason}"
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

@@ -13,7 +13,7 @@ def all_gather_rows(row: Tensor, group: ProcessGroup) -> Tensor:
 
     Compiles with torch.compile(fullgraph=True); does not carry gradients.
     """
-    return functional.all_gather_tensor(row.unsqueeze(0), 0, group)
+    return functional.all_gather_single(row.unsqueeze(0), 0, group)
 
 
 def all_reduce_sum(x: Tensor, group: ProcessGroup) -> Tensor:

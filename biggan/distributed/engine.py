@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,8 @@ class DDPEngine:
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=lr, betas=betas, eps=eps, fused=True)
         self._ddp: DistributedDataParallel | None = None
         if process.group is not None:
+            # A 1x1 channels-last weight has two equal descriptions of its memory; DDP warns that ours is not its own.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             # Buffers need no broadcast: BatchNorm's are reduced, and u follows from equal weights.
             self._ddp = DistributedDataParallel(
                 module, process_group=process.group, forward_sync_buffers=False, gradient_as_bucket_view=True

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from biggan.errors import StoppedRun
+from biggan.errors import Interrupted, StoppedRun
 from biggan.tracking import Tracker
 from biggan.training.metrics import Metrics
 
@@ -92,7 +92,7 @@ class Report:
             error.said = True
         self.metrics.close()
         if self.tracker is not None:
-            stopped = "KILLED" if isinstance(error, StoppedRun) else "FAILED"
+            stopped = "KILLED" if isinstance(error, Interrupted) else "FAILED"
             self.tracker.close("FINISHED" if error is None else stopped)
 
 

@@ -12,6 +12,7 @@ from biggan.data.dataset import FILE_NAME, Dataset, parse
 from biggan.errors import InputError
 from biggan.files import write_atomically
 from biggan.preset import resolve
+from biggan.training.checkpoint import steps_on_disk
 
 CONFIG = "config.yaml"
 MAY_CHANGE = (
@@ -42,6 +43,7 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
             raise InputError(f"run.dir: {folder} is not empty and no run folder (no {CONFIG}); choose another")
         if CONFIG in there:
             check_unchanged(resolve(folder / CONFIG), config)
+            check_not_behind(folder, config.training.steps)
         if FILE_NAME in there:
             check_same_data(folder / FILE_NAME, dataset, config.data.path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,14 @@ def check_unchanged(before: Config, now: Config) -> None:
                 f"{key}: {value}, but the run in {before.run.dir} has {old[key]}; "
                 f"go on with {key}={old[key]}, or choose another run.dir"
             )
+
+
+def check_not_behind(folder: Path, steps: int) -> None:
+    """Raise InputError if the run has gone further than `steps`: its config would not say how far."""
+    root = checkpoints(folder)
+    done = steps_on_disk(root)[-1:] if root.is_dir() else []
+    if done and done[0] > steps:
+        raise InputError(f"training.steps: {steps}, but the run in {folder} is at step {done[0]}; use at least that")
 
 
 def check_same_data(file: Path, now: Dataset, path: str) -> None:

@@ -179,7 +179,7 @@ def test_too_many_bad_samples_stop_the_run_with_the_first_named(damaged, workers
     shard = damaged / "train-00003.tar"
     with shard.open("r+b") as file:
         file.truncate(20_000)
-    with pytest.raises(DataError, match=r"max_bad_samples: \d+ samples are unreadable, 10 are allowed; first: tra"):
+    with pytest.raises(DataError, match=r"max_bad_samples: \d+ unreadable samples, at most 10 allowed; first: tra"):
         global_batches(loaders(plan(damaged), workers=workers), 300)
 
 

@@ -144,7 +144,7 @@ def test_an_interrupted_pack_looks_unfinished_and_goes_on_where_it_was(tmp_path,
         patch.setattr(packing, "pack_shard", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(plan(source, shards=4), tmp_path / "d")
-    with pytest.raises(InputError, match=r"has no dataset\.json: .* a pack that was interrupted"):
+    with pytest.raises(InputError, match=r"has no dataset\.json: a pack that was interrupted"):
         load(tmp_path / "d")
     with pytest.raises(InputError, match="holds a pack begun with other settings"):
         run(plan(source, shards=3), tmp_path / "d")

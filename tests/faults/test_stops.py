@@ -151,5 +151,5 @@ def test_too_many_damaged_samples_end_the_run_with_exit_code_4(tiny, digits, tmp
     output = biggan(
         ["train", *tiny[:2], f"data.path={broken}", "data.max_bad_samples=5", "training.steps=400"], expect=4
     )
-    assert "samples are unreadable, 5 are allowed; first: train-00003.tar" in output
+    assert "unreadable samples, at most 5 allowed; first: train-00003.tar" in output
     assert "Traceback" not in output
