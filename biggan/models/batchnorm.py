@@ -65,7 +65,7 @@ def _shard_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [C], biased variance [C] and count [] of one shard, one precision above x's.
 
     Wider, because a statistic that is off by one float32 rounding, in a way that depends on how the batch is
-    split, turns a few ReLUs the other way, and Adam makes of that a drift 30 times float32's.
+    split, can turn a few ReLUs the other way, and Adam amplifies that.
     """
     low = x.dtype in (torch.bfloat16, torch.float16)
     wide = x if low else x.double()
