@@ -20,9 +20,9 @@ from torch import Tensor
 
 from biggan import build
 from biggan.config import Config
+from biggan.cost.estimate import estimate
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
-from biggan.estimate import estimate
 from biggan.preset import resolve
 from biggan.training.step import train_step
 
