@@ -1,0 +1,1 @@
+"""`biggan doctor`: finds what would kill a run, before the run does."""

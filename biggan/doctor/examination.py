@@ -1,0 +1,228 @@
+"""The examination: what is asked in which order, and how it ends when a rank falls silent."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from biggan.data.dataset import Shard
+from biggan.distributed.process import world_size_from_environment
+from biggan.doctor import dataset, disk
+from biggan.doctor.board import Board, within
+from biggan.doctor.check import Check, Status
+from biggan.doctor.contact import Lost
+from biggan.doctor.dataset import DataFacts
+from biggan.doctor.disk import FolderFacts
+from biggan.doctor.findings import Findings, judge
+from biggan.doctor.host import HostFacts, look_around, resolved
+from biggan.doctor.network import NetworkFacts, measure, slowest
+from biggan.doctor.report import print_table, write_json
+from biggan.errors import EXIT_BAD_INPUT, InputError, StoppedRun
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command was asked to look at. Silence of `timeout_seconds` in all ends it."""
+
+    preset: Path | None
+    overrides: Sequence[str]
+    data: str | None
+    run_dir: Path | None
+    checksums: bool
+    json_file: Path | None
+    timeout_seconds: int
+
+
+class SilenceError(Exception):
+    """Some ranks did not answer; the findings say which."""
+
+
+def examine(request: Request) -> int:
+    """Look at everything, together with the other ranks; rank 0 prints. Returns the exit code, equal on all ranks.
+
+    Raises InputError on a rank that cannot reach the others' store.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), world_size_from_environment()
+    examination = Examination(request, Board(rank, world_size, request.timeout_seconds / 2))
+    with suppress(SilenceError):
+        examination.run()
+    return examination.conclude()
+
+
+class Examination:
+    """One rank's part in it.
+
+    A local or collective piece of work may be silent for a quarter of the timeout, the answers of the other
+    ranks take up to half of it, and the store itself the last quarter: so the whole bears the timeout's name.
+    """
+
+    def __init__(self, request: Request, board: Board):
+        self.request, self.board = request, board
+        self.patience_seconds = request.timeout_seconds / 4
+        self.config, self.config_error = resolved(request.preset, request.overrides, board.world_size)
+        if self.config_error and board.world_size == 1:
+            raise InputError(self.config_error)
+        self.data_path = request.data or (self.config.data.path if self.config is not None else "")
+        self.run_dir = request.run_dir or (self.config.run.dir if self.config is not None else None)
+        self.findings = Findings(
+            world_size=board.world_size,
+            data={} if self.data_path else None,
+            checksums={} if self.data_path and request.checksums else None,
+            folder=FolderFacts(folder=str(self.run_dir)) if self.run_dir is not None else None,
+            network={} if board.world_size > 1 else None,
+        )
+        self._own_folder: FolderFacts | None = None
+
+    def run(self) -> None:
+        """Everything, in order; raises SilenceError as soon as a rank is missing."""
+        own = look_around(self.config, self.config_error).model_dump_json()
+        self._exchange("the roll call", own, self._keep_hosts)
+        try:
+            self._data()
+            self._folder()
+        finally:
+            if self._own_folder is not None:
+                disk.clean_up(self._own_folder)
+        if self.board.world_size > 1:
+            self._network()
+
+    def _exchange(self, topic: str, text: str, keep: Callable[[Mapping[int, str]], None]) -> dict[int, str]:
+        """Everybody's text on `topic`, kept first; then raises SilenceError if any is missing."""
+        answers = self.board.exchange(topic, text)
+        keep(answers)
+        missing = tuple(sorted(set(range(self.board.world_size)) - answers.keys()))
+        if missing:
+            self.findings.lost = Lost(missing, topic)
+            raise SilenceError
+        return answers
+
+    def _keep_hosts(self, answers: Mapping[int, str]) -> None:
+        self.findings.hosts = {rank: HostFacts.model_validate_json(text) for rank, text in answers.items()}
+
+    def _data(self) -> None:
+        """The data set, as every rank sees it."""
+        path = self.data_path
+        shards: Sequence[Shard] = ()
+        facts = DataFacts(error="no --data and no CONFIG that can be read")
+        if path:
+            try:
+                facts, shards = within(
+                    self.patience_seconds, lambda pulse: dataset.look_at_data(path, self.config, pulse)
+                )
+            except TimeoutError as error:
+                facts = DataFacts(error=f"{error} (a dead file system?)")
+        if self.request.checksums:
+            facts.shards_to_read = len(shards)
+
+        def keep(answers: Mapping[int, str]) -> None:
+            if self.findings.data is not None:
+                self.findings.data = {r: DataFacts.model_validate_json(text) for r, text in answers.items()}
+
+        answers = self._exchange("looking at the data set", facts.model_dump_json(), keep)
+        # What all do next follows from what all said: a rank that was given other arguments must not part from them.
+        to_read = max(DataFacts.model_validate_json(text).shards_to_read for text in answers.values())
+        if to_read:
+            self._checksums(Path(path), shards, math.ceil(to_read / self.board.world_size))
+
+    def _checksums(self, folder: Path, shards: Sequence[Shard], rounds: int) -> None:
+        """Read the shards, one per rank and round: a round is short, so that silence is seen."""
+        found: dict[int, list[str]] = {rank: [] for rank in range(self.board.world_size)}
+        for number in range(rounds):
+            mine = number * self.board.world_size + self.board.rank
+            trouble = self._checksum(folder, shards[mine]) if mine < len(shards) else None
+
+            def keep(answers: Mapping[int, str]) -> None:
+                for rank, text in answers.items():
+                    if text:
+                        found[rank].append(text)
+
+            self._exchange(f"reading shards, round {number + 1}", trouble or "", keep)
+        self.findings.checksums = found
+
+    def _checksum(self, folder: Path, shard: Shard) -> str | None:
+        try:
+            return within(self.patience_seconds, lambda _: dataset.checksum_trouble(folder, shard))
+        except TimeoutError:
+            return f"{folder / shard.name}: not read in {self.patience_seconds:g} s"
+
+    def _folder(self) -> None:
+        """The run folder: its room on rank 0, and whether the others see it."""
+        folder = self.run_dir
+        own = FolderFacts(folder="")
+        if folder is not None and self.board.rank == 0:
+            own = self._own_folder = within_or(
+                self.patience_seconds,
+                lambda: disk.look_at_folder(folder),
+                lambda reason: FolderFacts(folder=str(folder), parent=str(folder), error=reason),
+            )
+            self.findings.checkpoint_bytes = disk.checkpoint_bytes(self.config.model) if self.config else 0
+        written = self._exchange("looking at the run folder", own.model_dump_json(), lambda _: None)
+        facts = FolderFacts.model_validate_json(written[0])
+        if not facts.folder:
+            return
+        self.findings.folder = facts
+        seen = within_or(self.patience_seconds, lambda: disk.sees(facts), lambda _: False)
+
+        def keep(answers: Mapping[int, str]) -> None:
+            self.findings.folder_seen = {rank: text == "True" for rank, text in answers.items()}
+
+        self._exchange("looking for rank 0's file in the run folder", str(seen), keep)
+
+    def _network(self) -> None:
+        """The collectives, last: a hang there must not hide what else is wrong."""
+        facts = NetworkFacts()
+        leaders = sorted({f.host: rank for rank, f in sorted(self.findings.hosts.items(), reverse=True)}.values())
+        try:
+            within(self.patience_seconds, lambda pulse: measure(facts, leaders, self.request.timeout_seconds, pulse))
+        except (StoppedRun, RuntimeError, ValueError, TimeoutError) as error:
+            facts.error = str(error).strip().split("\n")[0]
+
+        def keep(answers: Mapping[int, str]) -> None:
+            self.findings.network = {r: NetworkFacts.model_validate_json(text) for r, text in answers.items()}
+
+        self._exchange("collectives", facts.model_dump_json(), keep)
+
+    def conclude(self) -> int:
+        """Rank 0 (or the first that still answers) judges, prints and tells the others the exit code."""
+        lost = self.findings.lost.ranks if self.findings.lost is not None else ()
+        alive = [rank for rank in range(self.board.world_size) if rank not in lost]
+        if self.board.rank != alive[0]:
+            heard = self.board.hear()
+            return EXIT_BAD_INPUT if heard is None else heard
+        checks = judge(self.findings, self.config)
+        code = EXIT_BAD_INPUT if any(check.status is Status.FAIL for check in checks) else 0
+        try:
+            print_table(checks, self.board.world_size)
+            self._write_json(checks)
+        finally:
+            self.board.announce(code, len(alive) - 1)
+        return code
+
+    def _write_json(self, checks: Sequence[Check]) -> None:
+        if self.request.json_file is None:
+            return
+        found = self.findings
+        network = found.network or {}
+        write_json(
+            self.request.json_file,
+            checks,
+            world_size=found.world_size,
+            hosts=list(dict.fromkeys(f.host for _, f in sorted(found.hosts.items()))),
+            backend=network[min(network)].backend if network else "",
+            collectives=slowest(network),
+        )
+
+
+def within_or(seconds: float, work: Callable[[], T], instead: Callable[[str], T]) -> T:
+    """What `work` returns, or `instead` of the reason if it does not end in time."""
+    try:
+        return within(seconds, lambda _: work())
+    except TimeoutError:
+        return instead(f"no answer from the file system in {seconds:g} s")

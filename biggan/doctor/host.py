@@ -1,0 +1,199 @@
+"""What a rank knows about itself: its host, versions, config and environment. Facts only; no judgement."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import platform
+import resource
+import shutil
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+
+import biggan
+from biggan.config import Config
+from biggan.errors import InputError
+from biggan.preset import resolve
+from biggan.training.run_folder import flatten
+
+IMPORTED = ("torch", "torchvision", "webdataset")
+INSTALLED = ("biggan", "deepspeed", "mlflow", "numpy", "pydantic", "safetensors")
+RESULT_PREFIXES = (
+    "ATEN_",
+    "CUBLAS",
+    "CUDNN_",
+    "DNNL_",
+    "DS_",
+    "KMP_",
+    "MKL_",
+    "NCCL_",
+    "NVIDIA_TF32_",
+    "OMP_",
+    "ONEDNN_",
+    "OPENBLAS_",
+    "PYTORCH_",
+    "TORCHDYNAMO_",
+    "TORCHINDUCTOR_",
+    "TORCH_",
+)
+HOSTS_OWN = ("_IFNAME", "_HCA", "_DIR", "_FILE", "_LEVEL")
+"""Ends of variables that may well differ between hosts: names of devices and of places."""
+SIOCGIFADDR = 0x8915
+
+
+class Address(BaseModel):
+    """Where a host's sockets listen: an interface and its IPv4 address, or why there is none."""
+
+    interface: str
+    address: str
+    error: str = ""
+
+
+class Gpu(BaseModel):
+    """One GPU of a host."""
+
+    name: str
+    free_bytes: int
+    total_bytes: int
+
+
+class HostFacts(BaseModel):
+    """What one rank says of itself at the roll call."""
+
+    host: str
+    address: Address
+    local_rank: int
+    local_world_size: int
+    versions: dict[str, str]
+    config: dict[str, str] | None
+    """Dotted keys and JSON values; None without CONFIG or if it could not be resolved."""
+    config_error: str
+    environment: dict[str, str]
+    gpus: int
+    gpu: Gpu | None
+    cores: int
+    threads: int
+    shared_memory_total_bytes: int
+    shared_memory_free_bytes: int
+    open_files_limit: int
+
+
+def resolved(preset: Path | None, overrides: Sequence[str], world_size: int) -> tuple[Config | None, str]:
+    """The config, or None and what is wrong with it: another rank's may be right, and must not wait for this one."""
+    if preset is None:
+        return None, ""
+    try:
+        config = resolve(preset, overrides)
+        config.check_world_size(world_size)
+    except InputError as error:
+        return None, str(error)
+    return config, ""
+
+
+def look_around(config: Config | None, config_error: str) -> HostFacts:
+    """This rank's facts."""
+    shared_memory = shutil.disk_usage("/dev/shm")
+    return HostFacts(
+        host=socket.gethostname(),
+        address=address(os.environ),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        versions=versions(),
+        config=None if config is None else as_text(config),
+        config_error=config_error,
+        environment=result_changing(os.environ),
+        gpus=torch.cuda.device_count(),
+        gpu=_gpu(),
+        cores=len(os.sched_getaffinity(0)),
+        threads=torch.get_num_threads(),
+        shared_memory_total_bytes=shared_memory.total,
+        shared_memory_free_bytes=shared_memory.free,
+        open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    )
+
+
+def as_text(config: Config) -> dict[str, str]:
+    """Every dotted key of a resolved config with its value as JSON."""
+    return {key: json.dumps(value) for key, value in flatten(json.loads(config.model_dump_json()))}
+
+
+def result_changing(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that can change what is computed: threads (the order of sums), algorithms, instruction sets."""
+    return {
+        key: value
+        for key, value in sorted(environment.items())
+        if key.startswith(RESULT_PREFIXES) and not key.endswith(HOSTS_OWN)
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what this process would train with; `none` where there is none."""
+    found = {"python": platform.python_version()}
+    # Imported ones as they are imported: a folder on PYTHONPATH comes before what is installed.
+    found |= {name: str(getattr(importlib.import_module(name), "__version__", "none")) for name in IMPORTED}
+    found |= {name: _installed(name) for name in INSTALLED}
+    found["biggan source"] = source_checksum(Path(biggan.__file__).parent)
+    found["CUDA"] = str(torch.version.cuda or "none")
+    found["NCCL"] = ".".join(map(str, torch.cuda.nccl.version())) if torch.cuda.is_available() else "none"
+    driver = Path("/proc/driver/nvidia/version")
+    found["driver"] = driver.read_text().splitlines()[0].strip() if driver.is_file() else "none"
+    return found
+
+
+def source_checksum(package: Path) -> str:
+    """12 hex digits of a SHA-256 over the names and contents of a package's Python files."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def address(environment: Mapping[str, str]) -> Address:
+    """The interface and address gloo will use: GLOO_SOCKET_IFNAME's, or those the host's own name resolves to."""
+    interfaces = {name: found for _, name in socket.if_nameindex() if (found := _ipv4(name))}
+    wanted = environment.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
+    if wanted:
+        if wanted in interfaces:
+            return Address(interface=wanted, address=interfaces[wanted])
+        error = f"GLOO_SOCKET_IFNAME={wanted}, but the interfaces with an address are {', '.join(sorted(interfaces))}"
+        return Address(interface=wanted, address="", error=error)
+    name = socket.gethostname()
+    try:
+        own = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+    except OSError:
+        return Address(interface="lo", address="127.0.0.1", error=f"the host's own name {name} does not resolve")
+    by_address = {found: interface for interface, found in interfaces.items()}
+    return Address(interface=by_address.get(str(own), "lo" if str(own).startswith("127.") else "?"), address=str(own))
+
+
+def _ipv4(interface: str) -> str | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", interface[:15].encode()))
+        except OSError:  # no IPv4 address
+            return None
+    return socket.inet_ntoa(answer[20:24])
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _gpu() -> Gpu | None:
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        return None
+    free, total = torch.cuda.mem_get_info(index)
+    return Gpu(name=torch.cuda.get_device_name(index), free_bytes=free, total_bytes=total)

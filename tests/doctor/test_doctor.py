@@ -1,0 +1,180 @@
+"""`biggan doctor` itself, alone and under torchrun, healthy and with faults planted for real."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+from runs import biggan, environment, torchrun
+
+HERE = f"(host {os.uname().nodename})"
+STOPS_IN_A_COLLECTIVE = """
+import os, signal
+import biggan.doctor.network as network
+from biggan.cli import main
+
+original = network.check_results
+
+def check_results(*arguments):
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return original(*arguments)
+
+network.check_results = check_results
+if __name__ == "__main__":
+    main()
+"""
+
+
+def run_ranks(tmp_path, fault, arguments, expect, program="-m biggan"):
+    """`biggan doctor` on two processes; `fault` is shell that rank 1 goes through first. Returns (output, JSON)."""
+    script = tmp_path / "rank.sh"
+    script.write_text(f'if [ "$RANK" = 1 ]; then\n{fault}\nfi\nexec {sys.executable} {program} doctor "$@"\n')
+    file = tmp_path / "doctor.json"
+    command = [*torchrun(2), "--no-python", "sh", str(script), *arguments, "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+    assert done.returncode == (1 if expect else 0), done.stdout + done.stderr  # torchrun's own code is always 1
+    if expect:
+        assert "exitcode  : 2" in done.stderr
+    assert "biggan/" not in done.stderr, "a traceback of ours"
+    return done.stdout, json.loads(file.read_text())
+
+
+def failed(found):
+    return {check["name"]: check["seen"] for check in found["checks"] if check["status"] == "fail"}
+
+
+def statuses(found):
+    return {check["name"]: check["status"] for check in found["checks"]}
+
+
+def test_alone_and_without_arguments_it_checks_what_it_can(tmp_path):
+    output = biggan(["doctor", "--json", str(tmp_path / "doctor.json")])
+    assert "nothing failed" in output
+    found = json.loads((tmp_path / "doctor.json").read_text())
+    assert (found["world_size"], found["collectives"], found["hosts"]) == (1, [], [os.uname().nodename])
+    rows = {check["name"]: check for check in found["checks"]}
+    assert rows["versions"]["status"] == "pass"
+    for name, flag in (("config", "CONFIG"), ("dataset", "--data"), ("disk room", "--run-dir"), ("checksums", "--ch")):
+        assert rows[name]["status"] == "not checked"
+        assert flag in rows[name]["mend"]
+
+
+def test_a_bad_config_is_named_with_exit_code_2(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGGAN_EXIT_CODES", str(tmp_path / "exit_codes"))  # as launch/torchrun.sh does
+    output = biggan(["doctor", *tiny, "training.stepz=1"], expect=2)
+    assert (tmp_path / "exit_codes").read_text() == "2\n"
+    assert output == "biggan: training.stepz: no such key; nearest: training.steps\n"
+
+
+def test_a_store_that_nobody_keeps_is_said_in_one_line():
+    ranks = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    command = [sys.executable, "-m", "biggan", "doctor", "--timeout-seconds", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment() | ranks, timeout=100, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"biggan: rank 1 {HERE}: the store at 127.0.0.1:1 does not answer (")
+
+
+@pytest.mark.slow
+def test_two_healthy_processes_pass_and_leave_nothing(tiny, tmp_path):
+    (tmp_path / "shared").mkdir()
+    run = tmp_path / "shared" / "run"
+    output, found = run_ranks(tmp_path, ":", [tiny[0], f"run.dir={run}", tiny[2], "--checksums"], expect=0)
+    assert "nothing failed" in output
+    seen = statuses(found)
+    assert {name for name, status in seen.items() if status == "not checked"} == {"clocks", "links"}  # one host
+    assert not failed(found)
+    assert list((tmp_path / "shared").iterdir()) == []
+    assert found["backend"] == "gloo"
+    assert {c["operation"] for c in found["collectives"]} == {"all_reduce", "all_gather"}
+    assert {c["bytes"] for c in found["collectives"]} >= {4, 64 * 2**20}
+    assert all(c["seconds"] > 0 for c in found["collectives"])
+
+
+@pytest.mark.slow
+def test_changed_bytes_of_the_same_length_are_found_by_checksums(digits, tmp_path):
+    broken = shutil.copytree(digits, tmp_path / "broken")
+    with (broken / "train-00003.tar").open("r+b") as file:
+        file.seek(2000)
+        file.write(b"\xff" * 8)
+    output = biggan(["doctor", "--data", str(broken), "--checksums", "--json", str(tmp_path / "doctor.json")], expect=2)
+    found = json.loads((tmp_path / "doctor.json").read_text())
+    assert statuses(found)["shards"] == "pass"  # a look at their sizes is not enough
+    assert failed(found).keys() == {"checksums"}
+    assert f"failed: checksums: rank 0 {HERE}: {broken}/train-00003.tar: its bytes are not those" in output
+
+
+@pytest.fixture
+def other_checkout(tmp_path):
+    """A folder with another webdataset and another biggan in it."""
+    folder = tmp_path / "other_checkout"
+    for name in ("webdataset", "biggan"):
+        (source,) = find_spec(name).submodule_search_locations
+        package = shutil.copytree(source, folder / name)
+        with (package / "__init__.py").open("a") as file:
+            file.write("\n__version__ = '0.0.7'\n")
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty file system of 100 KB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
+    assert subprocess.run(mount, check=False).returncode == 0, "mounting a tmpfs needs root"
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_faults_on_one_rank_are_all_named_at_once(tiny, digits, tmp_path, other_checkout, small_disk):
+    """Rank 1 has other arguments, variables and packages, and other file systems mounted at the same paths."""
+    lacking = shutil.copytree(digits, tmp_path / "lacking")
+    (lacking / "train-00007.tar").unlink()
+    fault = f"""
+    set -- "$@" optimizer.g_lr=1e-3
+    cd {other_checkout}
+    export PYTHONPATH={other_checkout}:$PYTHONPATH OMP_NUM_THREADS=2
+    mounts='mount --bind {lacking} {digits} && mount -t tmpfs tmpfs {small_disk}'
+    exec unshare --mount sh -c "$mounts"' && exec "$@"' sh {sys.executable} -m biggan doctor "$@"
+    """
+    _, found = run_ranks(tmp_path, fault, [tiny[0], f"run.dir={small_disk / 'run'}", tiny[2]], expect=2)
+    seen = failed(found)
+    assert seen.keys() == {"versions", "config", "environment", "shards", "disk room", "shared folder"}
+    assert f"webdataset: rank 1 {HERE} has 0.0.7" in seen["versions"]
+    assert f"biggan source: rank 1 {HERE} has" in seen["versions"]
+    assert seen["config"] == f"optimizer.g_lr: rank 1 {HERE} has 0.001, others 0.0002"
+    assert seen["environment"] == f"OMP_NUM_THREADS: rank 1 {HERE} has 2, others 1"
+    assert seen["shards"] == f"rank 1 {HERE}: {digits}/train-00007.tar is missing"
+    assert seen["disk room"].startswith(f"{small_disk}/run: 0.00 GiB free")
+    assert seen["shared folder"] == f"rank 1 {HERE} does not see what rank 0 writes to {small_disk}"
+    assert statuses(found)["all-reduce"] == "pass"
+
+
+@pytest.mark.slow
+def test_a_rank_that_never_arrives_is_named(tmp_path):
+    output, found = run_ranks(tmp_path, "exec sleep 1000", ["--timeout-seconds", "8"], expect=2)
+    assert "Traceback" not in output
+    assert failed(found)["rendezvous"].startswith(f"no answer from rank 1 {HERE} at: the roll")
+    assert statuses(found)["all-reduce"] == "not checked"
+
+
+@pytest.mark.slow
+def test_a_rank_that_stops_in_a_collective_is_named(tiny, tmp_path):
+    """It is also refused its config, which keeps nobody waiting: both come as far as the collectives."""
+    script = tmp_path / "stops.py"
+    script.write_text(STOPS_IN_A_COLLECTIVE)
+    # It goes on once the verdict is out: torchrun would give a stopped process 30 s to end.
+    fault = f"""
+    set -- "$@" model.nonsense=1
+    (while kill -0 $$ && [ ! -e {tmp_path}/doctor.json ]; do sleep 0.1; done; kill -CONT $$) &
+    """
+    arguments = [*tiny, "--checksums", "--timeout-seconds", "16"]
+    _, found = run_ranks(tmp_path, fault, arguments, expect=2, program=str(script))
+    assert f"rank 1 {HERE}: model.nonsense: no such key" in failed(found)["config"]
+    assert failed(found)["rendezvous"].startswith(f"no answer from rank 1 {HERE} at: collectives")

@@ -1,0 +1,271 @@
+"""The doctor's judgements on planted facts: pure functions, no processes."""
+
+from pathlib import Path
+
+import pytest
+from runs import TINY, biggan
+
+from biggan.doctor import agreement, contact, dataset, disk, findings, machine
+from biggan.doctor.check import Status, name_ranks, odd_ones
+from biggan.doctor.contact import Lost
+from biggan.doctor.dataset import DataFacts
+from biggan.doctor.disk import FolderFacts
+from biggan.doctor.host import Address, Gpu, HostFacts, result_changing, source_checksum
+from biggan.doctor.network import Clock, Collective, Link, NetworkFacts, slowest
+from biggan.preset import resolve
+
+GIB = 2**30
+
+
+def fact(rank, **changes):
+    """Rank `rank` of hosts a, b, ... with two processes each, healthy, on CPU."""
+    own = {
+        "host": "abcdefgh"[rank // 2],
+        "address": Address(interface="eth0", address=f"10.0.0.{rank // 2 + 1}"),
+        "local_rank": rank % 2,
+        "local_world_size": 2,
+        "versions": {"torch": "2.14.1", "deepspeed": "none"},
+        "config": {"run.seed": "0", "optimizer.g_lr": "0.1"},
+        "config_error": "",
+        "environment": {"OMP_NUM_THREADS": "4"},
+        "gpus": 0,
+        "gpu": None,
+        "cores": 8,
+        "threads": 4,
+        "shared_memory_total_bytes": 8 * GIB,
+        "shared_memory_free_bytes": 8 * GIB,
+        "open_files_limit": 1024,
+    }
+    return HostFacts(**(own | changes))
+
+
+def four(**of_rank_3):
+    return {rank: fact(rank, **(of_rank_3 if rank == 3 else {})) for rank in range(4)}
+
+
+def gpus(**of_rank_3):
+    card = {"gpus": 2, "gpu": Gpu(name="H100", free_bytes=79 * GIB, total_bytes=80 * GIB)}
+    return {rank: fact(rank, **(card | (of_rank_3 if rank == 3 else {}))) for rank in range(4)}
+
+
+HOSTS = {0: "a", 1: "a", 2: "b", 3: "b"}
+
+
+def says(check, status, *texts):
+    assert check.status == status, check
+    for text in texts:
+        assert text in check.seen, check
+    assert check.mend or status in (Status.PASS, Status.NOT_CHECKED)
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return resolve(tmp_path / "tiny.yaml", [f"run.dir={tmp_path / 'run'}", "data.path=nowhere"])
+
+
+def test_ranks_are_named_by_host():
+    assert name_ranks([3], HOSTS) == "rank 3 (host b)"
+    assert name_ranks([3, 1, 0], HOSTS) == "ranks 0, 1 (host a), 3 (host b)"
+    assert name_ranks(range(12), {}) == "ranks 0, 1, 2, 3, 4, 5, 6, 7 (host unknown) and 4 more"
+    assert odd_ones({0: "x", 1: "y"}) == ("x", {1: "y"})
+    assert odd_ones({0: "x", 1: "y", 2: "y"}) == ("y", {0: "x"})
+
+
+def test_agreement():
+    healthy = four()
+    says(agreement.check_versions(healthy), Status.PASS, "torch 2.14.1")
+    says(agreement.check_config(healthy), Status.PASS, "2 keys equal")
+    says(agreement.check_environment(healthy), Status.PASS)
+    odd = four(
+        versions={"torch": "2.13.0", "deepspeed": "0.19"},
+        config={"run.seed": "1", "optimizer.g_lr": "0.1"},
+        environment={},
+    )
+    says(
+        agreement.check_versions(odd),
+        Status.FAIL,
+        "torch: rank 3 (host b) has 2.13.0, others 2.14.1",
+        "deepspeed: rank 3 (host b) has 0.19, others none",
+    )
+    check = agreement.check_config(odd)
+    says(check, Status.FAIL, "run.seed: rank 3 (host b) has 1, others 0")
+    assert "optimizer" not in check.seen
+    says(agreement.check_environment(odd), Status.FAIL, "OMP_NUM_THREADS: rank 3 (host b) has nothing, others 4")
+    says(agreement.check_config(four(config=None, config_error="x: no")), Status.FAIL, "rank 3 (host b): x: no")
+    says(agreement.check_config(four(config=None)), Status.FAIL, "rank 3 (host b): no CONFIG")
+    everywhere = {rank: fact(rank, config=None, config_error="x: no") for rank in range(2)}
+    assert agreement.check_config(everywhere).seen == "x: no"
+
+
+def test_which_variables_change_results():
+    said = {"OMP_NUM_THREADS": "1", "NCCL_ALGO": "Ring", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    not_said = {"NCCL_SOCKET_IFNAME": "eth0", "HOME": "/root", "TORCHELASTIC_RUN_ID": "x", "RANK": "1"}
+    assert result_changing(said | not_said) == dict(sorted(said.items()))
+
+
+def test_source_checksum_follows_names_and_contents(tmp_path):
+    (tmp_path / "a.py").write_text("x")
+    first = source_checksum(tmp_path)
+    (tmp_path / "a.txt").write_text("y")
+    assert source_checksum(tmp_path) == first
+    (tmp_path / "a.py").write_text("y")
+    second = source_checksum(tmp_path)
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({first, second, source_checksum(tmp_path)}) == 3
+
+
+def test_devices():
+    says(machine.check_devices(four()), Status.PASS, "no GPU: gloo on CPU; 2 processes x 4 threads on 8 cores")
+    says(machine.check_devices(four(threads=8)), Status.WARN, "b: ")
+    says(machine.check_devices(gpus()), Status.PASS, "4 x H100, 80 GiB")
+    says(machine.check_devices(gpus(gpus=0, gpu=None)), Status.FAIL, "rank 3 (host b): CPU, others GPU")
+    says(machine.check_devices(gpus(gpus=1, gpu=None)), Status.FAIL, "rank 3 (host b): no GPU")
+    small = Gpu(name="H100", free_bytes=40 * GIB, total_bytes=80 * GIB)
+    says(machine.check_devices(gpus(gpu=small)), Status.WARN, "rank 3 (host b): only 40.0 GiB")
+    other = Gpu(name="A100", free_bytes=40 * GIB, total_bytes=40 * GIB)
+    says(machine.check_devices(gpus(gpu=other)), Status.WARN, "A100, 40 GiB, others H100, 80 GiB")
+    says(machine.check_devices(gpus(gpus=3)), Status.WARN, "b: 1 GPUs without a process")
+
+
+def test_shared_memory_and_open_files(config):
+    # 3 images of a micro-batch of 12, 3 x 32 x 32 bytes and a label each; 1 reader keeps 4 such batches
+    assert machine.shared_memory_bytes(config, 4) == 4 * 3 * (3 * 32 * 32 + 8)
+    says(machine.check_shared_memory(four(), 4, config), Status.PASS)
+    says(machine.check_shared_memory(four(shared_memory_free_bytes=1000), 4, config), Status.FAIL, "b: ")
+    says(machine.check_shared_memory(four(shared_memory_total_bytes=64 * 2**20), 4, None), Status.PASS)
+    container = {rank: fact(rank, shared_memory_total_bytes=64 * 2**20) for rank in range(2)}
+    says(machine.check_shared_memory(container, 2, None), Status.WARN, "a container's default")
+    says(machine.check_open_files(four(), 4), Status.PASS)
+    says(machine.check_open_files(four(open_files_limit=100), 4), Status.FAIL, "b: limit 100")
+    says(machine.check_open_files(four(), 2048), Status.FAIL, "2048 process(es)")
+
+
+def test_data():
+    whole = DataFacts(digest="d1", shards=12, bytes=10**9)
+    healthy = dict.fromkeys(range(4), whole)
+    assert [c.status for c in dataset.check_data(healthy, HOSTS)] == [Status.PASS, Status.PASS]
+    lacking = healthy | {3: DataFacts(digest="d1", shards=12, troubles=["/d/x.tar is missing"], more_troubles=2)}
+    says(dataset.check_data(lacking, HOSTS)[1], Status.FAIL, "rank 3 (host b): /d/x.tar is missing; and 2 more")
+    both = healthy | dict.fromkeys((2, 3), lacking[3])
+    says(dataset.check_data(both, HOSTS)[1], Status.FAIL, "ranks 2, 3 (host b): /d/x.tar is missing; and 4 more")
+    says(dataset.check_data(healthy | {3: DataFacts(digest="d2")}, HOSTS)[0], Status.FAIL, "(d2, others d1)")
+    unread = dict.fromkeys(range(4), DataFacts(error="/d: no"))
+    rows = dataset.check_data(unread, HOSTS)
+    says(rows[0], Status.FAIL, "ranks 0, 1 (host a), 2, 3 (host b): /d: no")
+    says(rows[1], Status.NOT_CHECKED)
+    says(dataset.check_data(healthy | {3: unread[3]}, HOSTS)[0], Status.FAIL, "rank 3 (host b): /d: no")
+    wrong = dict.fromkeys(range(4), DataFacts(digest="d1", untrainable="model.classes: 3, but"))
+    says(dataset.check_data(wrong, HOSTS)[0], Status.FAIL, "model.classes: 3, but")
+    says(dataset.check_data({0: DataFacts(digest="d", remote=True)}, HOSTS)[1], Status.NOT_CHECKED, "behind a URL")
+    assert {c.status for facts in (None, {}) for c in dataset.check_data(facts, HOSTS)} == {Status.NOT_CHECKED}
+    says(dataset.check_checksums({0: [], 3: ["x.tar: no"]}, HOSTS), Status.FAIL, "rank 3 (host b): x.tar: no")
+    says(dataset.check_checksums({0: [], 3: []}, HOSTS), Status.PASS)
+
+
+def test_a_checkpoint_is_as_large_as_estimated(tiny, tmp_path):
+    biggan(["train", *tiny, "training.steps=1", "model.channels=16"])
+    (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
+    written = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    config = resolve(Path(tiny[0]), [*tiny[1:], "model.channels=16"])
+    assert disk.checkpoint_bytes(config.model) == pytest.approx(written, rel=0.05)
+
+
+def test_room_for_the_ring(config):
+    config = config.model_copy(
+        update={"checkpoint": config.checkpoint.model_copy(update={"keep_last": 3, "keep_every_steps": 2})}
+    )
+    assert disk.ring_bytes(config, 10) == 10 * (3 + 1 + 3)  # 6 steps: 2, 4 and 6 stay for good
+
+    def room(**changes):
+        facts = FolderFacts(**({"folder": "/r", "parent": "/", "free_bytes": 70} | changes))
+        return disk.check_folder(facts, dict.fromkeys(range(4), True), config, 10, HOSTS)[0]
+
+    says(room(), Status.PASS)
+    says(room(free_bytes=69), Status.FAIL, "/r: ")
+    says(room(free_bytes=69, held_bytes=1), Status.PASS)
+    says(room(error="/: cannot be written"), Status.FAIL, "cannot be written")
+    folder = FolderFacts(folder="/r", parent="/", free_bytes=70)
+    blind = disk.check_folder(folder, {0: True, 3: False}, config, 10, HOSTS)[1]
+    says(blind, Status.FAIL, "rank 3 (host b) does not see what rank 0 writes to /")
+    rows = [
+        *disk.check_folder(None, None, None, 0, HOSTS),
+        *disk.check_folder(FolderFacts(folder="/"), None, None, 0, {}),
+    ]
+    assert {c.status for c in rows} == {Status.NOT_CHECKED}
+
+
+def test_rendezvous_names_the_missing_and_their_host():
+    says(contact.check_rendezvous(four(), 4, None), Status.PASS, "a 10.0.0.1 (eth0) x 2; b 10.0.0.2 (eth0) x 2")
+    three = {rank: f for rank, f in four().items() if rank != 3}
+    lost = contact.check_rendezvous(three, 6, Lost((3, 4, 5), "the roll call"))
+    says(lost, Status.FAIL, "no answer from ranks 3 (host b), 4, 5 (host unknown) at: the roll call", "3 of 6")
+
+
+def test_addresses():
+    says(contact.check_addresses(four()), Status.PASS, "eth0")
+    loopback = Address(interface="lo", address="127.0.1.1")
+    says(contact.check_addresses(four(address=loopback)), Status.FAIL, "rank 3 (host b)", "127.0.1.1")
+    says(contact.check_addresses({0: fact(0, address=loopback)}), Status.PASS)
+    absent = Address(interface="ib0", address="", error="GLOO_SOCKET_IFNAME=ib0, but")
+    says(contact.check_addresses(four(address=absent)), Status.FAIL, "rank 3 (host b): GLOO_SOCKET_IFNAME=ib0")
+
+
+def measured(rank, **changes):
+    collectives = [
+        Collective(operation="all_reduce", bytes=2**20, seconds=0.001 * (rank + 1)),
+        Collective(operation="all_gather", bytes=4096, seconds=0.001),
+    ]
+    return NetworkFacts(**({"backend": "gloo", "collectives": collectives, "matmul_seconds": 1.0} | changes))
+
+
+def network(**of_rank_3):
+    return {rank: measured(rank, **(of_rank_3 if rank == 3 else {})) for rank in range(4)}
+
+
+def test_collectives():
+    assert [c.seconds for c in slowest(network())] == [0.004, 0.001]
+    reduce, gather = contact.check_collectives(network(), HOSTS)
+    says(reduce, Status.PASS, "1 MiB 4 ms (0.39 GB/s)")  # 2 x 3/4 x 1 MiB in 4 ms
+    says(gather, Status.PASS, "4 KiB 1 ms")
+    reduce, gather = contact.check_collectives(network(wrong=["all_reduce of bfloat16"]), HOSTS)
+    says(reduce, Status.FAIL, "wrong results on rank 3 (host b): all_reduce of bfloat16")
+    says(gather, Status.PASS)
+    reduce, gather = contact.check_collectives(network(error="no end to joining"), HOSTS)
+    says(reduce, Status.FAIL, "rank 3 (host b): no end to joining")
+    says(gather, Status.NOT_CHECKED)
+
+
+@pytest.mark.parametrize(("ahead", "status"), [(0.01, "pass"), (-3.0, "warn"), (60.0, "fail"), (-60.0, "fail")])
+def test_clocks(ahead, status):
+    facts = {0: measured(0, clocks=[Clock(rank=2, ahead_seconds=ahead, round_trip_seconds=0.002)])}
+    says(contact.check_clocks(facts, HOSTS), status, "b is ", "ahead of" if ahead > 0 else "behind")
+
+
+def test_a_clock_is_not_blamed_for_a_long_round_trip():
+    facts = {0: measured(0, clocks=[Clock(rank=2, ahead_seconds=2.0, round_trip_seconds=4.0)])}
+    says(contact.check_clocks(facts, HOSTS), Status.PASS)
+
+
+def test_links_and_stragglers():
+    links = [Link(ranks=(0, 2), bytes=10**9, seconds=1), Link(ranks=(2, 4), bytes=10**9, seconds=1)]
+    hosts = HOSTS | {4: "c"}
+    says(contact.check_links({0: measured(0, links=links)}, hosts), Status.PASS)
+    slow = [*links, Link(ranks=(4, 0), bytes=10**9, seconds=5)]
+    says(contact.check_links({0: measured(0, links=slow)}, hosts), Status.WARN, "c - a 0.20 GB/s")
+    says(contact.check_links(network(), {0: "a"}), Status.NOT_CHECKED, "one host")
+    says(contact.check_stragglers(network(), HOSTS), Status.PASS)
+    says(contact.check_stragglers(network(matmul_seconds=2.0), HOSTS), Status.WARN, "rank 3 (host b)")
+
+
+def test_what_was_not_asked_and_what_was_not_reached_differ(config):
+    unasked = findings.Findings(4, hosts=four())
+    reached_nothing = findings.Findings(
+        4, hosts=four(), data={}, checksums={}, folder=FolderFacts(folder="/"), network={}, lost=Lost((3,), "x")
+    )
+    for found, text in ((unasked, "give --"), (reached_nothing, "mend the rows that failed first")):
+        rows = {check.name: check for check in findings.judge(found, config)}
+        for name in ("dataset", "shards", "disk room", "shared folder"):
+            assert rows[name].status is Status.NOT_CHECKED
+            assert text in rows[name].mend
+    assert rows["all-reduce"].seen == "not reached"
