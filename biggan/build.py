@@ -8,9 +8,10 @@ from torch import nn
 from biggan.config import Config, ModelConfig
 from biggan.data.dataset import Dataset
 from biggan.data.loader import START, Cursor, Loader, ReadPlan
-from biggan.distributed.engine import DDPEngine
+from biggan.distributed.engine import AdamSettings, DDPEngine, Engine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, batchnorm_group
+from biggan.distributed.zero import ZeroEngine
 from biggan.models.batchnorm import set_batchnorm_group
 from biggan.models.biggan import Discriminator, Generator, initialize
 from biggan.training.ema import Ema
@@ -62,11 +63,25 @@ def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
         G.compile()
         D.compile()
 
-    def engine(name: str, network: nn.Module, lr: float) -> DDPEngine:
-        o = config.optimizer
-        return DDPEngine(network, name=name, lr=lr, betas=(o.beta1, o.beta2), eps=o.eps, process=process, guard=guard)
+    o = config.optimizer
+    return Gan(engine(config, "G", G, o.g_lr, process, guard), engine(config, "D", D, o.d_lr, process, guard), ema)
 
-    return Gan(engine("G", G, config.optimizer.g_lr), engine("D", D, config.optimizer.d_lr), ema)
+
+def engine(config: Config, name: str, network: nn.Module, lr: float, process: Process, guard: FiniteGuard) -> Engine:
+    """What trains one network. A single process has nothing to share out: it needs no ZeRO."""
+    o = config.optimizer
+    adam = AdamSettings(lr=lr, betas=(o.beta1, o.beta2), eps=o.eps, max_grad_norm=o.max_grad_norm)
+    if config.distributed.engine == "ddp" or process.group is None:
+        return DDPEngine(network, name=name, adam=adam, process=process, guard=guard)
+    return ZeroEngine(
+        network,
+        name=name,
+        adam=adam,
+        process=process,
+        guard=guard,
+        stage=config.distributed.zero_stage,
+        autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
+    )
 
 
 def recipe(config: Config, process: Process) -> Recipe:

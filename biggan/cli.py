@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from biggan.errors import InputError, StoppedRun
+from biggan.errors import InputError, LostProcesses, StoppedRun
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from biggan.config import Config
-    from biggan.data.dataset import Dataset
-    from biggan.distributed.process import Process
-    from biggan.training.report import Report
 
 app = typer.Typer(
     help="Train class-conditional BigGANs on your own images, on one process or many.",
@@ -42,10 +38,28 @@ def main() -> None:
     try:
         app()
     except StoppedRun as error:
-        # One line per machine, not one per process; and not again what the run's report has said.
-        if not error.said and os.environ.get("LOCAL_RANK", "0") == "0":
-            sys.stderr.write(f"biggan: {error}\n")
-        sys.exit(error.exit_code)
+        code = _say(error)
+        if isinstance(error, LostProcesses):  # a thread may still wait for a dead connection, and keep the interpreter
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
+
+
+def _say(error: StoppedRun) -> int:
+    """Say why it ended, once; return the exit code."""
+    # One line per machine, not one per process; and not again what the run's report, or another process, has said.
+    if not error.said and (isinstance(error, LostProcesses) or os.environ.get("LOCAL_RANK", "0") == "0"):
+        sys.stderr.write(f"biggan: {error}\n")
+    _leave_exit_code(error.exit_code)
+    return error.exit_code
+
+
+def _leave_exit_code(code: int) -> None:
+    """Tell launch/torchrun.sh: torchrun restarts whatever failed, and at last ends with 1 itself."""
+    if path := os.environ.get("BIGGAN_EXIT_CODES"):
+        with suppress(OSError), Path(path).open("a") as file:  # a full disk may be what has just been said
+            file.write(f"{code}\n")
 
 
 @app.command()
@@ -54,159 +68,59 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in training.steps=1000.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved config and its cost; start nothing.")] = False,
     fresh: Annotated[bool, typer.Option(help="Refuse to go on in a run folder that is not empty.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="With --dry-run: predict from what biggan doctor --json measured.")
+    ] = None,
 ) -> None:
     """Train, or go on with, the run that a config describes.
 
     Run it again to resume. Under torchrun: torchrun --nproc_per_node N -m biggan train CONFIG ...
 
     Exit codes: 0 done, 2 bad input, 3 non-finite loss, 4 damaged data, 5 checkpoint not written,
-    75 stopped by SIGTERM or SIGINT (run it again).
+    6 another process lost, 75 stopped by SIGTERM or SIGINT (run it again).
     """
     from biggan.distributed.process import world_size_from_environment
     from biggan.preset import resolve
 
     resolved = resolve(config, overrides or [])
     resolved.check_world_size(world_size_from_environment())
+    if calibration is not None and not dry_run:
+        raise InputError("--calibration: only a dry run predicts; add --dry-run, or leave it out")
     if dry_run:
-        _print_estimate(resolved, world_size_from_environment())
-        if "://" not in resolved.data.path and not Path(resolved.data.path).is_dir():
-            sys.stdout.write(f"data.path: {resolved.data.path} does not exist yet: not checked\n")
-            return
-
-    from biggan.data.dataset import check_trainable
-    from biggan.data.loader import read_dataset
-    from biggan.distributed.process import join
-
-    dataset = read_dataset(resolved.data.path, resolved.data.allow_pipe)
-    warnings = check_trainable(
-        dataset, classes=resolved.model.classes, resolution=resolved.model.resolution, streams=resolved.data.streams
-    )
-    if dry_run:
-        sys.stdout.writelines(f"warning: {warning}\n" for warning in warnings)
+        _print_estimate(resolved, world_size_from_environment(), calibration)
+        _print_warnings(resolved)
         return
-    with join(resolved.distributed.timeout_seconds) as process:
-        _train(resolved, dataset, process, fresh, warnings)
+
+    from biggan.training.run import train as train_run
+
+    train_run(resolved, fresh)
 
 
-def _train(config: Config, dataset: Dataset, process: Process, fresh: bool, warnings: list[str]) -> None:
-    from biggan import build
-    from biggan.distributed.finite import FiniteGuard
-    from biggan.training import checkpoint, run_folder
-    from biggan.training.loop import Loop
-    from biggan.training.state import TrainingState
+def _print_warnings(config: Config) -> None:
+    """What training would warn of, if the data is there to be looked at."""
+    if "://" not in config.data.path and not Path(config.data.path).is_dir():
+        sys.stdout.write(f"data.path: {config.data.path} does not exist yet: not checked\n")
+        return
+    from biggan.training.run import trainable_dataset
 
-    notes = [*(f"warning: {warning}" for warning in warnings), *config.notes()]
-    _on_main(process, lambda: run_folder.prepare(config, dataset, fresh))
-    root = run_folder.checkpoints(config.run.dir)
-    newest = process.gather(_newest(root, notes) if process.is_main else None)[0]
-    guard = FiniteGuard(process.device)
-    state = TrainingState(build.gan(config, process, guard))
-    cursors = build.first_cursors(config)
-    if newest is not None:
-        cursors = state.restore(checkpoint.load(newest))
-        notes.append(f"going on from {newest}")
-    notes.append(
-        f"training {config.run.dir}: {dataset.splits['train'].images} images of {len(dataset.classes)} classes, "
-        f"{process.world_size} process(es) on {process.device.type}, step {state.step} of {config.training.steps}"
-    )
-    loader = build.loader(config, dataset, process, cursors)
-    report = _report(config, state.step, notes) if process.is_main else None
-    loop = Loop(
-        config=config,
-        process=process,
-        state=state,
-        loader=loader,
-        latents=build.latents(config, process),
-        recipe=build.recipe(config, process),
-        guard=guard,
-        classes=dataset.classes,
-        report=report,
-    )
-    try:
-        with report or nullcontext():
-            loop.run()
-    except StoppedRun:
-        process.barrier()  # rank 0 may still be closing its files; torchrun ends all when the first one ends
-        raise
-    if report is not None:
-        report.say(f"done: step {state.step}. Pictures: {config.run.dir / 'samples'}  checkpoints: {root}")
+    sys.stdout.writelines(f"warning: {warning}\n" for warning in trainable_dataset(config)[1])
 
 
-def _newest(root: Path, notes: list[str]) -> Path | None:
-    """The checkpoint to go on from; what damaged or interrupted ones left is moved out of its way."""
-    from biggan.training import checkpoint
-
-    checkpoint.clean_up(root)
-    newest = checkpoint.newest_whole(root, notes.append)
-    checkpoint.set_aside_after(root, -1 if newest is None else checkpoint.step_of(newest))
-    return newest
-
-
-def _on_main(process: Process, action: Callable[[], None]) -> None:
-    """Run `action` on rank 0; bad input it finds ends every process with the same message."""
-    message = None
-    if process.is_main:
-        try:
-            action()
-        except InputError as error:
-            message = str(error)
-    message = process.gather(message)[0]
-    if message is not None:
-        raise InputError(message)
-
-
-def _report(config: Config, step: int, notes: list[str]) -> Report:
-    import json
-
+def _print_estimate(config: Config, world_size: int, calibration: Path | None) -> None:
     from rich.console import Console
 
-    from biggan.tracking import Tracker
-    from biggan.training.metrics import Metrics
-    from biggan.training.report import Report
-    from biggan.training.run_folder import CONFIG, flatten
+    from biggan.cost.estimate import estimate, read_calibration
+    from biggan.cost.scaling import ASSUMED
+    from biggan.cost.table import print_cost
 
-    console = Console(stderr=True)
-
-    def say(message: str) -> None:
-        console.print(message, highlight=False, markup=False, soft_wrap=True)
-
-    for note in notes:
-        say(note)
-    tracker = None
-    if config.tracking.mlflow:
-        tracker = Tracker(config.run.dir, config.tracking.experiment, say)
-        tracker.log_parameters(dict(flatten(json.loads(config.model_dump_json()))))
-        tracker.log_file(config.run.dir / CONFIG)
-    return Report(
-        config.run.dir, console, Metrics(config.run.dir / "metrics.jsonl", step), tracker, config.training.steps
-    )
-
-
-def _print_estimate(config: Config, world_size: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from biggan.estimate import estimate
-
-    cost = estimate(config, world_size)
+    cluster, source = ASSUMED, "an assumed GPU cluster, docs/scaling.md"
+    if calibration is not None:
+        cluster, source = read_calibration(calibration)
     console = Console()
     console.print(config.to_yaml(), highlight=False, markup=False, soft_wrap=True)
     for note in config.notes():
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    table = Table(title=f"one of {world_size} process{'es' if world_size > 1 else ''}", title_justify="left")
-    table.add_column("what")
-    table.add_column("value", justify="right")
-    for what, value in (
-        ("generator parameters", f"{cost.g_parameters:,}"),
-        ("discriminator parameters", f"{cost.d_parameters:,}"),
-        ("TFLOP per G iteration, all processes", f"{cost.tflop_per_step:.3f}"),
-        ("images per G iteration (real ones D sees)", f"{config.training.batch_size * config.training.d_steps:,}"),
-        ("weights, gradients, Adam, EMA", f"{cost.weights_gib:.2f} GiB"),
-        ("activations of one micro-batch", f"{cost.activations_gib:.2f} GiB"),
-        ("estimated memory", f"{cost.total_gib:.2f} GiB"),
-    ):
-        table.add_row(what, value)
-    console.print(table)
+    print_cost(console, config, world_size, estimate(config, world_size, cluster), source)
 
 
 @app.command()
@@ -283,6 +197,44 @@ def data(
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     rows, shown = first_of_each_class(dataset, str(dataset_path), per_class, max_classes)
     _save_picture(grid(rows, [dataset.classes[k] for k in shown]), out or dataset_path / "contact_sheet.png")
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="The preset of the run to be.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as for `biggan train`.")] = None,
+    data: Annotated[str | None, typer.Option(help="A packed data set; default data.path of CONFIG.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The run folder; default run.dir of CONFIG.")] = None,
+    checksums: Annotated[bool, typer.Option(help="Read every shard once, shared out over the ranks.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write what was seen and measured to this file.")] = None,
+    timeout_seconds: Annotated[int, typer.Option(min=4, help="Ends, and names the silent ranks, within this.")] = 120,
+) -> None:
+    """Look for what would kill a run: network, versions, config, data, disk, devices.
+
+    Alone for one machine, or as the run will be started: torchrun ... -m biggan doctor CONFIG ...
+
+    Exit codes: 0 nothing failed, 2 a check failed (the table says what mends it) or bad input.
+    """
+    # Before torch is imported: its C++ stack traces would bury the line that says what is wrong.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    from biggan.doctor.board import leave
+    from biggan.doctor.examination import Request, examine
+
+    request = Request(
+        preset=config,
+        overrides=overrides or [],
+        data=data,
+        run_dir=run_dir,
+        checksums=checksums,
+        json_file=json,
+        timeout_seconds=timeout_seconds,
+    )
+    try:
+        exit_code = examine(request)
+        _leave_exit_code(exit_code)
+    except InputError as error:
+        exit_code = _say(error)
+    leave(exit_code)
 
 
 @app.command()

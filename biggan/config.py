@@ -161,6 +161,8 @@ class OptimizerConfig(Section):
     """Decay of the squared gradient's mean."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the denominator."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Scale each network's gradient down to this norm when it is larger; 0 never does (the paper does not)."""
 
 
 class RegularizationConfig(Section):
@@ -206,12 +208,15 @@ class SamplesConfig(Section):
 class DistributedConfig(Section):
     """How processes work together."""
 
-    engine: Literal["ddp"] = "ddp"
-    """What reduces gradients across processes."""
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    """What reduces gradients and updates the weights: torch's DistributedDataParallel, or DeepSpeed's ZeRO, which
+    keeps the optimizer's state in one slice per process. One process alone needs neither."""
+    zero_stage: Literal[1, 2] = 1
+    """With `engine: deepspeed`: 1 shares out the optimizer's state, 2 the gradients too."""
     batchnorm_group_size: NonNegative = 0
     """Neighbouring processes that share BatchNorm statistics; 0 means all of them."""
     timeout_seconds: Positive = 600
-    """A collective that takes longer ends the run on every process."""
+    """A collective that takes longer ends the run on every process. Must be longer than writing a checkpoint."""
 
 
 class TrackingConfig(Section):

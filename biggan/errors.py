@@ -4,6 +4,7 @@ EXIT_BAD_INPUT = 2
 EXIT_NON_FINITE = 3
 EXIT_DATA = 4
 EXIT_CHECKPOINT = 5
+EXIT_LOST = 6
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
 
 
@@ -43,3 +44,9 @@ class CheckpointError(StoppedRun):
     """A checkpoint could not be written or read."""
 
     exit_code = EXIT_CHECKPOINT
+
+
+class LostProcesses(StoppedRun):
+    """A collective failed: another process was killed, hangs or cannot be reached."""
+
+    exit_code = EXIT_LOST

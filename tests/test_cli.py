@@ -52,7 +52,7 @@ def test_help_needs_no_heavy_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    for command in ("train", "pack", "data", "sample"):
+    for command in ("train", "pack", "data", "sample", "doctor"):
         assert command in done.stdout
 
 
@@ -68,7 +68,51 @@ def test_dry_run_prints_the_cost_and_starts_nothing(run, tmp_path, monkeypatch):
     assert re.search(r"images per G iteration.*4,096", output)
     assert re.search(r"TFLOP per G iteration.*\d", output)
     assert re.search(r"estimated memory.*GiB", output)
+    assert "BatchNorm layers" not in output  # one process shares statistics with nobody
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_on_many_processes_compares_the_engines(run, tiny, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, output = run("train", *tiny, "--dry-run")
+    assert code == 0
+    assert re.search(r"what .*DDP .*ZeRO 1 .*ZeRO 2", output)
+    assert re.search(r"BatchNorm layers that share statistics .* 7 ", output)
+    assert re.search(r"BatchNorm forward, all-gather .* 21 ", output)  # 7 layers, 2 D steps and 1 G step
+    assert re.search(r"BatchNorm backward, all-reduce .* 7 ", output)
+    assert re.search(r"images/s, all processes .*\d", output)
+    code, output = run("train", *tiny, "--dry-run", "distributed.batchnorm_group_size=1")
+    assert (code, "BatchNorm" in output) == (0, False)  # nothing is shared
+
+
+def test_dry_run_predicts_from_a_calibration(run, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    file = tmp_path / "doctor.json"
+    slow = [
+        {"operation": name, "bytes": size, "seconds": 10 + size * 1e-3}
+        for name in ("all_reduce", "all_gather")
+        for size in (8, 2**20)
+    ]
+    measured = {"world_size": 2, "hosts": ["a"], "backend": "gloo", "collectives": slow}
+    file.write_text(json.dumps(measured))
+    code, output = run("train", *tiny, "--dry-run", "--calibration", file)
+    assert code == 0
+    assert re.search(r"images/s, all processes .* 0 ", output)
+    assert f"numbers: links measured ({file}), computing assumed)" in output
+    file.write_text(json.dumps(measured | {"compute_scale": 2.0}))
+    assert f"numbers: measured, {file})" in run("train", *tiny, "--dry-run", "--calibration", file)[1]
+    refuses(run("train", *tiny, "--calibration", file), "--calibration: only a dry run predicts")
+    refuses(run("train", *tiny, "--dry-run", "--calibration", tmp_path / "no"), "no: cannot be read (No such file")
+    instant = [collective | {"seconds": 0} for collective in slow]
+    for broken in (
+        "{",
+        "[]",
+        *(json.dumps(measured | key) for key in ({"collectives": slow[:1]}, {"collectives": instant}, {"hosts": []})),
+    ):
+        file.write_text(broken)
+        refuses(run("train", *tiny, "--dry-run", "--calibration", file), "not what `biggan doctor --json` writes")
+    assert "(hosts: it names none)" in run("train", *tiny, "--dry-run", "--calibration", file)[1]
 
 
 def test_bad_training_input_is_refused_before_anything_is_written(run, tiny, digits, tmp_path):

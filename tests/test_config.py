@@ -66,7 +66,7 @@ def test_overrides_are_applied_in_order_and_typed():
         ("training.precision=float16", "training.precision: should be 'float32' or 'bfloat16', not 'float16'"),
         ("model.resolution=48", "model.resolution: should be 32, 64, 128, 256 or 512, not 48"),
         ("model.family=stylegan", "model.family: should be 'biggan', not 'stylegan'"),
-        ("distributed.engine=horovod", "distributed.engine: should be 'ddp', not 'horovod'"),
+        ("distributed.engine=horovod", "distributed.engine: should be 'ddp' or 'deepspeed', not 'horovod'"),
         ("optimizer.g_lr=.nan", "optimizer.g_lr: "),
         ("optimizer.g_lr=fast", "optimizer.g_lr: should be a valid number, not 'fast'"),
         ("ema.decay=1.0", "ema.decay: should be less than 1, not 1.0"),

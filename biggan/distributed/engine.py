@@ -1,11 +1,16 @@
-"""What trains one network: the reduction of its gradients over processes, and its optimizer."""
+"""What trains one network: the reduction of its gradients over processes, and its optimizer.
+
+`Engine` is all that the training step knows of it. Here is torch's DistributedDataParallel; `zero.py` has
+DeepSpeed's ZeRO.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,31 +20,67 @@ from biggan.distributed.finite import FiniteGuard, poison_if_non_finite
 from biggan.distributed.process import Process
 
 
-class DDPEngine:
-    """A network under DistributedDataParallel (or alone, on one process) and its Adam.
+class Engine(Protocol):
+    """A network, the reduction of its gradients and its Adam.
 
     Calling the engine runs the network's forward pass so that `backward` reduces its gradients; `module` is
-    the bare network, for passes that must not. `step` applies the accumulated gradients unless the guard
-    vetoes them, and clears them.
+    the bare network, for passes that must not.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        *,
-        name: str,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        process: Process,
-        guard: FiniteGuard,
-    ):
-        self.module = module
-        self.guard = guard
-        self.parameters = dict(module.named_parameters())
-        self._guarded_names = tuple(f"{name}.{key}" for key in self.parameters)
-        # Fused, because only the fused kernels skip an update by a flag that stays on the device.
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=lr, betas=betas, eps=eps, fused=True)
+    module: nn.Module
+    guard: FiniteGuard
+
+    def __call__(self, *inputs: Tensor) -> Tensor: ...
+
+    def micro_step(self, last: bool) -> AbstractContextManager[None]:
+        """Forward and backward of one micro-batch go inside; the last makes the gradients complete."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of `loss` (already divided by the number of micro-batches)."""
+
+    def step(self) -> Tensor:
+        """Update the weights, unless the guard vetoes it, and clear the gradients.
+
+        Returns the gradient norm over all processes, before any clipping: a scalar on the device.
+        """
+
+    def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Adam's whole state, tensor by tensor, as PARAMETER/exp_avg, PARAMETER/exp_avg_sq, PARAMETER/step.
+
+        Collective: every process takes them all. Whoever keeps one copies it.
+        """
+
+    def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """Become what was saved, by any engine on any number of processes; learning rates stay this engine's."""
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """Adam's settings. `max_grad_norm` scales down gradients whose norm is larger; 0 leaves them alone."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    max_grad_norm: float
+
+    def optimizer(self, parameters: list[Tensor]) -> torch.optim.Adam:
+        """Torch's Adam; fused, because only the fused kernels skip an update by a flag that stays on the device."""
+        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+
+    def clip_(self, grads: list[Tensor], norm: Tensor) -> None:
+        """Scale `grads`, whose total norm over all processes is `norm`, to at most `max_grad_norm`."""
+        if self.max_grad_norm:
+            torch._foreach_mul_(grads, (self.max_grad_norm / norm).clamp(max=1))
+
+
+class DDPEngine:
+    """An Engine of DistributedDataParallel, or of nothing on a single process."""
+
+    def __init__(self, module: nn.Module, *, name: str, adam: AdamSettings, process: Process, guard: FiniteGuard):
+        self.module, self.guard, self.adam = module, guard, adam
+        self._parameters = dict(module.named_parameters())
+        self._guarded_names = tuple(f"{name}.{key}" for key in self._parameters)
+        self._optimizer = adam.optimizer(list(self._parameters.values()))
         self._ddp: DistributedDataParallel | None = None
         if process.group is not None:
             # A 1x1 channels-last weight has two equal descriptions of its memory; DDP warns that ours is not its own.
@@ -56,7 +97,7 @@ class DDPEngine:
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
-        """Forward and backward of one micro-batch go inside; gradients are reduced in the last only."""
+        """See `Engine`: gradients are reduced in the last micro-step only."""
         if self._ddp is None or last:
             yield
         else:
@@ -64,18 +105,38 @@ class DDPEngine:
                 yield
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradients of `loss` (already divided by the number of micro-batches)."""
+        """See `Engine`."""
         torch.autograd.backward(poison_if_non_finite(loss))
 
     def step(self) -> Tensor:
-        """Update the weights and clear the gradients; return the gradient norm, a scalar on the device."""
-        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
-        assert len(grads) == len(self.parameters), "a parameter took no part in the loss"
-        norm = self.guard.inspect(self._guarded_names, grads)
-        self.optimizer.found_inf = self.guard.veto  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        """See `Engine`."""
+        grads = [p.grad for p in self._parameters.values() if p.grad is not None]
+        assert len(grads) == len(self._parameters), "a parameter took no part in the loss"
+        norm = self.guard.inspect(self._guarded_names, torch.stack(torch._foreach_norm(grads)))
+        self.adam.clip_(grads, norm)
+        self._optimizer.found_inf = self.guard.veto  # type: ignore[attr-defined]
+        self._optimizer.step()
+        self._optimizer.zero_grad()
         return norm
+
+    def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Engine`."""
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                yield f"{name}/{key}", value
+
+    def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """See `Engine`."""
+        self.module.load_state_dict(weights)
+        for name, parameter in self._parameters.items():
+            if f"{name}/step" not in optimizer:
+                continue  # saved before the first update
+            # Laid out as the weight is: the fused kernel walks both in memory order.
+            moments = {k: torch.empty_like(parameter).copy_(optimizer[f"{name}/{k}"]) for k in MOMENTS}
+            self._optimizer.state[parameter] = {"step": optimizer[f"{name}/step"].to(parameter.device), **moments}
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -22,9 +20,8 @@ class FiniteGuard:
         """G steps since then, that one included."""
         self._first: dict[tuple[str, ...], Tensor] = {}
 
-    def inspect(self, names: tuple[str, ...], grads: Sequence[Tensor]) -> Tensor:
-        """Look at gradients (one per name), raise the veto if any is non-finite; return their total norm."""
-        norms = torch.stack(torch._foreach_norm(list(grads)))
+    def inspect(self, names: tuple[str, ...], norms: Tensor) -> Tensor:
+        """Look at the gradients' norms (one per name), raise the veto if any is not finite; return their total."""
         non_finite = ~norms.isfinite()
         first = self._first.setdefault(names, torch.zeros_like(non_finite))
         first |= non_finite & (self.veto == 0)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed import ProcessGroup
+from torch.distributed import (  # type: ignore[attr-defined]  # public, not in __all__
+    PrefixStore,
+    ProcessGroup,
+    Store,
+)
+from torch.distributed.rendezvous import rendezvous
 
-from biggan.errors import InputError
+from biggan.errors import InputError, LostProcesses, StoppedRun
+
+T = TypeVar("T")
 
 
 def world_size_from_environment() -> int:
@@ -37,17 +47,26 @@ def this_device() -> torch.device:
 
 @dataclass(frozen=True)
 class Process:
-    """One training process. `group` is None when it is the only one."""
+    """One training process. `group` and `store` are None when it is the only one."""
 
     rank: int
     world_size: int
     device: torch.device
     group: ProcessGroup | None
+    store: Store | None = None
+    """Where processes leave word for each other, besides collectives."""
+    hosts: tuple[str, ...] = ("localhost",)
+    """Host names by rank."""
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, which writes files and shows progress."""
         return self.rank == 0
+
+    @property
+    def host(self) -> str:
+        """This process's host name."""
+        return self.hosts[self.rank]
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on any process. Collective, on the host: the device is not waited for."""
@@ -65,6 +84,21 @@ class Process:
         dist.all_gather_object(values, value, self.group)
         return values
 
+    def together(self, action: Callable[[], T]) -> T:
+        """The value of `action`; a StoppedRun that it raises on any process is raised on all. Collective."""
+        value, failure = None, None
+        try:
+            value = action()
+        except StoppedRun as error:
+            failure = type(error), str(error)
+        failures = self.gather(failure)
+        failed = [rank for rank, found in enumerate(failures) if found is not None]
+        if failed:
+            kind, message = failures[failed[0]]
+            everywhere = len(failed) == self.world_size or len(set(self.hosts)) == 1
+            raise kind(message if everywhere else f"{self.hosts[failed[0]]}: {message}")
+        return cast(T, value)
+
     def barrier(self) -> None:
         """Wait for all processes."""
         self.any(False)
@@ -80,14 +114,59 @@ def join(timeout_seconds: int) -> Iterator[Process]:
     if world_size == 1:
         yield Process(rank=0, world_size=1, device=device, group=None)
         return
-    # Both backends in one group: tensors on the device go through NCCL, flags on the host through gloo.
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds)
-    )
     try:
-        yield Process(rank=dist.get_rank(), world_size=world_size, device=device, group=dist.group.WORLD)
+        process = _join_others(device, world_size, timeout_seconds)
+    except RuntimeError as error:  # torch's DistErrors are such, and gloo's
+        reason = str(error).strip().split("\n")[0]
+        raise LostProcesses(
+            f"cannot meet the other processes ({reason}); look at their output, and docs/launch.md"
+        ) from None
+    try:
+        yield process
     finally:
         dist.destroy_process_group()
+
+
+def _join_others(device: torch.device, world_size: int, timeout_seconds: int) -> Process:
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # torch's record of the last collectives
+    timeout = timedelta(seconds=timeout_seconds)
+    store, rank, _ = next(rendezvous("env://", timeout=timeout))
+    store = fresh_store(store, rank, world_size, timeout_seconds)
+    # Both backends in one group: tensors on the device go through NCCL, flags on the host through gloo.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    process = Process(rank, world_size, device, dist.group.WORLD, store)
+    return replace(process, hosts=tuple(process.gather(socket.gethostname())))
+
+
+def fresh_store(store: Store, rank: int, world_size: int, timeout_seconds: float) -> Store:
+    """A part of `store` that nobody has written to, the same on all processes.
+
+    torchrun's store survives a restart of the workers with all its keys, and whoever reads the address of a
+    process that is dead by now connects to nobody. Nor may the part be named after the restart count, which
+    can differ between nodes. So rank 0 names it, and tells each process in answer to a word only that one has.
+    """
+    if rank:
+        word = uuid.uuid4().hex
+        store.set(f"hello/{rank}", word)
+        name = store.get(f"welcome/{word}").decode()
+        store.set(f"{name}/here/{rank}", "")
+        return PrefixStore(name, store)
+    name, missing = uuid.uuid4().hex, set(range(1, world_size))
+    until = time.monotonic() + timeout_seconds
+    while missing:
+        for other in list(missing):
+            if store.check([f"{name}/here/{other}"]):
+                missing.remove(other)
+            elif store.check([f"hello/{other}"]):  # perhaps of a process that is gone: asked again until it is not
+                store.set(f"welcome/{store.get(f'hello/{other}').decode()}", name)
+        if time.monotonic() > until:
+            raise LostProcesses(
+                f"{len(missing)} of {world_size} processes did not come within {timeout_seconds} s, "
+                f"the first is rank {min(missing)}; look at its output"
+            )
+        time.sleep(0.01)
+    return PrefixStore(name, store)
 
 
 def batchnorm_group(process: Process, group_size: int, timeout_seconds: int) -> ProcessGroup | None:

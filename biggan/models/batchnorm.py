@@ -69,8 +69,11 @@ def _shard_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """
     low = x.dtype in (torch.bfloat16, torch.float16)
     wide = x if low else x.double()
+    if low and torch.compiler.is_compiling():
+        wide = x.float()  # inductor's form of the kernel on CPU rounds the statistics to its input's precision
     ones, zeros = _constants(x, torch.float32 if low else torch.float64)
     _, mean, invstd = torch.native_batch_norm(wide, ones, zeros, None, None, True, 0.0, eps)
+    mean, invstd = mean.to(ones.dtype), invstd.to(ones.dtype)  # FakeTensor takes them for x's precision
     return mean, invstd.pow(-2) - eps, mean.new_full((), x.numel() // x.shape[1])
 
 

@@ -93,7 +93,7 @@ class SelfAttention(nn.Module):
         self.phi = SNConv2d(channels, narrow, 1, eps, bias=False)
         self.g = SNConv2d(channels, channels // 2, 1, eps, bias=False)
         self.o = SNConv2d(channels // 2, channels, 1, eps, bias=False)
-        self.gamma = nn.Parameter(torch.zeros(()))
+        self.gamma = nn.Parameter(torch.zeros(1))  # not a scalar: DeepSpeed cannot broadcast one
 
     def forward(self, x: Tensor) -> Tensor:
         query = self.theta(x).flatten(2).transpose(1, 2)

@@ -10,10 +10,12 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,7 +32,7 @@ class Checkpoint:
     """The contents of one checkpoint folder."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
-    """File name without suffix -> tensors by name."""
+    """File name without suffix -> tensors by name: contiguous, in host memory."""
     state: Mapping[str, Any]
     """Everything else a resume needs; JSON."""
     config: str
@@ -55,7 +57,7 @@ def save(root: Path, step: int, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name, tensors in checkpoint.tensors.items():
-            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, partial / f"{name}.safetensors")
+            save_file(dict(tensors), partial / f"{name}.safetensors")
         (partial / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
         (partial / "config.yaml").write_text(checkpoint.config, encoding="utf-8")
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(partial.iterdir())}
@@ -63,10 +65,7 @@ def save(root: Path, step: int, checkpoint: Checkpoint) -> Path:
         for file in partial.iterdir():
             sync_file(file)
         sync_folder(partial)
-        if final.exists():  # damaged, or from a path this run has left
-            _remove(final)
-        partial.rename(final)
-        sync_folder(root)
+        _replace(partial, final)
     except Exception as error:  # OSError, and safetensors' own error for a failed write
         shutil.rmtree(partial, ignore_errors=True)
         reason = " ".join(str(error).split())
@@ -77,6 +76,43 @@ def save(root: Path, step: int, checkpoint: Checkpoint) -> Path:
     return final
 
 
+class Writer:
+    """Writes checkpoints on a thread of its own, one at a time, while training goes on.
+
+    Call `wait` before making the copy of the state that `start` takes: so at most one is in memory. An error
+    of the thread (CheckpointError) is raised by the next `wait` or `raise_if_failed`.
+    """
+
+    def __init__(self, root: Path, keep_last: int, keep_every_steps: int):
+        self._root, self._keep_last, self._keep_every_steps = root, keep_last, keep_every_steps
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def start(self, step: int, checkpoint: Checkpoint) -> None:
+        """Begin to write `checkpoint` and to remove the ones that are no longer kept."""
+        assert self._pending is None, "wait first"
+        self._pending = self._thread.submit(self._write, step, checkpoint)
+
+    def _write(self, step: int, checkpoint: Checkpoint) -> None:
+        save(self._root, step, checkpoint)
+        thin(self._root, self._keep_last, self._keep_every_steps)
+
+    def wait(self) -> None:
+        """Until what was started is on disk."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def raise_if_failed(self) -> None:
+        """Without waiting."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def close(self) -> None:
+        """Finish what was started and end the thread."""
+        self._thread.shutdown()
+
+
 def load(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
     """Read one checkpoint, of its tensor files `only` some if given.
 
@@ -85,11 +121,20 @@ def load(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
     reason = damage(folder)
     if reason is not None:
         raise CheckpointError(f"{folder}: {reason}")
-    return Checkpoint(
-        tensors={f.stem: load_file(f) for f in sorted(folder.glob("*.safetensors")) if only is None or f.stem in only},
-        state=json.loads((folder / STATE).read_text(encoding="utf-8")),
-        config=(folder / "config.yaml").read_text(encoding="utf-8"),
-    )
+    return read(folder, only)
+
+
+def read(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
+    """`load` of a checkpoint that `newest_whole` (on another process, say) has just found undamaged."""
+    try:
+        files = [f for f in sorted(folder.glob("*.safetensors")) if only is None or f.stem in only]
+        return Checkpoint(
+            tensors={f.stem: load_file(f) for f in files},
+            state=json.loads((folder / STATE).read_text(encoding="utf-8")),
+            config=(folder / "config.yaml").read_text(encoding="utf-8"),
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error})") from None
 
 
 def damage(folder: Path) -> str | None:
@@ -147,6 +192,17 @@ def thin(root: Path, keep_last: int, keep_every_steps: int) -> None:
     for step in steps_on_disk(root)[:-keep_last]:
         if not keep_every_steps or step % keep_every_steps:
             _remove(root / folder_name(step))
+
+
+def _replace(partial: Path, final: Path) -> None:
+    """Put a complete checkpoint in its place; what is there is damaged, or from a path this run has left."""
+    old = final.with_name(f".{final.name}.removed")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    sync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove(folder: Path) -> None:

@@ -25,6 +25,7 @@ from biggan.errors import CheckpointError, DataError, Interrupted, NonFiniteErro
 from biggan.generation.sample import generate_rows
 from biggan.pictures import evenly_spaced, grid
 from biggan.training import checkpoint, run_folder
+from biggan.training.checkpoint import Checkpoint
 from biggan.training.latents import Latents
 from biggan.training.report import Report
 from biggan.training.state import TrainingState
@@ -44,6 +45,7 @@ class Loop:
     guard: FiniteGuard
     classes: tuple[str, ...]
     report: Report | None
+    _saved_step: int = -1
 
     def run(self) -> None:
         """Train until the last step; raises a StoppedRun, on all processes, if the run ends before."""
@@ -64,6 +66,8 @@ class Loop:
                 if self.report is not None:
                     self.report.advance(step)
                 self._after_step(step, stats, ending=step == steps)
+            self._finish_saving()
+            self._say_done()
 
     def _fetch(self) -> tuple[Iterator[tuple[Tensor, Tensor]], str | None]:
         """The real batches of the next step, or why there are none."""
@@ -92,7 +96,9 @@ class Loop:
         """Save, and stop for a signal or because some process has no more data."""
         troubles = [message for message in self.process.gather(trouble) if message is not None]
         self._stop_if_non_finite(self.state.step)
-        self._save(self.state.step)
+        if self._saved_step != self.state.step:
+            self._save(self.state.step)
+        self._finish_saving()
         if troubles:
             raise DataError(troubles[0])
         raise Interrupted(
@@ -106,10 +112,16 @@ class Loop:
         t, known = self.config.training, self.state.bad_samples
         row = {"images_seen": step * t.d_steps * t.batch_size} | dict(zip(stats, means, strict=True))
         row |= {"bad_samples": len(known)}
-        self._on_main(lambda report: report.log(step, t.batch_size, row))
+
+        def write(report: Report) -> None:
+            report.log(step, t.batch_size, row)
+            report.checkpoints.raise_if_failed()
+
+        self._on_main(write)
         limit = self.config.data.max_bad_samples
         if len(known) > limit:
             self._save(step)
+            self._finish_saving()
             raise DataError(too_many_bad(len(known), limit, known))
 
     def _collect_bad_samples(self) -> None:
@@ -157,33 +169,49 @@ class Loop:
         if not vetoed_steps:
             return
         culprits, onset = self.guard.culprits(), step - vetoed_steps + 1
-        self.state.step = onset - 1
-        folder = self.checkpoints / checkpoint.folder_name(onset - 1)
-        if self.process.gather(checkpoint.damage(folder) if self.process.is_main else None)[0] is not None:
-            self._save(onset - 1)
         shown = ", ".join(culprits[:3]) + (f" and {len(culprits) - 3} more" if len(culprits) > 3 else "")
-        raise NonFiniteError(
-            f"{self.config.run.dir}: non-finite loss or gradient in step {onset}, first in {shown}; "
-            f"the last finite state is {folder}"
-        )
+        what = f"{self.config.run.dir}: non-finite loss or gradient in step {onset}, first in {shown}"
+        self.state.step = onset - 1
+        try:
+            folder = self._save_missing(onset - 1)
+        except CheckpointError as error:
+            raise NonFiniteError(f"{what}; {error}") from None
+        raise NonFiniteError(f"{what}; the last finite state is {folder}")
 
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the run's checkpoints."""
-        return run_folder.checkpoints(self.config.run.dir)
+    def _save_missing(self, step: int) -> Path:
+        """The checkpoint of the state as it is, written unless it is there."""
+        self._finish_saving()
+        folder = run_folder.checkpoints(self.config.run.dir) / checkpoint.folder_name(step)
+        if self.process.gather(checkpoint.damage(folder) if self.process.is_main else None)[0] is not None:
+            self._save(step)
+            self._finish_saving()
+        return folder
+
+    def _say_done(self) -> None:
+        if self.report is not None:
+            folder = self.config.run.dir
+            self.report.say(
+                f"done: step {self.state.step}. Pictures: {folder / 'samples'}  "
+                f"checkpoints: {run_folder.checkpoints(folder)}"
+            )
 
     def _save(self, step: int) -> None:
+        """Copy the state and begin to write it; one copy at a time, however slow the disk."""
         self._collect_bad_samples()
+        self._finish_saving()
+        tensors = self.state.tensors(keep=self.process.is_main)
         cursors = [cursor for share in self.process.gather(self.loader.cursors) for cursor in share]
 
-        def write(report: Report) -> None:
-            keep = self.config.checkpoint
+        def start(report: Report) -> None:
             report.metrics.sync()
-            contents = self.state.to_checkpoint(cursors, self.config.to_yaml(), self.classes)
-            checkpoint.save(self.checkpoints, step, contents)
-            checkpoint.thin(self.checkpoints, keep.keep_last, keep.keep_every_steps)
+            others = self.state.others(cursors, self.classes)
+            report.checkpoints.start(step, Checkpoint(tensors, others, self.config.to_yaml()))
 
-        self._on_main(write)
+        self._on_main(start)
+        self._saved_step = step
+
+    def _finish_saving(self) -> None:
+        self._on_main(lambda report: report.checkpoints.wait())
 
 
 def to_device(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -209,8 +237,7 @@ def stop_signals() -> Iterator[Stop]:
         stop.requested = True
 
     previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    yield stop
+    # Not after an error: torchrun's SIGTERM to those that are left must not cut short what they have to say.
+    for number, handler in previous.items():
+        signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What rank 0 shows and records: progress, metrics, pictures, MLflow."""
+"""What rank 0 shows and records: progress, metrics, pictures, checkpoints, MLflow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from biggan.errors import Interrupted, StoppedRun
+from biggan.errors import CheckpointError, Interrupted, StoppedRun
 from biggan.tracking import Tracker
+from biggan.training.checkpoint import Writer
 from biggan.training.metrics import Metrics
 
 SHOWN = {"g_loss": "G", "d_loss_real": "D real", "d_loss_fake": "D fake"}
@@ -23,9 +24,17 @@ class Report:
     On a terminal it shows a bar with rate and time left; elsewhere (a batch job's log) a line per logged step.
     """
 
-    def __init__(self, run_dir: Path, console: Console, metrics: Metrics, tracker: Tracker | None, steps: int):
+    def __init__(
+        self,
+        run_dir: Path,
+        console: Console,
+        metrics: Metrics,
+        checkpoints: Writer,
+        tracker: Tracker | None,
+        steps: int,
+    ):
         self.run_dir, self.console, self.metrics, self.tracker = run_dir, console, metrics, tracker
-        self._steps = steps
+        self.checkpoints, self._steps = checkpoints, steps
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -87,9 +96,14 @@ class Report:
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         self._bar.stop()
-        if isinstance(error, StoppedRun):  # now: closing the tracker can take its time
+        if isinstance(error, StoppedRun) and not error.said:  # now: closing the tracker can take its time
             self.say(f"biggan: {error}")
             error.said = True
+        try:
+            self.checkpoints.wait()
+        except CheckpointError as failure:  # the loop was not there any more to hear of it
+            self.say(f"biggan: {failure}")
+        self.checkpoints.close()
         self.metrics.close()
         if self.tracker is not None:
             stopped = "KILLED" if isinstance(error, Interrupted) else "FAILED"

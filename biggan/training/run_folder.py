@@ -15,6 +15,8 @@ from biggan.preset import resolve
 from biggan.training.checkpoint import steps_on_disk
 
 CONFIG = "config.yaml"
+LOST = "lost"
+"""Folder of what processes knew when they lost the others; that can be before there is a run."""
 MAY_CHANGE = (
     "run.dir",
     "data.path",
@@ -26,6 +28,8 @@ MAY_CHANGE = (
     "training.log_every_steps",
     "checkpoint.",
     "samples.",
+    "distributed.engine",
+    "distributed.zero_stage",
     "distributed.timeout_seconds",
     "tracking.",
 )
@@ -36,7 +40,8 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
     """Begin the run folder or check that this run may go on in it. Called by one process."""
     folder = config.run.dir
     try:
-        there = [f.name for f in folder.iterdir() if not f.name.endswith(".partial")] if folder.exists() else []
+        names = [f.name for f in folder.iterdir()] if folder.exists() else []
+        there = [name for name in names if not name.endswith(".partial") and name != LOST]
         if there and fresh:
             raise InputError(f"--fresh: {folder} is not empty; remove it or choose another run.dir")
         if there and CONFIG not in there:

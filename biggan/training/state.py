@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from biggan.data.loader import Cursor
-from biggan.distributed.engine import DDPEngine
 from biggan.training.checkpoint import Checkpoint
 from biggan.training.step import Gan
 
@@ -24,54 +24,41 @@ class TrainingState:
     bad_samples: dict[str, str] = field(default_factory=dict)
     """Unreadable samples met so far: name -> reason."""
 
-    def to_checkpoint(self, cursors: list[Cursor], config: str, classes: tuple[str, ...]) -> Checkpoint:
-        """The state as files, with the data position of every stream and, for whoever samples, the class names."""
-        return Checkpoint(
-            tensors={
-                "generator": self.gan.generator.module.state_dict(),
-                "discriminator": self.gan.discriminator.module.state_dict(),
-                "ema": self.gan.ema.module.state_dict(),
-                "g_optimizer": optimizer_tensors(self.gan.generator),
-                "d_optimizer": optimizer_tensors(self.gan.discriminator),
-            },
-            state={
-                "step": self.step,
-                "cursors": [list(cursor) for cursor in cursors],
-                "bad_samples": self.bad_samples,
-                "classes": list(classes),
-            },
-            config=config,
-        )
+    def tensors(self, keep: bool) -> dict[str, dict[str, Tensor]]:
+        """Copies, in this host's memory, of all tensors: file -> name -> tensor. Collective.
+
+        Processes that do not `keep` them take part, since an engine may have the parts, and get empty files.
+        """
+        G, D = self.gan.generator, self.gan.discriminator
+        files: dict[str, Iterable[tuple[str, Tensor]]] = {
+            "generator": G.module.state_dict().items(),
+            "discriminator": D.module.state_dict().items(),
+            "ema": self.gan.ema.module.state_dict().items(),
+            "g_optimizer": G.optimizer_state(),
+            "d_optimizer": D.optimizer_state(),
+        }
+        return {file: {name: host_copy(t) for name, t in named if keep} for file, named in files.items()}
+
+    def others(self, cursors: list[Cursor], classes: tuple[str, ...]) -> dict[str, Any]:
+        """The rest, as JSON: with the data position of every stream and, for whoever samples, the class names."""
+        return {
+            "step": self.step,
+            "cursors": [list(cursor) for cursor in cursors],
+            "bad_samples": dict(self.bad_samples),
+            "classes": list(classes),
+        }
 
     def restore(self, checkpoint: Checkpoint) -> list[Cursor]:
         """Become the state that was saved, by networks of the same shape; return the streams' positions."""
-        self.gan.generator.module.load_state_dict(checkpoint.tensors["generator"])
-        self.gan.discriminator.module.load_state_dict(checkpoint.tensors["discriminator"])
-        self.gan.ema.module.load_state_dict(checkpoint.tensors["ema"])
-        restore_optimizer(self.gan.generator, checkpoint.tensors["g_optimizer"])
-        restore_optimizer(self.gan.discriminator, checkpoint.tensors["d_optimizer"])
+        saved = checkpoint.tensors
+        self.gan.generator.restore(saved["generator"], saved["g_optimizer"])
+        self.gan.discriminator.restore(saved["discriminator"], saved["d_optimizer"])
+        self.gan.ema.module.load_state_dict(saved["ema"])
         self.step = checkpoint.state["step"]
         self.bad_samples = dict(checkpoint.state["bad_samples"])
         return [Cursor(*cursor) for cursor in checkpoint.state["cursors"]]
 
 
-def optimizer_tensors(engine: DDPEngine) -> dict[str, Tensor]:
-    """Adam's state as PARAMETER/exp_avg, PARAMETER/exp_avg_sq and PARAMETER/step."""
-    state = engine.optimizer.state
-    return {
-        f"{name}/{key}": value
-        for name, parameter in engine.parameters.items()
-        for key, value in state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(engine: DDPEngine, tensors: Mapping[str, Tensor]) -> None:
-    """Set Adam's state from `optimizer_tensors`' names; learning rates stay the engine's."""
-    for name, parameter in engine.parameters.items():
-        if f"{name}/step" not in tensors:
-            continue  # saved before the first update
-        engine.optimizer.state[parameter] = {
-            "step": tensors[f"{name}/step"].to(parameter.device),
-            # Laid out as the weight is: the fused kernel walks both in memory order.
-            **{key: torch.empty_like(parameter).copy_(tensors[f"{name}/{key}"]) for key in ("exp_avg", "exp_avg_sq")},
-        }
+def host_copy(x: Tensor) -> Tensor:
+    """A contiguous copy in host memory, which training does not touch."""
+    return torch.empty(x.shape, dtype=x.dtype).copy_(x.detach())

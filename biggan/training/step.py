@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from biggan.distributed.engine import DDPEngine, frozen
+from biggan.distributed.engine import Engine, frozen
 from biggan.objectives.losses import d_hinge, g_hinge
 from biggan.objectives.regularizers import orthogonal_penalty, orthogonal_weights
 from biggan.training.ema import Ema
@@ -26,8 +26,8 @@ Stats = dict[str, Tensor]
 class Gan:
     """The two networks with what trains each, and the averaged generator."""
 
-    generator: DDPEngine
-    discriminator: DDPEngine
+    generator: Engine
+    discriminator: Engine
     ema: Ema
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from runs import biggan, start, weights
 
-KILLS = 10
 STEPS = 60
 
 
@@ -63,18 +62,18 @@ def test_killed_while_it_starts(tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_every_resume_continues_to_the_same_end(tiny, tmp_path, processes):
+@pytest.mark.parametrize(("processes", "kills"), [(1, 10), (2, 5)])
+def test_every_resume_continues_to_the_same_end(tiny, tmp_path, processes, kills):
     biggan(arguments(tiny, tmp_path / "whole"), processes)
     killed, during_save = 0, 0
     run = tmp_path / "killed"
     random_source = random.Random(processes)
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = start(arguments(tiny, run), processes)
         alive, partial = kill_at_a_random_moment(process, run, random_source)
         killed += alive
         during_save += partial
-    assert killed == KILLS, "the run must not end before it is killed"
+    assert killed == kills, "the run must not end before it is killed"
     assert during_save, "no kill met a checkpoint that was being written"
     biggan(arguments(tiny, run), processes)
     print(f"{processes} processes: {killed} kills, {during_save} during a checkpoint write")

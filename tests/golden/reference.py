@@ -29,7 +29,11 @@ def our_state(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         name = f"{network}.{key.removeprefix(prefix + '.')}"
         for pattern, replacement in RENAMES:
             name = re.sub(pattern, replacement, name)
-        state[name[2:]] = value.squeeze(0) if name.endswith(".u") and value.ndim == 2 else value
+        if name.endswith(".u"):
+            value = value.flatten()
+        elif name.endswith(".gamma"):
+            value = value.reshape(1)
+        state[name[2:]] = value
     return state
 
 

@@ -8,7 +8,7 @@ import torch
 from golden.reference import max_abs_diff, mean_abs_diff, our_state
 from safetensors.torch import load_file
 
-from biggan.distributed.engine import DDPEngine
+from biggan.distributed.engine import AdamSettings, DDPEngine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.models.biggan import Discriminator, Generator
@@ -120,15 +120,8 @@ def train(settings, tensors, memory_format):
     G, D = (network.to(memory_format=memory_format) for network in networks(settings, tensors))
 
     def engine(name, network, lr):
-        return DDPEngine(
-            network,
-            name=name,
-            lr=lr,
-            betas=(0.0, 0.999),
-            eps=settings["adam_eps"],
-            process=process,
-            guard=guard,
-        )
+        adam = AdamSettings(lr, (0.0, 0.999), settings["adam_eps"], max_grad_norm=0)
+        return DDPEngine(network, name=name, adam=adam, process=process, guard=guard)
 
     gan = Gan(engine("G", G, settings["G_lr"]), engine("D", D, settings["D_lr"]), Ema(G, settings["ema_decay"], 0))
     accumulation, batch = settings["num_D_accumulations"], settings["batch_size"]

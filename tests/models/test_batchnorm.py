@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from biggan.models.batchnorm import BatchNorm, ConditionalBatchNorm, CrossReplicaBatchNorm, _combine
+from biggan.models.batchnorm import BatchNorm, ConditionalBatchNorm, CrossReplicaBatchNorm, _combine, _shard_statistics
 
 
 def test_equals_torchs_batchnorm_in_float64():
@@ -78,3 +78,13 @@ def test_compiles_without_a_graph_break():
     upstream = torch.randn_like(x)
     expected, actual = (torch.autograd.grad(f(x), x, upstream)[0] for f in (layer, compiled))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_statistics_of_bfloat16_stay_float32():
+    x = (torch.randn(257, 8, 3, 3) * 2 + 5).bfloat16()  # 2,313 positions: no bfloat16 number
+    for eager, compiled in zip(
+        _shard_statistics(x, 1e-5), torch.compile(_shard_statistics, fullgraph=True)(x, 1e-5), strict=True
+    ):
+        assert eager.dtype == compiled.dtype == torch.float32
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)

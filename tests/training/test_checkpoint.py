@@ -1,12 +1,14 @@
 import errno
 import json
+import threading
 
 import pytest
 import torch
 
 from biggan.errors import CheckpointError
 from biggan.training import checkpoint
-from biggan.training.checkpoint import Checkpoint
+from biggan.training.checkpoint import Checkpoint, Writer
+from biggan.training.state import host_copy
 
 
 def contents(value):
@@ -19,7 +21,7 @@ def write(root, *steps):
 
 def test_round_trip_keeps_bits_and_layout_independent_values(tmp_path):
     x = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    folder = checkpoint.save(tmp_path, 7, Checkpoint({"a": {"x": x}}, {"k": [1]}, "c"))
+    folder = checkpoint.save(tmp_path, 7, Checkpoint({"a": {"x": host_copy(x)}}, {"k": [1]}, "c"))
     loaded = checkpoint.load(folder)
     assert torch.equal(loaded.tensors["a"]["x"], x)
     assert (loaded.state, loaded.config) == ({"k": [1]}, "c")
@@ -105,3 +107,42 @@ def test_a_step_can_be_saved_again(tmp_path):
     checkpoint.save(tmp_path, 3, contents(8.0))
     assert checkpoint.load(tmp_path / "step_00000003").tensors["generator"]["w"][0] == 8
     assert json.loads((tmp_path / "step_00000003" / "manifest.json").read_text())["step"] == 3
+
+
+def test_training_may_change_the_state_while_it_is_written_and_holds_one_copy_at_a_time(tmp_path, monkeypatch):
+    reached, go_on = threading.Event(), threading.Event()
+    sync_file = checkpoint.sync_file
+
+    def slow(path):
+        reached.set()
+        assert go_on.wait(30)
+        sync_file(path)
+
+    monkeypatch.setattr(checkpoint, "sync_file", slow)
+    writer = Writer(tmp_path, keep_last=1, keep_every_steps=0)
+    weight = torch.ones(3)
+    writer.start(1, Checkpoint({"generator": {"w": host_copy(weight)}}, {}, ""))
+    assert reached.wait(30)
+    weight.fill_(7)
+    assert checkpoint.steps_on_disk(tmp_path) == []
+    with pytest.raises(AssertionError, match="wait first"):
+        writer.start(2, contents(2.0))
+    go_on.set()
+    writer.wait()
+    assert torch.equal(checkpoint.load(tmp_path / "step_00000001").tensors["generator"]["w"], torch.ones(3))
+    writer.start(2, contents(2.0))
+    writer.close()
+    assert checkpoint.steps_on_disk(tmp_path) == [2]
+
+
+def test_a_failed_write_is_raised_once_by_whoever_asks_next(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "sync_file", full)
+    writer = Writer(tmp_path, keep_last=1, keep_every_steps=0)
+    writer.start(1, contents(1.0))
+    with pytest.raises(CheckpointError, match="No space left"):
+        writer.wait()
+    writer.wait()
+    writer.close()

@@ -1,0 +1,163 @@
+"""DeepSpeed's ZeRO, stages 1 and 2: optimizer state, and gradients, in one slice per process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from biggan.distributed.collectives import all_reduce_sum
+from biggan.distributed.engine import MOMENTS, AdamSettings
+from biggan.distributed.finite import FiniteGuard, poison_if_non_finite
+from biggan.distributed.process import Process
+from biggan.errors import InputError
+
+BUCKET_ELEMENTS = 25 * 2**20 // 4
+"""Gradients in one reduction: 25 MiB, as in DDP. DeepSpeed's default of 5e8 allocates 1.9 GiB whatever the network."""
+
+
+class ZeroEngine:
+    """An `Engine` of DeepSpeed. Weights stay whole on every process, as slices of one flat buffer.
+
+    ZeRO averages the gradients, hands this process's flat slice of them to its Adam (where the guard looks at
+    it, in `_inspect`) and gathers the updated weights.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        adam: AdamSettings,
+        process: Process,
+        guard: FiniteGuard,
+        stage: Literal[1, 2],
+        autocast: torch.dtype | None,
+    ):
+        """`autocast` is the precision of the networks' arithmetic, None for float32; weights are float32."""
+        assert process.group is not None, "one process has nothing to share out"
+        self.module, self.guard, self.adam = module, guard, adam
+        self._group = process.group
+        self._parameters = dict(module.named_parameters())
+        self._guarded_names = tuple(f"{name}.{key}" for key in self._parameters)
+        self._norm = torch.zeros((), device=process.device)
+        for parameter in module.parameters():  # ZeRO's flat buffer has no other memory order
+            parameter.data = torch.empty(parameter.shape, device=process.device).copy_(parameter.data)
+        deepspeed = _deepspeed(process.device)
+        deepspeed.utils.groups._WORLD_GROUP = process.group  # else it makes its own, which waits for 30 minutes
+        self._adam = adam.optimizer(list(self._parameters.values()))
+        self._adam.register_step_pre_hook(self._inspect)
+        self._engine = deepspeed.initialize(model=module, optimizer=self._adam, config=zero_config(stage, autocast))[0]
+        self._zero = self._engine.optimizer
+        # Made once: a tensor of Python numbers in every step would make the host wait for the device.
+        self._slices = list(self._own_slices())
+        self._rows = torch.tensor([k for k, _ in self._slices], dtype=torch.long, device=process.device)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        output: Tensor = self._engine(*inputs)
+        return output
+
+    @contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        """See `Engine`: stage 1 reduces gradients in the last micro-step, stage 2 in each."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        """See `Engine`."""
+        self._engine.backward(poison_if_non_finite(loss))
+
+    def step(self) -> Tensor:
+        """See `Engine`."""
+        self._engine.step()
+        return self._norm
+
+    def _inspect(self, adam: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        """Before Adam's step: the norm of every parameter's gradient, from the slices of all processes."""
+        flat = self._flat.grad
+        assert flat is not None, "ZeRO gives its Adam the averaged gradients"
+        parts = [flat.narrow(0, at.start, at.numel) for _, at in self._slices]
+        squares = flat.new_zeros(len(self._parameters), dtype=torch.float64)
+        if parts:  # with few parameters, a process can have none
+            squares[self._rows] = torch.stack(torch._foreach_norm(parts)).double().square()
+        norms = all_reduce_sum(squares, self._group).sqrt().to(flat.dtype)
+        self._norm = self.guard.inspect(self._guarded_names, norms)
+        self.adam.clip_([flat], self._norm)
+        adam.found_inf = self.guard.veto  # type: ignore[attr-defined]
+
+    @property
+    def _flat(self) -> Tensor:
+        """This process's slice of all weights, as one vector: what its Adam updates."""
+        (flat,) = self._zero.single_partition_of_fp32_groups
+        return flat
+
+    def _own_slices(self) -> Iterator[tuple[int, Any]]:
+        """Where in `_flat` this process's part of each parameter is: (number of the parameter, start and numel)."""
+        for k, parameter in enumerate(self._parameters.values()):
+            slice_of: Any = parameter._hp_mapping  # type: ignore[attr-defined]
+            if slice_of is not None:
+                yield k, slice_of.get_hp_fragment_address()
+
+    def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Engine`: each tensor is put together from all processes' slices, one at a time."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        state = self._adam.state.get(self._flat)
+        if not state:
+            return
+        for name, parameter in self._parameters.items():
+            yield f"{name}/step", state["step"]
+            for key in MOMENTS:
+                yield f"{name}/{key}", safe_get_full_optimizer_state(parameter, key)
+
+    def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """See `Engine`."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        self.module.load_state_dict(weights)
+        self._zero.refresh_fp32_params()
+        if not optimizer:
+            return  # saved before the first update
+        first, flat = next(iter(self._parameters)), self._flat
+        step = optimizer[f"{first}/step"].to(flat.device)
+        self._adam.state[flat] = {"step": step.clone(), **{key: torch.zeros_like(flat) for key in MOMENTS}}
+        self._zero._hp_optimizer_states_linked = False
+        self._zero._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self._parameters.items():
+            for key in MOMENTS:
+                safe_set_full_optimizer_state(parameter, optimizer[f"{name}/{key}"].to(flat.device), key)
+
+
+def zero_config(stage: int, autocast: torch.dtype | None) -> dict[str, Any]:
+    """DeepSpeed's config: everything that we do ourselves (accumulation, clipping, finiteness, printing) is off."""
+    arithmetic = {"enabled": autocast is not None, "lower_precision_safe_modules": []}
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own counters use it
+        "gradient_clipping": 0.0,  # its default is 1.0
+        "zero_optimization": {"stage": stage, "compute_grad_norm": False, "reduce_bucket_size": BUCKET_ELEMENTS},
+        "torch_autocast": arithmetic | ({"dtype": str(autocast).removeprefix("torch.")} if autocast else {}),
+        "steps_per_print": 10**12,
+    }
+
+
+def _deepspeed(device: torch.device) -> Any:
+    """The library, on torch's process group, without its printing and its compiling of CPU kernels."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise InputError(
+            f"distributed.engine: DeepSpeed cannot be imported ({error}); pip install 'biggan[deepspeed]', "
+            f"or set distributed.engine=ddp"
+        ) from None
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor. is deprecated")  # its call, not ours
+    deepspeed.ops.__compatible_ops__ = {}  # else it builds a shared-memory kernel for a minute, which we do not use
+    deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
+    return deepspeed

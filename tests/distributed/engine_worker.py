@@ -1,0 +1,118 @@
+"""Run by torchrun: every engine, precision and accumulation, on random images; writes their ends to a file."""
+
+import sys
+from pathlib import Path
+
+import torch
+from runs import TINY
+
+from biggan import build
+from biggan.distributed.finite import FiniteGuard
+from biggan.distributed.process import join
+from biggan.preset import resolve
+from biggan.training.latents import keyed_generator
+from biggan.training.state import TrainingState
+from biggan.training.step import train_step, update_discriminator, update_generator
+
+ENGINES = {
+    "ddp": ["distributed.engine=ddp"],
+    "zero-1": ["distributed.engine=deepspeed", "distributed.zero_stage=1"],
+    "zero-2": ["distributed.engine=deepspeed", "distributed.zero_stage=2"],
+}
+STEPS = 3
+
+
+def flatten_memory(network):
+    """Put the weights side by side in one buffer, as ZeRO does.
+
+    A weight's place in memory decides how a kernel splits its sums, which shows in the last bit.
+    """
+    parameters = list(network.parameters())
+    flat, offset = torch.cat([p.data.flatten() for p in parameters]), 0
+    for p in parameters:
+        p.data = flat[offset : offset + p.numel()].view(p.shape)
+        offset += p.numel()
+
+
+def flat_engine(config, name, network, *others):
+    if config.distributed.engine == "ddp":
+        flatten_memory(network)
+    return plain_engine(config, name, network, *others)
+
+
+plain_engine = build.engine
+build.engine = flat_engine
+
+
+def real_batches(config, process, step):
+    """This process's share of random global batches, without end."""
+    share = config.micro_batch_size // process.world_size
+    mine = slice(process.rank * share, (process.rank + 1) * share)
+    random = keyed_generator("real", step)
+    while True:
+        x = torch.rand(config.micro_batch_size, 3, 32, 32, generator=random) * 2 - 1
+        y = torch.randint(10, (config.micro_batch_size,), generator=random)
+        yield x[mine], y[mine]
+
+
+def d_state(gan):
+    weights = {f"weight {k}": v.clone() for k, v in gan.discriminator.module.named_parameters()}
+    return weights | {f"adam {k}": v.clone() for k, v in gan.discriminator.optimizer_state()}
+
+
+def assert_g_step_leaves_d_alone(gan, config, process, latents, recipe):
+    """Neither weights nor Adam of D move, and no gradient waits in it: one of a zero loss comes out as zero."""
+    update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), recipe)
+    before = d_state(gan)
+    update_generator(gan, latents(0, 1), recipe)
+    after = d_state(gan)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert all(p.grad is None and p.requires_grad for p in gan.discriminator.module.parameters())
+    x, y = next(real_batches(config, process, 1))
+    D = gan.discriminator
+    with D.micro_step(last=True):
+        D.backward(D(x, y).sum() * 0)
+    D.step()
+    # beta1 is 0: exp_avg is the last gradient.
+    assert all(not value.any() for key, value in D.optimizer_state() if key.endswith("exp_avg"))
+
+
+def main(preset, out):
+    with join(120) as process:
+        ends = {}
+        for precision in ("float32", "bfloat16"):
+            for accumulation in (1, 2):
+                for name, engine in ENGINES.items():
+                    arithmetic = [f"training.precision={precision}", f"training.accumulation={accumulation}"]
+                    clipping = f"optimizer.max_grad_norm={0.5 * (accumulation - 1)}"
+                    others = [
+                        clipping,
+                        f"run.dir={out}",
+                        "data.path=none",
+                        "training.batch_size=24",
+                        "optimizer.g_lr=5e-5",
+                    ]
+                    config = resolve(Path(preset), [*arithmetic, *others, *engine])
+                    recipe, latents = build.recipe(config, process), build.latents(config, process)
+                    gan = build.gan(config, process, FiniteGuard(process.device))
+                    for step in range(1, STEPS + 1):
+                        stats = train_step(gan, step, real_batches(config, process, step), latents, recipe)
+                    assert min(stats["d_grad_norm"], stats["g_grad_norm"]) > 0.5, "nothing to clip"
+                    tensors = TrainingState(gan).tensors(keep=True)
+                    key = f"{precision} {accumulation} {name}"
+                    ends[key] = {f"{f}/{k}": v for f, named in tensors.items() for k, v in named.items()}
+                    assert_g_step_leaves_d_alone(gan, config, process, latents, recipe)
+        assert all(
+            torch.equal(a, b)
+            for end in process.gather(ends)
+            for key in ends
+            for a, b in zip(ends[key].values(), end[key].values(), strict=True)
+        ), "processes differ"
+        if process.is_main:
+            torch.save(ends, out)
+
+
+if __name__ == "__main__":
+    preset = Path(sys.argv[1])
+    preset.write_text(TINY)
+    main(preset, sys.argv[2])

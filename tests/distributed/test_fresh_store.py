@@ -1,0 +1,32 @@
+"""What processes that died wrote to the store does not reach those that come after them."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch.distributed as dist
+
+from biggan.distributed.process import fresh_store
+from biggan.errors import LostProcesses
+
+
+def meet(store, world_size, timeout_seconds=20):
+    with ThreadPoolExecutor(world_size) as pool:
+        joins = [pool.submit(fresh_store, store, rank, world_size, timeout_seconds) for rank in range(world_size)]
+        return [join.result() for join in joins]
+
+
+def test_every_attempt_finds_a_store_of_its_own_whoever_died_in_the_one_before():
+    common = dist.HashStore()
+    first = meet(common, 3)
+    first[1].set("address", "of the first attempt")
+    assert first[2].get("address") == b"of the first attempt"
+    common.set("hello/1", "of a process that died before it was welcomed")
+    second = meet(common, 3)
+    assert not second[0].check(["address"])
+    second[2].set("address", "of the second")
+    assert [store.get("address") for store in second] == [b"of the second"] * 3
+
+
+def test_a_process_that_never_comes_is_named():
+    with pytest.raises(LostProcesses, match="1 of 2 processes did not come within 1 s, the first is rank 1"):
+        fresh_store(dist.HashStore(), 0, 2, 1)

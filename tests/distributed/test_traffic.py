@@ -1,0 +1,74 @@
+"""What the dry run counts against what two processes really issue and hold."""
+
+import json
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from runs import TINY, environment, torchrun
+
+from biggan.cost.communication import Engine, with_collectives
+from biggan.cost.memory import memory
+from biggan.cost.scaling import Collective
+from biggan.cost.trace import record
+from biggan.preset import resolve
+
+WORKER = Path(__file__).with_name("traffic_worker.py")
+NAMES = {
+    "c10d::allreduce_": "all_reduce",
+    "_c10d_functional::all_reduce": "all_reduce",
+    "c10d::_allgather_base_": "all_gather",
+    "_c10d_functional::all_gather_into_tensor": "all_gather",
+}
+
+
+def issued(*arguments):
+    done = subprocess.run(
+        [*torchrun(2), str(WORKER), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    return result, Counter((NAMES[name], size) for name, size in result["collectives"])
+
+
+def counted(steps, engine):
+    found = Counter()
+    for step in with_collectives(steps, engine, 2):
+        for event in step.events:
+            if isinstance(event, Collective):
+                found[event.name, event.bytes] += step.repeats
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "overrides"),
+    [
+        (Engine("ddp"), ["training.precision=bfloat16", "training.accumulation=3", "training.batch_size=36"]),
+        (Engine("ddp"), ["model.channels=24"]),  # more than one bucket
+        (Engine("deepspeed", 1), ["training.precision=bfloat16", "training.accumulation=2"]),
+        (Engine("deepspeed", 2, 3000), []),
+    ],
+    ids=str,
+)
+def test_a_step_issues_the_collectives_and_holds_the_bytes_that_were_counted(tmp_path, engine, overrides):
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(TINY)
+    overrides = [f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path}", *overrides]
+    overrides += [f"distributed.engine={engine.name}", f"distributed.zero_stage={engine.zero_stage or 1}"]
+    result, heard = issued(str(engine.zero_bucket_elements), str(preset), *overrides)
+    config = resolve(preset, overrides)
+    trace = record(config, config.micro_batch_size // 2)
+    expected = counted(trace.steps, engine)
+    expected["all_reduce", 8] += 1  # the loop's flag
+    assert heard == expected
+    held = memory(trace.g_parameters, trace.d_parameters, 0, engine, 2)
+    # ZeRO's gradients are gone when the step begins; what it held of them before is read from its source alone.
+    for kind in ("weights", "optimizer", "ema", *(["gradients"] if engine.name == "ddp" else [])):
+        assert result[kind] == getattr(held, kind), kind

@@ -1,0 +1,87 @@
+"""Run under torchrun: print, as JSON, every collective that one G iteration issues and the bytes it leaves held.
+
+traffic_worker.py ZERO_BUCKET_ELEMENTS PRESET [key.sub=value ...]
+"""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from biggan import build
+from biggan.distributed import zero
+from biggan.distributed.engine import DDPEngine
+from biggan.distributed.finite import FiniteGuard
+from biggan.distributed.process import join
+from biggan.preset import resolve
+from biggan.training.step import train_step
+
+
+class Listener(TorchDispatchMode):
+    """Notes what reaches the process group: (operation, bytes of the input)."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name
+        if func.namespace in ("c10d", "_c10d_functional") and not name.endswith(
+            ("wait_tensor", "_wrap_tensor_autograd")
+        ):
+            inputs = args[1] if name == "c10d::_allgather_base_" else args[0]
+            tensors = [inputs] if isinstance(inputs, torch.Tensor) else inputs
+            self.heard.append((name, sum(x.numel() * x.element_size() for x in tensors)))
+        return func(*args, **(kwargs or {}))
+
+
+def held(tensors):
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors if x is not None}
+    return sum(storages.values())
+
+
+def adam(optimizer):
+    return held(x for state in optimizer.state.values() for key, x in state.items() if key != "step")
+
+
+def optimizer(engine):
+    """Adam's moments, and ZeRO's master copy."""
+    if isinstance(engine, DDPEngine):
+        return adam(engine._optimizer)
+    return held([engine._flat]) + adam(engine._adam)
+
+
+def step(process, bucket, preset, *overrides):
+    zero.BUCKET_ELEMENTS = int(bucket)
+    config = resolve(Path(preset), list(overrides))
+    gan = build.gan(config, process, FiniteGuard(process.device))
+    latents, recipe = build.latents(config, process), build.recipe(config, process)
+    share = config.micro_batch_size // process.world_size
+    real = itertools.repeat((torch.rand(share, 3, 32, 32), torch.zeros(share, dtype=torch.long)))
+    engines = (gan.generator, gan.discriminator)
+    gradients = []
+    for engine in engines:
+        step = engine.step
+        engine.step = lambda e=engine, s=step: (gradients.append(held(p.grad for p in e.module.parameters())), s())[1]
+    for step in (1, 2):  # DDP lays its buckets out during the first
+        train_step(gan, step, real, latents, recipe)
+    with Listener() as listener:
+        process.any(False)
+        train_step(gan, 3, real, latents, recipe)
+    return {
+        "collectives": listener.heard,
+        "weights": sum(held(e.module.parameters()) for e in engines),
+        "gradients": sum(gradients[-2:]),
+        "optimizer": sum(optimizer(e) for e in engines),
+        "ema": held(gan.ema.module.parameters()),
+    }
+
+
+if __name__ == "__main__":
+    with join(60) as process:
+        result = step(process, *sys.argv[1:])
+        if process.is_main:
+            sys.stdout.write(json.dumps(result) + "\n")

@@ -1,0 +1,139 @@
+"""Processes that die, hang or fail: the others end soon, in order, and say which it was."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+import torch
+from runs import biggan, command, environment, start, torchrun, weights
+
+RANK_1_FAILS = """
+import os
+import biggan.training.loop as loop
+from biggan.cli import main
+plain = loop.train_step
+
+def train_step(gan, step, *others):
+    if step == 4 and os.environ["RANK"] == "1":
+        raise ValueError("a bug")
+    return plain(gan, step, *others)
+
+loop.train_step = train_step
+if __name__ == "__main__":
+    main()
+"""
+RANK_1_HAS_ANOTHER_CONFIG = """
+import os, sys
+from biggan.cli import main
+if os.environ["RANK"] == "1":
+    sys.argv.append("optimizer.g_lr=1e-3")
+if __name__ == "__main__":
+    main()
+"""
+
+
+def wait_for_checkpoint(run, step, process):
+    while process.poll() is None and not (run / f"checkpoints/step_{step:08d}").exists():
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()[0]
+
+
+def worker(process, rank):
+    """The process id of a worker of torchrun's."""
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    for pid in children.stdout.split():
+        with open(f"/proc/{pid}/environ") as file:
+            if f"RANK={rank}" in file.read().split("\0"):
+                return int(pid)
+    raise AssertionError("no such worker")
+
+
+def run_script(text, tmp_path, arguments):
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    whole = [*torchrun(2), str(script), "train", *arguments]
+    return subprocess.run(whole, capture_output=True, text=True, env=environment(), timeout=200, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
+def test_a_hung_process_and_the_collective_it_is_missed_in_are_named_after_the_configured_time(tiny, tmp_path, engine):
+    arguments = ["train", *tiny, "training.steps=100000", "checkpoint.every_steps=2", "distributed.timeout_seconds=8"]
+    process = start([*arguments, f"distributed.engine={engine}"], processes=2)
+    run = tmp_path / "run"
+    wait_for_checkpoint(run, 2, process)
+    hung = worker(process, 1)
+    os.kill(hung, signal.SIGSTOP)
+    while not (run / "lost/rank_0.json").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    killer = threading.Timer(10, os.kill, (hung, signal.SIGKILL))  # torchrun's patience with it is half a minute
+    killer.start()
+    output = process.communicate(timeout=100)[0]
+    killer.join()
+    said = [line for line in output.splitlines() if line.startswith("biggan:")]
+    assert len(said) == 1, output
+    assert "no answer from rank 1 (" in said[0]
+    assert "waited in gloo:" in said[0]
+    assert "[rank0]" not in output, "a traceback"
+
+
+@pytest.mark.slow
+def test_torchrun_brings_a_killed_worker_back_and_the_end_is_the_undisturbed_ones(tiny, tmp_path):
+    arguments = ["training.steps=40", "checkpoint.every_steps=4"]
+    biggan(["train", tiny[0], f"run.dir={tmp_path / 'whole'}", tiny[2], *arguments], processes=2)
+    restarting = command(["train", *tiny, *arguments], processes=2)
+    restarting.insert(restarting.index("-m", 3), "--max-restarts=3")
+    process = subprocess.Popen(
+        restarting, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+    )
+    for step, rank in ((8, 1), (20, 0)):
+        wait_for_checkpoint(tmp_path / "run", step, process)
+        os.kill(worker(process, rank), signal.SIGKILL)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    assert output.count("going on from") == 2
+    a, b = (weights(tmp_path / run / "checkpoints/step_00000040") for run in ("whole", "run"))
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+
+
+@pytest.mark.slow
+def test_one_ranks_error_is_its_traceback_and_one_line_of_the_others(tiny, tmp_path):
+    done = run_script(RANK_1_FAILS, tmp_path, tiny)
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("biggan:")]
+    assert len(said) == 1, done.stderr
+    assert "failed: ValueError: a bug" in said[0]
+    assert said[0].startswith("biggan: rank 1 (")
+    assert "[rank0]" not in done.stderr
+    assert done.stderr.count("[rank1]: ValueError: a bug") == 1
+
+
+@pytest.mark.slow
+def test_a_run_whose_first_attempt_lost_a_process_before_it_began_can_begin(tiny, tmp_path):
+    """The survivors have left word in the run folder, which is no run's yet."""
+    (tmp_path / "run/lost").mkdir(parents=True)
+    (tmp_path / "run/lost/rank_0.json").write_text("{}")
+    biggan(["train", *tiny, "training.steps=1"])
+
+
+def test_a_master_that_is_not_there_is_one_line(tiny):
+    nobody = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    arguments = command(["train", *tiny, "distributed.timeout_seconds=2"])
+    environ = environment() | nobody | {"TORCH_CPP_LOG_LEVEL": "FATAL"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environ, timeout=100, check=False)
+    assert done.returncode == 6, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "biggan: cannot meet the other processes (" in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_started_with_different_configs_are_refused(tiny, tmp_path):
+    done = run_script(RANK_1_HAS_ANOTHER_CONFIG, tmp_path, tiny)
+    assert "biggan: optimizer.g_lr: 0.0002 on rank 0 (" in done.stderr
+    assert "0.001 on rank 1 (" in done.stderr
+    assert "[rank" not in done.stderr
+    assert not (tmp_path / "run").exists()
