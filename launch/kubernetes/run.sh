@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# A training pod's command: hands launch/torchrun.sh what Kubeflow's operators tell the pod.
+#
+#   launch/kubernetes/run.sh CONFIG [key=value ...]
+#
+# Trainer (TrainJob) and the training operator (PyTorchJob with a Master) set the same five PET_ variables.
+# RETRY_EXIT_CODE: what an operator takes for "start me again" in place of 75 and of a crash's code.
+set -uo pipefail
+
+for name in PET_NNODES PET_NPROC_PER_NODE PET_NODE_RANK PET_MASTER_ADDR PET_MASTER_PORT; do
+    if [[ -z ${!name:-} ]]; then
+        echo "launch/kubernetes/run.sh: $name is not set; in a pod of your own making use launch/torchrun.sh" >&2
+        exit 2
+    fi
+done
+
+export NNODES=$PET_NNODES
+# Or `auto`, which torchrun.sh decides by itself.
+[[ $PET_NPROC_PER_NODE =~ ^[0-9]+$ ]] && export NPROC_PER_NODE=$PET_NPROC_PER_NODE
+# The first node holds the rendezvous. Its own DNS name may not resolve yet when it starts.
+if [[ $PET_NODE_RANK == 0 ]]; then
+    export RDZV_ENDPOINT=localhost:$PET_MASTER_PORT
+else
+    export RDZV_ENDPOINT=$PET_MASTER_ADDR:$PET_MASTER_PORT
+fi
+unset "${!PET_@}" # or torchrun takes them for options
+
+"$(dirname "$0")/../torchrun.sh" "$@" &
+torchrun=$!
+trap 'kill -TERM "$torchrun"' TERM INT
+wait "$torchrun"
+code=$?
+while kill -0 "$torchrun" 2>/dev/null; do # a trapped signal ends `wait`
+    wait "$torchrun"
+    code=$?
+done
+case $code in
+    0 | 2 | 3 | 4 | 5) exit "$code" ;; # done, or what another try would only repeat
+    *) exit "${RETRY_EXIT_CODE:-$code}" ;;
+esac

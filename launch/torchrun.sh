@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Train under torchrun on this node, alone or with others: `biggan train CONFIG [key=value ...]`.
+#
+#   alone:                  launch/torchrun.sh CONFIG [key=value ...]
+#   on each of four nodes:  NNODES=4 RDZV_ENDPOINT=HEAD:29500 launch/torchrun.sh CONFIG [key=value ...]
+#
+# HEAD is one of the nodes. COMMAND=doctor looks at everything instead. docs/launch.md lists the variables, the time-outs and the exit codes.
+set -uo pipefail
+
+refuse() {
+    echo "launch/torchrun.sh: $1" >&2
+    exit 2
+}
+
+read_settings() {
+    python=${PYTHON:-python3}
+    nodes=${NNODES:-1}
+    run_id=${RDZV_ID:-biggan}
+    join_seconds=${JOIN_SECONDS:-600}                    # nodes wait so long for each other
+    idle_seconds=${IDLE_SECONDS:-$((join_seconds + 60))} # torchrun may be without workers so long
+    shutdown_seconds=${SHUTDOWN_SECONDS:-240}            # stopped workers may write their checkpoint so long
+    ((idle_seconds > join_seconds)) ||
+        refuse "IDLE_SECONDS is $idle_seconds; it must be more than JOIN_SECONDS, $join_seconds"
+    [[ $nodes =~ ^[0-9]+$ ]] || refuse "NNODES is '$nodes'; it must be a number: the batch is shared out to a fixed one"
+    if [[ $nodes == 1 ]]; then
+        endpoint=localhost:0
+    else
+        endpoint=${RDZV_ENDPOINT:-}
+        [[ $endpoint == *:* ]] || refuse "RDZV_ENDPOINT is '$endpoint'; with NNODES=$nodes it must be HOST:PORT"
+    fi
+    processes=${NPROC_PER_NODE:-$("$python" -c 'import torch; print(torch.cuda.device_count() or 1)')}
+    ((processes > 0)) || refuse "PYTHON: $python has no torch; activate the virtual environment"
+}
+
+export_environment() {
+    local cores
+    cores=$(($(nproc) / processes))
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}
+    # When one of NCCL's collectives times out, the last ones of each rank are written to a file per rank.
+    export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
+    export TORCH_NCCL_DUMP_ON_TIMEOUT=${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}
+    export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-/tmp/flight_recorder_${run_id}_rank_}
+    # torchrun answers every failure with a restart and at last with 1; workers leave their own exit codes here.
+    export BIGGAN_EXIT_CODES=$scratch/exit_codes
+}
+
+# Start torchrun in the background; without tracebacks of its own, which would bury the worker's line.
+start_torchrun() {
+    "$python" -c 'import sys; from torch.distributed.run import main; sys.tracebacklimit = 0; main()' \
+        --nnodes "$nodes" --nproc-per-node "$processes" \
+        --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id "$run_id" \
+        --rdzv-conf "join_timeout=$join_seconds" \
+        --max-restarts "${MAX_RESTARTS:-3}" --shutdown-timeout "$shutdown_seconds" \
+        -m biggan "${COMMAND:-train}" "$@" &
+    torchrun=$!
+}
+
+# The first exit code that a restart would only repeat: bad input, non-finite, data, checkpoint, stopped.
+final_code() { grep -m 1 -xE '2|3|4|5|75' "$BIGGAN_EXIT_CODES" 2>/dev/null; }
+
+living_workers() {
+    local child
+    cat "/proc/$torchrun/task/"*/children 2>/dev/null | tr ' ' '\n' | while read -r child; do
+        [[ -e /proc/${child:-none}/exe ]] && echo "$child" # one that has ended stays a child until torchrun looks
+    done
+}
+
+# Ask torchrun to end; it asks its workers. It is killed when it has not ended $1 seconds later.
+end_torchrun() {
+    kill -TERM "$torchrun" 2>/dev/null
+    kill_at=$((SECONDS + $1))
+}
+
+# shellcheck disable=SC2329 # the trap calls it
+on_signal() {
+    [[ -n $signalled ]] && return # a second one would cut torchrun's wait for its workers short
+    signalled=yes
+    end_torchrun $((shutdown_seconds + 30))
+}
+
+# Until torchrun has ended, see to it that it does.
+watch_torchrun() {
+    local living last_seen=$SECONDS
+    while kill -0 "$torchrun" 2>/dev/null; do
+        sleep 1
+        living=$(living_workers)
+        [[ -n $living ]] && workers=$living last_seen=$SECONDS
+        if [[ -n $kill_at ]]; then
+            ((SECONDS > kill_at)) && kill -KILL "$torchrun" 2>/dev/null
+        elif final_code >/dev/null; then
+            end_torchrun $((shutdown_seconds + 30))
+        elif ((SECONDS - last_seen > idle_seconds)); then
+            echo "launch/torchrun.sh: no worker for $idle_seconds s (IDLE_SECONDS), torchrun is ended" >&2
+            gave_up=yes
+            end_torchrun 10
+        fi
+    done
+}
+
+main() {
+    local code final worker
+    (($# > 0)) || refuse "which config? launch/torchrun.sh CONFIG [key=value ...]"
+    read_settings
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    export_environment
+    signalled='' gave_up='' kill_at='' workers=''
+    start_torchrun "$@"
+    trap on_signal TERM INT HUP
+    watch_torchrun
+    wait "$torchrun"
+    code=$?
+    for worker in $workers; do
+        kill -KILL -- "-$worker" 2>/dev/null # a torchrun that was killed leaves its workers behind
+    done
+    if final=$(final_code); then
+        code=$final
+    elif [[ -n $gave_up ]]; then
+        code=1
+    elif [[ -n $signalled && $code != 0 ]]; then
+        code=75
+    fi
+    exit "$code"
+}
+
+main "$@" # in a function, so that bash has read all of this file before it may be edited

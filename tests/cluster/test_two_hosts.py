@@ -1,0 +1,90 @@
+"""`launch/torchrun.sh` on two hosts: alone, with a killed worker, with a link cut for a while and for good."""
+
+import os
+import signal
+import time
+
+import pytest
+from two_hosts import TwoHosts
+
+STEPS = 60
+BOUNDS = {"JOIN_SECONDS": "20", "IDLE_SECONDS": "30", "MAX_RESTARTS": "1", "SHUTDOWN_SECONDS": "5"}
+DEADLINE_SECONDS = 200  # generous: the time-outs add up to 65
+
+
+@pytest.fixture
+def hosts():
+    with TwoHosts() as two:
+        yield two
+
+
+@pytest.fixture
+def arguments(preset, tmp_path):
+    return [*preset, f"run.dir={tmp_path / 'run'}", f"training.steps={STEPS}"]
+
+
+def assert_nothing_is_left(runs):
+    for run in runs.values():
+        assert "left behind: []" in run.output, run.output
+
+
+def test_two_hosts_are_as_two_processes_of_one(hosts, arguments, tmp_path, assert_same_end):
+    runs = hosts.launch(arguments, tmp_path)
+    for run in runs.values():
+        assert run.end(DEADLINE_SECONDS) == 0, run.output
+    assert_nothing_is_left(runs)
+    assert_same_end(tmp_path / "run", STEPS)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_a_killed_worker_brings_the_job_back(hosts, arguments, tmp_path, name, wait_for_step, assert_same_end):
+    runs = hosts.launch(arguments, tmp_path)
+    wait_for_step(tmp_path / "run", 25, runs[name].has_ended)
+    os.kill(hosts.hosts[name].worker(), signal.SIGKILL)
+    for run in runs.values():
+        assert run.end(DEADLINE_SECONDS) == 0, run.output
+    assert "going on from" in runs["alpha"].output + runs["beta"].output
+    assert_same_end(tmp_path / "run", STEPS)
+
+
+def test_a_link_cut_for_five_seconds(hosts, arguments, tmp_path, wait_for_step, assert_same_end):
+    runs = hosts.launch([*arguments, "distributed.timeout_seconds=60"], tmp_path)
+    wait_for_step(tmp_path / "run", 25, runs["alpha"].has_ended)
+    hosts.cut()
+    time.sleep(5)
+    hosts.mend()
+    for run in runs.values():
+        assert run.end(DEADLINE_SECONDS) == 0, run.output
+    assert_same_end(tmp_path / "run", STEPS)
+
+
+def test_a_link_cut_for_good_ends_both_sides(hosts, arguments, tmp_path, wait_for_step):
+    runs = hosts.launch([*arguments, "distributed.timeout_seconds=15"], tmp_path, **BOUNDS)
+    wait_for_step(tmp_path / "run", 25, runs["alpha"].has_ended)
+    hosts.cut()
+    for run in runs.values():
+        assert run.end(DEADLINE_SECONDS) == 1, run.output
+    assert_nothing_is_left(runs)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_a_signal_to_one_host_stops_both_with_a_checkpoint(hosts, arguments, tmp_path, name, wait_for_step):
+    runs = hosts.launch([*arguments, "training.steps=10000"], tmp_path)
+    wait_for_step(tmp_path / "run", 3, runs[name].has_ended)
+    os.kill(hosts.hosts[name].launcher(), signal.SIGTERM)
+    for run in runs.values():
+        assert run.end(DEADLINE_SECONDS) == 75, run.output
+        assert "checkpoint written; run the same command again" in run.output
+    assert_nothing_is_left(runs)
+
+
+def test_bad_input_on_one_host_ends_both(hosts, arguments, tmp_path):
+    missing = str(tmp_path / "missing")
+    runs = hosts.launch(
+        [*arguments, "distributed.timeout_seconds=15"], tmp_path, only_beta=(f"data.path={missing}",), **BOUNDS
+    )
+    for run in runs.values():  # whichever of them is rank 0
+        assert run.end(DEADLINE_SECONDS) == 2, run.output
+        assert "biggan: data.path: " in run.output
+        assert "start every process with the same config" in run.output
+    assert_nothing_is_left(runs)

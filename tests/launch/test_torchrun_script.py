@@ -1,0 +1,67 @@
+"""`launch/torchrun.sh` on one node: exit codes that a scheduler can act on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import environment
+
+SCRIPT = Path(__file__).parents[2] / "launch" / "torchrun.sh"
+
+
+def start(arguments, **variables) -> subprocess.Popen:
+    settings = {"PYTHON": sys.executable, "NPROC_PER_NODE": "2"} | variables
+    return subprocess.Popen(
+        [SCRIPT, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment() | settings,
+        # A shell's background job ignores it, and so would a script started by one: traps cannot undo that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        ([], {}, "which config?"),
+        (["x.yaml"], {"NNODES": "2"}, "RDZV_ENDPOINT is ''"),
+        (["x.yaml"], {"JOIN_SECONDS": "60", "IDLE_SECONDS": "60"}, "IDLE_SECONDS is 60; it must be more"),
+        (["x.yaml"], {"PYTHON": "no-such-python", "NPROC_PER_NODE": ""}, "no-such-python has no torch"),
+    ],
+)
+def test_what_cannot_work_is_refused(arguments, variables, said):
+    process = start(arguments, **variables)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 2
+    assert said in output
+
+
+@pytest.mark.slow
+def test_bad_input_ends_with_its_own_code_and_is_not_restarted(tiny):
+    process = start([*tiny, "training.batch_size=13"])
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 2, output
+    assert output.count("biggan:") == 1
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_75_and_a_checkpoint(tiny, tmp_path, number):
+    process = start([*tiny, "training.steps=10000", "checkpoint.every_steps=100000"])
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and '"step": 3,' in metrics.read_text()):
+        time.sleep(0.1)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 75, output
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert saved.name == f"step_{last:08d}"
+    assert output.count(f"stopped by a signal after step {last}, checkpoint written") == 1
