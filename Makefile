@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test test-cluster lint bench docs docker-build docker-smoke clean
 
 help:
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 $(READY):
 	$(PYTHON) -c 'import sys; sys.exit("biggan needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
@@ -21,19 +21,36 @@ demo: $(READY)  ## handwritten digits, from nothing to a trained generator and i
 	$(BIN)/python benchmarks/digits_quality.py runs/digits
 	@echo "Look at runs/digits/digits.png, and at how it came about in runs/digits/samples/"
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests, two at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-lint: $(READY)  ## ruff and mypy
+test-cluster: $(READY)  ## two hosts and Slurm on this machine (root; installs Debian's slurm-wlm, munge, iproute2)
+	tests/cluster/install.sh
+	$(BIN)/python -m pytest tests/cluster
+
+lint: $(READY)  ## ruff, mypy, shellcheck, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch/*.sh launch/*.sbatch launch/kubernetes/*.sh docker/*.sh tests/cluster/*.sh .ci/run
+	$(BIN)/hadolint docker/Dockerfile
 
 bench: $(READY)  ## images per second, as a ratio within one run
 	$(BIN)/python benchmarks/throughput.py
 
 docs: $(READY)  ## write docs/configuration.md from the config's docstrings
 	$(BIN)/python docs/configuration.py
+
+# TARGET: cpu or cuda. DOCKER_BUILD_ARGS: --build-arg NAME=VALUE ..., as docs/kubernetes.md lists them.
+TARGET ?= cpu
+
+docker-build:  ## a container image, TARGET=cpu or cuda
+	engine=$$(docker/engine.sh) && DOCKER_BUILDKIT=1 "$$engine" build --file docker/Dockerfile --target $(TARGET) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --tag biggan:$(TARGET) $(DOCKER_BUILD_ARGS) .
+
+docker-smoke:  ## does that image train, stop and go on?
+	engine=$$(docker/engine.sh) && "$$engine" run --rm --interactive --user 12345:12345 --shm-size 1g \
+	  --entrypoint bash biggan:$(TARGET) -s <docker/smoke.sh
 
 clean:  ## remove .venv and caches; data/ and runs/ stay
 	rm -rf .venv *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache
