@@ -11,7 +11,7 @@ from biggan.data.loader import START, Cursor, Loader, ReadPlan
 from biggan.distributed.engine import AdamSettings, DDPEngine, Engine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, batchnorm_group
-from biggan.distributed.zero import ZeroEngine
+from biggan.distributed.zero import ZeroEngine, load_deepspeed
 from biggan.models.batchnorm import set_batchnorm_group
 from biggan.models.biggan import Discriminator, Generator, initialize
 from biggan.training.ema import Ema
@@ -65,6 +65,12 @@ def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
 
     o = config.optimizer
     return Gan(engine(config, "G", G, o.g_lr, process, guard), engine(config, "D", D, o.d_lr, process, guard), ema)
+
+
+def check_engine(config: Config, process: Process) -> None:
+    """Raise InputError if the engine's library is not on this machine."""
+    if config.distributed.engine == "deepspeed" and process.group is not None:
+        load_deepspeed(process.device)
 
 
 def engine(config: Config, name: str, network: nn.Module, lr: float, process: Process, guard: FiniteGuard) -> Engine:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+SECONDS_FOR_THE_FIRST = 10
+"""By how much processes of one machine, started together, can part before they fail in the same way."""
 
 
 class Encoding(StrEnum):
@@ -48,11 +54,23 @@ def main() -> None:
 
 def _say(error: StoppedRun) -> int:
     """Say why it ended, once; return the exit code."""
-    # One line per machine, not one per process; and not again what the run's report, or another process, has said.
-    if not error.said and (isinstance(error, LostProcesses) or os.environ.get("LOCAL_RANK", "0") == "0"):
+    if not error.said:
+        if not isinstance(error, LostProcesses):
+            _let_the_first_speak()
         sys.stderr.write(f"biggan: {error}\n")
     _leave_exit_code(error.exit_code)
     return error.exit_code
+
+
+def _let_the_first_speak() -> None:
+    """One line per machine: what fails in this process has failed, or will, in the machine's first one too.
+
+    That one speaks, and torchrun then ends this one. If it does not (it has a GPU, and this process has none), this
+    process goes on, and speaks.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(SECONDS_FOR_THE_FIRST)
 
 
 def _leave_exit_code(code: int) -> None:

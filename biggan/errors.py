@@ -13,7 +13,7 @@ class StoppedRun(Exception):
 
     exit_code = 1
     said = False
-    """Whether the user has been told."""
+    """Whether the user has been told, or is by another process of this machine."""
 
 
 class InputError(StoppedRun, ValueError):

@@ -72,6 +72,12 @@ def test_dry_run_prints_the_cost_and_starts_nothing(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_fails_in_no_machines_first_process_is_said_all_the_same(run, tiny, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(cli, "SECONDS_FOR_THE_FIRST", 0)
+    refuses(run("train", *tiny, "training.batch_size=13"), "cannot fill a micro-batch of 13 evenly")
+
+
 def test_dry_run_on_many_processes_compares_the_engines(run, tiny, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -64,6 +64,11 @@ class Process:
         return self.rank == 0
 
     @property
+    def is_first_of_host(self) -> bool:
+        """Whether this is the lowest rank on its machine, which speaks for it."""
+        return self.hosts.index(self.host) == self.rank
+
+    @property
     def host(self) -> str:
         """This process's host name."""
         return self.hosts[self.rank]

@@ -49,7 +49,7 @@ class ZeroEngine:
         self._norm = torch.zeros((), device=process.device)
         for parameter in module.parameters():  # ZeRO's flat buffer has no other memory order
             parameter.data = torch.empty(parameter.shape, device=process.device).copy_(parameter.data)
-        deepspeed = _deepspeed(process.device)
+        deepspeed = load_deepspeed(process.device)
         deepspeed.utils.groups._WORLD_GROUP = process.group  # else it makes its own, which waits for 30 minutes
         self._adam = adam.optimizer(list(self._parameters.values()))
         self._adam.register_step_pre_hook(self._inspect)
@@ -146,8 +146,11 @@ def zero_config(stage: int, autocast: torch.dtype | None) -> dict[str, Any]:
     }
 
 
-def _deepspeed(device: torch.device) -> Any:
-    """The library, on torch's process group, without its printing and its compiling of CPU kernels."""
+def load_deepspeed(device: torch.device) -> Any:
+    """The library, on torch's process group, without its printing and its compiling of CPU kernels.
+
+    Raises InputError where it is not installed.
+    """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     try:
         import deepspeed

@@ -32,22 +32,28 @@ def train(config: Config, fresh: bool) -> None:
     Raises the StoppedRun that ended it before its last step, on every process.
     """
     with join(config.distributed.timeout_seconds) as process:
-        lost_folder = config.run.dir / run_folder.LOST
-        with naming_lost_processes(process, lost_folder):
-            process.together(lambda: check_same_config(config, process))
-            dataset, warnings = process.together(lambda: trainable_dataset(config))
-            process.together(lambda: run_folder.prepare(config, dataset, fresh) if process.is_main else None)
-            notes = [*(f"warning: {warning}" for warning in warnings), *config.notes()]
-            loop = prepared(config, dataset, process, notes)
-            try:
-                # Inside the report, which takes its time to close: the others wait for a word only for seconds.
-                with loop.report or nullcontext(), naming_lost_processes(process, lost_folder):
-                    loop.run()
-            except LostProcesses:
-                raise
-            except StoppedRun:
-                process.barrier()  # rank 0 may still be closing its files; torchrun ends all when the first one ends
-                raise
+        try:
+            with naming_lost_processes(process, config.run.dir / run_folder.LOST):
+                loop = begun(config, fresh, process)
+            # Inside the report, which takes its time to close: the others wait for a word only for seconds.
+            with loop.report or nullcontext(), naming_lost_processes(process, config.run.dir / run_folder.LOST):
+                loop.run()
+        except LostProcesses:
+            raise
+        except StoppedRun as error:  # on all processes: one of each machine says it
+            error.said = error.said or not process.is_first_of_host
+            process.barrier()  # rank 0 may still be closing its files; torchrun ends all when the first one ends
+            raise
+
+
+def begun(config: Config, fresh: bool, process: Process) -> Loop:
+    """The run's folder begun, or found fit to go on in, and the loop; raises InputError on every process."""
+    process.together(lambda: check_same_config(config, process))
+    process.together(lambda: build.check_engine(config, process))
+    dataset, warnings = process.together(lambda: trainable_dataset(config))
+    process.together(lambda: run_folder.prepare(config, dataset, fresh) if process.is_main else None)
+    notes = [*(f"warning: {warning}" for warning in warnings), *config.notes()]
+    return prepared(config, dataset, process, notes)
 
 
 def check_same_config(config: Config, process: Process) -> None:

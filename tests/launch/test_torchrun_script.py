@@ -43,8 +43,13 @@ def test_what_cannot_work_is_refused(arguments, variables, said):
 
 
 @pytest.mark.slow
-def test_bad_input_ends_with_its_own_code_and_is_not_restarted(tiny):
-    process = start([*tiny, "training.batch_size=13"])
+@pytest.mark.parametrize("slow_rank", [0, 1])
+def test_bad_input_ends_with_its_own_code_and_is_not_restarted(tiny, tmp_path, slow_rank):
+    """It is said once, whichever process is the first to find it."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$RANK" = {slow_rank} ] && sleep 3\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    process = start([*tiny, "training.batch_size=13"], PYTHON_EXEC=str(python))
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 2, output
     assert output.count("biggan:") == 1
