@@ -47,16 +47,18 @@ def test_zero_walks_ddps_path_in_both_precisions_and_with_accumulation(tmp_path)
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     ends = torch.load(out, weights_only=True)
-    assert len(ends) == 12
+    assert len(ends) == 18
     for key, end in ends.items():
-        precision, accumulation, _ = key.split()
-        ddp = ends[f"{precision} {accumulation} ddp"]
+        _, accumulation, max_grad_norm, _ = key
+        ddp = ends[*key[:3], "ddp"]
         assert end.keys() == ddp.keys()
-        for name in ddp:
+        # Adam with beta1 = 0 hides a gradient's scale: the norms do not.
+        torch.testing.assert_close(end["norms"], ddp["norms"], rtol=1e-5, atol=0, msg=lambda m, k=key: f"{k}: {m}")
+        for name in end.keys() - {"norms"}:
             if not name.split("/")[0].endswith("optimizer") and not WITHOUT_GRADIENT.search(name):
                 assert (end[name] - ddp[name]).abs().mean() <= 1e-6, f"{key}: {name}"
             # With accumulation, stage 2 sums micro-batches after the processes, and norms (for clipping) are float64's.
-            if name.startswith("discriminator/") and accumulation == "1":
+            if name.startswith("discriminator/") and accumulation == 1 and not max_grad_norm:
                 assert torch.equal(end[name], ddp[name]), f"{key}: {name}"
 
 
