@@ -56,15 +56,15 @@ def stepper(size: str, batch_size: int, process: Process) -> Step:
     gan = build.gan(config, process, FiniteGuard(process.device))
     latents, recipe = build.latents(config, process), build.recipe(config, process)
     share, r = batch_size // process.world_size, config.model.resolution
-    x = torch.rand(share, 3, r, r).contiguous(memory_format=torch.channels_last)
-    real = itertools.repeat((x, torch.zeros(share, dtype=torch.long)))
+    x = torch.rand(share, 3, r, r, device=process.device).contiguous(memory_format=torch.channels_last)
+    real = itertools.repeat((x, torch.zeros(share, dtype=torch.long, device=process.device)))
     numbers = itertools.count(1)
 
     def step() -> float:
         process.barrier()
         begun = time.perf_counter()
         process.any(False)
-        train_step(gan, next(numbers), real, latents, recipe)
+        train_step(gan, next(numbers), real, latents, recipe)["g_loss"].item()  # a device is waited for
         return time.perf_counter() - begun
 
     return step
@@ -72,7 +72,7 @@ def stepper(size: str, batch_size: int, process: Process) -> Step:
 
 def collective(name: str, size: int, process: Process) -> float:
     """Median seconds of one collective of float32, `size` bytes from each process."""
-    x, seconds = torch.ones(size // 4), []
+    x, seconds = torch.ones(size // 4, device=process.device), []
     assert process.group is not None
     for _ in range(7):
         process.barrier()
@@ -83,12 +83,12 @@ def collective(name: str, size: int, process: Process) -> float:
     return sorted(seconds)[3]
 
 
-def pieces() -> list[float]:
+def pieces(device: torch.device) -> list[float]:
     """Seconds of 60 equal pieces of work of some milliseconds: what lies between two meetings of a step."""
-    x, weight, seconds = torch.rand(8, 32, 32, 32), torch.rand(32, 32, 3, 3), []
+    x, weight, seconds = torch.rand(8, 32, 32, 32, device=device), torch.rand(32, 32, 3, 3, device=device), []
     for _ in range(60):
         begun = time.perf_counter()
-        torch.nn.functional.conv2d(x, weight, padding=1)
+        torch.nn.functional.conv2d(x, weight, padding=1)[0, 0, 0, 0].item()
         seconds.append(time.perf_counter() - begun)
     return seconds
 
@@ -117,8 +117,10 @@ class Turn:
 
 def turns(process: Process, teams: dict[int, Process | None]) -> Iterator[Turn]:
     """Each share of the batch taken alone, and the whole of it by each team."""
-    # In a group of one, DDP and BatchNorm do what they do in a larger one, but for waiting for others.
-    own_group = [dist.new_group([rank]) for rank in range(process.world_size)][process.rank]
+    own_group = None
+    if process.group is not None:
+        # In a group of one, DDP and BatchNorm do what they do in a larger one, but for waiting for others.
+        own_group = [dist.new_group([rank]) for rank in range(process.world_size)][process.rank]
     for size, batch in BATCHES.items():
         for count, team in teams.items():
             share, busy = batch // count, min(count, os.cpu_count() or 1)
@@ -142,14 +144,14 @@ def main(out: Path, rounds: int) -> None:
                     turn.seconds.append(taken)
             process.barrier()
             if process.rank < (os.cpu_count() or 1) and number >= 2:
-                work.append(pieces())
+                work.append(pieces(process.device))
             for (count, name, size), seconds in heard.items():
                 process.barrier()
                 team = members[count]
                 if team is not None and number >= 2:
                     seconds.append(collective(name, size, team))
         if process.is_main:
-            out.write_text(json.dumps(summary(steps, heard) | {"work": work}))
+            out.write_text(json.dumps(summary(steps, heard) | {"work": work, "device": process.device.type}))
 
 
 def undisturbed(step: Step | None, process: Process) -> tuple[float, float]:

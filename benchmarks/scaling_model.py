@@ -1,12 +1,12 @@
 """The scaling model: calibrated here, checked here, and drawn for clusters we do not have. docs/scaling.md explains.
 
-    python benchmarks/scaling_model.py calibrate FILE [--processes 2]   for biggan train --dry-run --calibration FILE
+    python benchmarks/scaling_model.py calibrate FILE [--processes 2 | --links doctor.json]   for biggan train --dry-run
     python benchmarks/scaling_model.py check [--rounds 15]              predicted against measured: 1, 2, 4 processes
     python benchmarks/scaling_model.py draw                             plots and tables for 8 to 2,048 GPUs
 
-`check` predicts from one process's steps and from collectives alone, and writes docs/scaling-check.md; it ends with
-exit code 1 if a prediction is off by more than 15%. `draw` measures nothing, and writes docs/scaling-*.png and
-docs/scaling-predictions.md.
+`calibrate` times a step here, and the collectives too unless `biggan doctor --json` has. `check` predicts from one
+process's steps and from collectives alone, and writes docs/scaling-check.md; it ends with exit code 1 if a prediction
+is off by more than 15%. `draw` measures nothing, and writes docs/scaling-*.png and docs/scaling-predictions.md.
 """
 
 from __future__ import annotations
@@ -61,15 +61,12 @@ def deviation(seconds: list[float]) -> float:
     return 1.4826 * statistics.median(abs(s - middle) for s in seconds) / math.sqrt(middle)
 
 
-def calibration(measured: dict[str, Any], processes: int) -> dict[str, Any]:
-    """The collectives of `processes` and the noise of one, as `--calibration` reads them: medians over the rounds."""
+def links(measured: dict[str, Any], processes: int) -> dict[str, Any]:
+    """The collectives of `processes`, as `biggan doctor --json` writes them: medians over the rounds."""
     return {
         "world_size": processes,
         "hosts": ["here"],
-        "backend": "gloo",
-        "cores": CORES,
-        # Of short pieces, a round at a time: what changes from step to step, all processes of this machine share.
-        "noise": statistics.median(map(deviation, measured["work"])),
+        "backend": "gloo" if measured["device"] == "cpu" else "nccl",
         "collectives": [
             {"operation": name, "bytes": int(size), "seconds": statistics.median(seconds)}
             for name, sizes in measured["collectives"][str(processes)].items()
@@ -78,9 +75,17 @@ def calibration(measured: dict[str, Any], processes: int) -> dict[str, Any]:
     }
 
 
+def computing(measured: dict[str, Any]) -> dict[str, Any]:
+    """What one process is like, as `--calibration` reads it; how fast it computes is `scaled`'s to say."""
+    # Of short pieces, a round at a time: what changes from step to step, all processes of this machine share.
+    noise = {"noise": statistics.median(map(deviation, measured["work"]))}
+    if measured["device"] == "cpu":  # it launches nothing (that is in the step), and its processes share cores
+        return noise | {"launch_seconds": 0.0, "cores": CORES}
+    return noise
+
+
 def scaled(cluster: Cluster, steps: tuple[MicroStep, ...], seconds: float) -> Cluster:
-    """`cluster` whose single process takes `seconds` for `steps`. (A CPU launches nothing: it is in the step.)"""
-    cluster = replace(cluster, launch_seconds=0.0)
+    """`cluster` whose single process takes `seconds` for `steps`."""
     modelled = predict(with_collectives(steps, DDP, 1), cluster, 1, 1).total
     return replace(cluster, compute_scale=seconds / modelled)
 
@@ -89,7 +94,7 @@ def predicted(measured: dict[str, Any], size: str, processes: int) -> tuple[Clus
     """The fitted cluster, and seconds of a G iteration, from one process's step on its share and from collectives."""
     share = BATCHES[size] // processes
     steps = record(check_config(size), share).steps
-    cluster = cluster_from(calibration(measured, max(2, processes)))
+    cluster = cluster_from(links(measured, max(2, processes)) | computing(measured))
     cluster = scaled(cluster, steps, statistics.median(measured["alone"][size][str(share)]))
     return cluster, predict(with_collectives(steps, DDP, processes), cluster, processes, processes)
 
@@ -135,10 +140,11 @@ def check(rounds: int) -> None:
         sys.exit(f"off by more than {TOLERANCE:.0%}: {'; '.join(far)}")
 
 
-def calibrate(file: Path, processes: int, rounds: int) -> None:
-    """Write a calibration file of this machine."""
-    measured = measure(processes, rounds)
-    contents = calibration(measured, processes)
+def calibrate(file: Path, heard: Path | None, processes: int, rounds: int) -> None:
+    """Write a calibration file: a step of this machine, and the collectives in `heard`, or else this machine's too."""
+    measured = measure(processes if heard is None else 1, rounds)
+    collectives = links(measured, processes) if heard is None else json.loads(heard.read_text())
+    contents = collectives | computing(measured)
     size, shares = next(iter(measured["alone"].items()))
     share, seconds = next(iter(shares.items()))
     steps = record(check_config(size), int(share)).steps
@@ -152,13 +158,15 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     calibrating = commands.add_parser("calibrate")
     calibrating.add_argument("file", type=Path)
-    calibrating.add_argument("--processes", type=int, default=2, choices=(2, 4))
+    collectives = calibrating.add_mutually_exclusive_group()
+    collectives.add_argument("--processes", type=int, default=2, choices=(2, 4))
+    collectives.add_argument("--links", type=Path, help="what biggan doctor --json measured")
     for command in (calibrating, commands.add_parser("check")):
         command.add_argument("--rounds", type=int, default=15)
     commands.add_parser("draw")
     arguments = parser.parse_args()
     if arguments.command == "calibrate":
-        calibrate(arguments.file, arguments.processes, arguments.rounds)
+        calibrate(arguments.file, arguments.links, arguments.processes, arguments.rounds)
     elif arguments.command == "check":
         check(arguments.rounds)
     else:

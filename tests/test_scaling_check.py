@@ -1,28 +1,43 @@
-"""`benchmarks/scaling_model.py check` on planted measurements: it writes its table, and fails where it should."""
+"""`benchmarks/scaling_model.py` on planted measurements: what it writes, and where it fails."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
 
+from biggan.cost.communication import ENGINES, with_collectives
+from biggan.cost.estimate import read_calibration
+from biggan.cost.scaling import Link, predict
+from biggan.cost.trace import record
+
 NETWORK = "digits 32 px, ch 16"
 
 
+def planted(together, **changes):
+    """Measurements of a step that takes one process a second alone."""
+    return {
+        "alone": {NETWORK: {"32": [1.0] * 5}},
+        "together": {NETWORK: {"1": [together] * 5}},
+        "work": [[0.01] * 5],
+        "collectives": {"2": {"all_reduce": {"64": [1e-3], "4194304": [1e-2]}}},
+        "device": "cpu",
+    } | changes
+
+
 @pytest.fixture
-def check(monkeypatch, tmp_path):
-    """Check a step that takes one process a second alone, and `seconds` as it is measured: the table written."""
+def scaling_model(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    scaling_model = importlib.import_module("scaling_model")
+    return importlib.import_module("scaling_model")
+
+
+@pytest.fixture
+def check(scaling_model, monkeypatch, tmp_path):
+    """Check a step that takes `seconds` as it is measured: the table written."""
     monkeypatch.setattr(scaling_model, "DOCS", tmp_path)
 
     def checked(seconds):
-        measured = {
-            "alone": {NETWORK: {"32": [1.0] * 5}},
-            "together": {NETWORK: {"1": [seconds] * 5}},
-            "work": [[0.01] * 5],
-            "collectives": {"2": {"all_reduce": {"64": [1e-3], "4194304": [1e-2]}}},
-        }
-        monkeypatch.setattr(scaling_model, "measure", lambda processes, rounds: measured)
+        monkeypatch.setattr(scaling_model, "measure", lambda processes, rounds: planted(seconds))
         scaling_model.check(5)
         return (tmp_path / "scaling-check.md").read_text()
 
@@ -37,3 +52,29 @@ def test_one_that_is_further_off_ends_with_exit_code_1_after_the_table(check, tm
     with pytest.raises(SystemExit, match=f"^off by more than 15%: {NETWORK} on 1: -20.0%$"):  # words: exit code 1
         check(1.25)
     assert "| -20.0% |" in (tmp_path / "scaling-check.md").read_text()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("doctor", [False, True])
+def test_a_calibration_predicts_the_step_and_the_links_it_was_made_of(
+    scaling_model, monkeypatch, tmp_path, device, doctor
+):
+    asked = []
+
+    def measure(processes, rounds):
+        asked.append(processes)
+        return planted(1.0, device=device)
+
+    monkeypatch.setattr(scaling_model, "measure", measure)
+    heard = tmp_path / "doctor.json"
+    collectives = [{"operation": "all_gather", "bytes": size, "seconds": 1e-3 + 1e-9 * size} for size in (4, 2**20)]
+    heard.write_text(json.dumps({"world_size": 2, "hosts": ["a", "b"], "collectives": collectives, "backend": "nccl"}))
+    scaling_model.calibrate(tmp_path / "calibration.json", heard if doctor else None, 2, 5)
+    cluster, source = read_calibration(tmp_path / "calibration.json")
+    steps = record(scaling_model.check_config(NETWORK), 32).steps
+    assert predict(with_collectives(steps, ENGINES[0], 1), cluster, 1, 1).total == pytest.approx(1.0)
+    assert source == f"measured, {tmp_path / 'calibration.json'}"
+    assert (cluster.cores_per_node is None) == (device == "cuda")
+    if doctor:  # two hosts, whose collectives need not be measured again
+        assert asked == [1]
+        assert cluster.transports[0].between == Link(pytest.approx(1e-3), pytest.approx(1e-9))

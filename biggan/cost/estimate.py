@@ -91,7 +91,7 @@ def read_calibration(path: Path) -> tuple[Cluster, str]:
 
 
 def cluster_from(measured: dict[str, Any]) -> Cluster:
-    """`measured` holds world_size, hosts and collectives; cores, compute_scale and noise where they were measured."""
+    """`measured` holds world_size, hosts and collectives; what a process is like where that was measured."""
     hosts, world_size = len(set(measured["hosts"])), int(measured["world_size"])
     if hosts == 0:
         raise ValueError("hosts: it names none")
@@ -105,6 +105,7 @@ def cluster_from(measured: dict[str, Any]) -> Cluster:
     return replace(
         cluster,
         cores_per_node=measured.get("cores"),
+        launch_seconds=float(measured.get("launch_seconds", cluster.launch_seconds)),
         compute_scale=float(measured.get("compute_scale", cluster.compute_scale)),
         noise=float(measured.get("noise", cluster.noise)),
     )
