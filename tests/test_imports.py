@@ -33,8 +33,9 @@ ALLOWED = {
     "cost.table": {"config", "cost.estimate"},
     "distributed.collectives": set(),
     "distributed.finite": set(),
-    "distributed.process": {"errors"},
-    "distributed.lost": {"distributed.process", "errors"},
+    "distributed.bounded": set(),
+    "distributed.process": {"distributed.bounded", "errors"},
+    "distributed.lost": {"distributed.bounded", "distributed.process", "errors"},
     "distributed.engine": {"distributed.finite", "distributed.process"},
     "distributed.zero": {
         "distributed.collectives",

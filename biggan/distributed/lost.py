@@ -8,11 +8,10 @@ the one to look at.
 from __future__ import annotations
 
 import json
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, not in __all__
 
+from biggan.distributed.bounded import within
 from biggan.distributed.process import Process
 from biggan.errors import LostProcesses, StoppedRun
 
@@ -88,20 +88,11 @@ def _words(process: Process) -> Store:
 
 
 def _within_grace(talk: Callable[[], T]) -> T | None:
-    """What `talk` with the store returns; None if that fails or is silent, as a cut link is.
-
-    In a thread, because the store's own time-outs do not cover a connection that is gone.
-    """
-    answer: list[T] = []
-
-    def listen() -> None:
-        with suppress(dist.DistError):
-            answer.append(talk())
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    thread.join(2 * GRACE_SECONDS)
-    return answer[0] if answer else None
+    """What `talk` with the store returns; None if that fails or is silent, as a cut link is."""
+    try:
+        return within(2 * GRACE_SECONDS, talk)
+    except (dist.DistError, TimeoutError):
+        return None
 
 
 def describe(process: Process, answers: dict[int, str] | None, collective: str, error: Exception) -> str:

@@ -21,9 +21,12 @@ from torch.distributed import (  # type: ignore[attr-defined]  # public, not in 
 )
 from torch.distributed.rendezvous import rendezvous
 
+from biggan.distributed.bounded import within
 from biggan.errors import InputError, LostProcesses, StoppedRun
 
 T = TypeVar("T")
+JOIN_GRACE_SECONDS = 10
+"""Joining may take this much longer than its time-out: where the store answers, its own time-outs say more."""
 
 
 def world_size_from_environment() -> int:
@@ -120,9 +123,11 @@ def join(timeout_seconds: int) -> Iterator[Process]:
         yield Process(rank=0, world_size=1, device=device, group=None)
         return
     try:
-        process = _join_others(device, world_size, timeout_seconds)
-    except RuntimeError as error:  # torch's DistErrors are such, and gloo's
-        reason = str(error).strip().split("\n")[0]
+        process = within(
+            timeout_seconds + JOIN_GRACE_SECONDS, lambda: _join_others(device, world_size, timeout_seconds)
+        )
+    except (RuntimeError, TimeoutError) as error:  # torch's DistErrors are RuntimeErrors, and gloo's
+        reason = str(error).strip().split("\n")[0] or f"silence for {timeout_seconds + JOIN_GRACE_SECONDS} s"
         raise LostProcesses(
             f"cannot meet the other processes ({reason}); look at their output, and docs/launch.md"
         ) from None

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -64,6 +65,23 @@ def test_a_link_cut_for_good_ends_both_sides(hosts, arguments, tmp_path, wait_fo
     hosts.cut()
     for run in runs.values():
         assert run.end(DEADLINE_SECONDS) == 1, run.output
+    assert_nothing_is_left(runs)
+
+
+def test_a_link_cut_while_the_processes_meet_ends_both_sides(hosts, arguments, tmp_path):
+    """The worker beside the store comes late: the other one waits for it, with words through the store alone."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$(hostname)" = alpha ] && sleep 20\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    bounded = BOUNDS | {"MAX_RESTARTS": "0", "PYTHON_EXEC": str(python)}
+    runs = hosts.launch([*arguments, "distributed.timeout_seconds=15"], tmp_path, **bounded)
+    while not hosts.hosts["beta"].worker_is_connected():
+        assert not any(run.has_ended() for run in runs.values()), [run.output for run in runs.values()]
+        time.sleep(0.1)
+    hosts.cut()
+    for run in runs.values():
+        assert run.end(DEADLINE_SECONDS) == 1, run.output
+    assert "biggan: cannot meet the other processes (" in runs["beta"].output
     assert_nothing_is_left(runs)
 
 

@@ -1,6 +1,7 @@
 """Two hosts in one machine: namespaces with their own network, host name and processes, and a link between them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch" / "torchrun.sh"
 ADDRESSES = {"alpha": "10.77.0.1", "beta": "10.77.0.2"}
 HEAD = "alpha"
+WORKER = ["-u", "-m", "biggan"]
+"""How torchrun's worker was started, after its interpreter."""
 AS_HOST = """
 hostname "$0"
 "$@"
@@ -85,7 +88,17 @@ class Host:
 
     def worker(self) -> int:
         """Process id of this host's training process (readers have it as parent, it has torchrun)."""
-        return self._first_process(["-u", "-m", "biggan"])
+        return self._first_process(WORKER)
+
+    def worker_is_connected(self) -> bool:
+        """Whether this host's training process talks to somebody."""
+        listed = subprocess.run(
+            ["ip", "netns", "exec", self.namespace, "ss", "-Htnp", "state", "established"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return any(command_of(int(pid))[1:4] == WORKER for pid in re.findall(r"pid=(\d+)", listed.stdout))
 
     def launcher(self) -> int:
         """Process id of this host's `launch/torchrun.sh` (its subshells have it as parent)."""
