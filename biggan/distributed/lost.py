@@ -49,8 +49,10 @@ def naming_lost_processes(process: Process, dump_folder: Path) -> Iterator[None]
         report(process, LOST)
         answers = ask_others(process)
         lost = LostProcesses(describe(process, answers, f"{entry}, called by {where}", error))
-        if answers is not None and any(rank < process.rank for rank, said in answers.items() if said.endswith(LOST)):
-            lost.said = True  # by the first of those that are left
+        if answers is None:  # nothing is known of the others: one of each machine speaks
+            lost.said = not process.is_first_of_host
+        else:  # the first of those that are left does
+            lost.said = any(rank < process.rank for rank, word in answers.items() if word.endswith(LOST))
         raise lost from None
 
 

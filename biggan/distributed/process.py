@@ -34,16 +34,21 @@ def world_size_from_environment() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def this_device() -> torch.device:
     """This process's CUDA device if there is one, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if local_rank >= torch.cuda.device_count():
+    index = local_rank()
+    if index >= torch.cuda.device_count():
         raise InputError(
-            f"--nproc_per_node: process {local_rank} of this machine has no GPU; it has {torch.cuda.device_count()}"
+            f"--nproc_per_node: process {index} of this machine has no GPU; it has {torch.cuda.device_count()}"
         )
-    device = torch.device("cuda", local_rank)
+    device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
 
@@ -128,9 +133,9 @@ def join(timeout_seconds: int) -> Iterator[Process]:
         )
     except (RuntimeError, TimeoutError) as error:  # torch's DistErrors are RuntimeErrors, and gloo's
         reason = str(error).strip().split("\n")[0] or f"silence for {timeout_seconds + JOIN_GRACE_SECONDS} s"
-        raise LostProcesses(
-            f"cannot meet the other processes ({reason}); look at their output, and docs/launch.md"
-        ) from None
+        unmet = LostProcesses(f"cannot meet the other processes ({reason}); look at their output, and docs/launch.md")
+        unmet.said = local_rank() != 0  # the first of each machine speaks
+        raise unmet from None
     try:
         yield process
     finally:

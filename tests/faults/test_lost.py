@@ -8,7 +8,12 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
 from runs import biggan, command, environment, start, torchrun, weights
+
+from biggan.distributed import lost
+from biggan.distributed.process import Process
+from biggan.errors import LostProcesses
 
 RANK_1_FAILS = """
 import os
@@ -120,14 +125,37 @@ def test_a_run_whose_first_attempt_lost_a_process_before_it_began_can_begin(tiny
     biggan(["train", *tiny, "training.steps=1"])
 
 
-def test_a_master_that_is_not_there_is_one_line(tiny):
-    nobody = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_a_master_that_is_not_there_is_one_line_of_each_machine(tiny, local_rank):
+    nobody = {"RANK": f"{4 + local_rank}", "WORLD_SIZE": "6", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     arguments = command(["train", *tiny, "distributed.timeout_seconds=2"])
-    environ = environment() | nobody | {"TORCH_CPP_LOG_LEVEL": "FATAL"}
+    environ = environment() | nobody | {"TORCH_CPP_LOG_LEVEL": "FATAL", "LOCAL_RANK": f"{local_rank}"}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environ, timeout=100, check=False)
     assert done.returncode == 6, done.stderr
     assert "Traceback" not in done.stderr
-    assert "biggan: cannot meet the other processes (" in done.stderr
+    assert done.stderr.count("biggan: cannot meet the other processes (") == 1 - local_rank
+
+
+class Unreachable:
+    """A store whose machine is gone, so that nobody can be asked."""
+
+    def _refuse(self, *_):
+        raise dist.DistNetworkError("Broken pipe")
+
+    set = check = get = _refuse
+
+
+def test_when_the_store_is_gone_one_of_each_machine_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(lost, "_words", lambda process: process.store)
+    said = {}
+    for rank in range(4):
+        hosts = ("a", "a", "b", "b")
+        process = Process(rank, 4, torch.device("cpu"), group=None, store=Unreachable(), hosts=hosts)
+        missing = pytest.raises(LostProcesses, match="keeps the rendezvous store")
+        with missing as caught, lost.naming_lost_processes(process, tmp_path):
+            raise dist.DistBackendError("Connection closed by peer")
+        said[rank] = caught.value.said
+    assert said == {0: False, 1: True, 2: False, 3: True}
 
 
 @pytest.mark.slow
