@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -42,7 +42,8 @@ def train(config: Config, fresh: bool) -> None:
             raise
         except StoppedRun as error:  # on all processes: one of each machine says it
             error.said = error.said or not process.is_first_of_host
-            process.barrier()  # rank 0 may still be closing its files; torchrun ends all when the first one ends
+            with suppress(RuntimeError):  # of a process that is killed meanwhile: this is why the others end
+                process.barrier()  # rank 0 may still be closing its files; torchrun ends all when the first one ends
             raise
 
 

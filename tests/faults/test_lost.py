@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -35,6 +37,21 @@ import os, sys
 from biggan.cli import main
 if os.environ["RANK"] == "1":
     sys.argv.append("optimizer.g_lr=1e-3")
+if __name__ == "__main__":
+    main()
+"""
+
+RANK_1_IS_KILLED_AT_THE_END = """
+import os, signal
+from biggan.cli import main
+from biggan.distributed.process import Process
+
+def barrier(process):
+    if process.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    process.any(False)
+
+Process.barrier = barrier
 if __name__ == "__main__":
     main()
 """
@@ -123,6 +140,24 @@ def test_a_run_whose_first_attempt_lost_a_process_before_it_began_can_begin(tiny
     (tmp_path / "run/lost").mkdir(parents=True)
     (tmp_path / "run/lost/rank_0.json").write_text("{}")
     biggan(["train", *tiny, "training.steps=1"])
+
+
+def test_a_process_that_is_killed_while_all_leave_does_not_hide_why_they_do(tiny, tmp_path):
+    """Without torchrun, which would end rank 0 for rank 1's death."""
+    script = tmp_path / "script.py"
+    script.write_text(RANK_1_IS_KILLED_AT_THE_END)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    whole = [sys.executable, str(script), "train", *tiny, "data.path=nowhere"]
+    first, second = (
+        subprocess.Popen(whole, stderr=subprocess.PIPE, text=True, env=environment() | together | {"RANK": rank})
+        for rank in "01"
+    )
+    said = first.communicate(timeout=100)[1]
+    second.communicate(timeout=100)
+    assert (first.returncode, second.returncode) == (2, -signal.SIGKILL), said
+    assert "biggan: data.path: nowhere" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("local_rank", [0, 1])
