@@ -11,7 +11,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,13 +114,16 @@ def describe(process: Process, answers: dict[int, str] | None, collective: str, 
 
 
 def last_collective(dump: Path) -> str:
-    """Write torch's flight recorder to `dump`; return the last collective it has, in words."""
-    trace: bytes = torch._C._distributed_c10d._dump_fr_trace_json()  # type: ignore[attr-defined]
-    try:
+    """Write gloo's flight recorder to `dump` and NCCL's beside it; return gloo's last collective, in words."""
+    recorder: Any = torch._C._distributed_c10d
+    trace: bytes = recorder._dump_fr_trace_json()
+    found = {dump: trace}
+    if dist.is_nccl_available() and json.loads(devices := recorder._dump_nccl_trace_json()).get("entries"):
+        found[dump.with_name(f"{dump.stem}_nccl.json")] = devices
+    with suppress(OSError):  # a full disk may be why we are here
         dump.parent.mkdir(parents=True, exist_ok=True)
-        dump.write_bytes(trace)
-    except OSError:
-        pass  # a full disk may be why we are here
+        for file, contents in found.items():
+            file.write_bytes(contents)
     entries: list[dict[str, Any]] = json.loads(trace).get("entries", [])
     if not entries:
         return "a collective"

@@ -27,6 +27,9 @@ from biggan.errors import InputError, LostProcesses, StoppedRun
 T = TypeVar("T")
 JOIN_GRACE_SECONDS = 10
 """Joining may take this much longer than its time-out: where the store answers, its own time-outs say more."""
+NCCL_GRACE_SECONDS = 30
+"""By how much NCCL's collectives may take longer than gloo's: its watchdog ends the process, which has words to
+leave and to hear first (`lost.py`)."""
 
 
 def world_size_from_environment() -> int:
@@ -138,8 +141,12 @@ def join(timeout_seconds: int) -> Iterator[Process]:
         raise unmet from None
     try:
         yield process
-    finally:
+    except LostProcesses:  # leaving the group could wait for a kernel that hangs; this process is about to end
+        raise
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _join_others(device: torch.device, world_size: int, timeout_seconds: int) -> Process:
@@ -149,9 +156,18 @@ def _join_others(device: torch.device, world_size: int, timeout_seconds: int) ->
     store = fresh_store(store, rank, world_size, timeout_seconds)
     # Both backends in one group: tensors on the device go through NCCL, flags on the host through gloo.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    process = Process(rank, world_size, device, dist.group.WORLD, store)
+    patience = timeout + timedelta(seconds=NCCL_GRACE_SECONDS)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=patience)
+    group = dist.group.WORLD
+    assert group is not None, "it was just made"
+    _gloo_ends_first(group, timeout)
+    process = Process(rank, world_size, device, group, store)
     return replace(process, hosts=tuple(process.gather(socket.gethostname())))
+
+
+def _gloo_ends_first(group: ProcessGroup, timeout: timedelta) -> None:
+    """Give gloo's collectives, which fail with an error that can be caught and explained, a time-out of their own."""
+    group._get_backend(torch.device("cpu"))._set_default_timeout(timeout)
 
 
 def fresh_store(store: Store, rank: int, world_size: int, timeout_seconds: float) -> Store:
@@ -190,5 +206,7 @@ def batchnorm_group(process: Process, group_size: int, timeout_seconds: int) -> 
         return process.group
     if group_size == 1:
         return None
-    mine, _all = dist.new_subgroups(group_size, timeout=timedelta(seconds=timeout_seconds))
+    timeout = timedelta(seconds=timeout_seconds)
+    mine, _all = dist.new_subgroups(group_size, timeout=timeout + timedelta(seconds=NCCL_GRACE_SECONDS))
+    _gloo_ends_first(mine, timeout)
     return mine

@@ -6,8 +6,14 @@ import threading
 from contextlib import suppress
 from datetime import timedelta
 
+import pytest
+import torch
 import torch.distributed as dist
 from runs import command, environment
+
+from biggan.distributed import lost, process
+from biggan.distributed.process import join
+from biggan.errors import InputError, LostProcesses
 
 
 class Cable:
@@ -40,7 +46,7 @@ def test_a_link_that_is_cut_while_joining_ends_it_with_one_line(tiny):
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     cable = Cable(store.port)
     joining = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(cable.port)}
-    process = subprocess.Popen(
+    joining_process = subprocess.Popen(
         command(["train", *tiny, "distributed.timeout_seconds=2"]),
         stderr=subprocess.PIPE,
         text=True,
@@ -49,9 +55,36 @@ def test_a_link_that_is_cut_while_joining_ends_it_with_one_line(tiny):
     try:
         store.wait(["hello/1"])
         cable.cut()
-        said = process.communicate(timeout=60)[1]
+        said = joining_process.communicate(timeout=60)[1]
     finally:
-        process.kill()
-    assert process.returncode == 6, said
+        joining_process.kill()
+    assert joining_process.returncode == 6, said
     assert "biggan: cannot meet the other processes (silence for 12 s); look at their output" in said
     assert "Traceback" not in said
+
+
+def test_the_group_is_left_unless_others_were_lost_since_a_hung_kernel_would_be_waited_for(monkeypatch):
+    left = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(process, "_join_others", lambda *_: "this process")
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append(True))
+    with pytest.raises(LostProcesses), join(5):
+        raise LostProcesses("gone")
+    assert not left
+    with pytest.raises(InputError), join(5):
+        raise InputError("bad")
+    with join(5) as joined:
+        assert joined == "this process"
+    assert len(left) == 2
+
+
+def test_the_collectives_of_gloo_and_of_nccl_are_written_down(monkeypatch, tmp_path):
+    recorder = torch._C._distributed_c10d
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(recorder, "_dump_nccl_trace_json", lambda: b'{"entries": [{}]}', raising=False)
+    lost.last_collective(tmp_path / "rank_3.json")
+    assert (tmp_path / "rank_3_nccl.json").read_bytes() == b'{"entries": [{}]}'
+    monkeypatch.setattr(recorder, "_dump_nccl_trace_json", lambda: b"{}")
+    lost.last_collective(tmp_path / "rank_4.json")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["rank_3.json", "rank_3_nccl.json", "rank_4.json"]

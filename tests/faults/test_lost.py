@@ -100,6 +100,7 @@ def test_a_hung_process_and_the_collective_it_is_missed_in_are_named_after_the_c
     assert len(said) == 1, output
     assert "no answer from rank 1 (" in said[0]
     assert "waited in gloo:" in said[0]
+    assert "8000ms" in said[0], "gloo's own time-out, not the longer one of NCCL"
     assert "[rank0]" not in output, "a traceback"
 
 
