@@ -34,7 +34,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 def trained(config: Config) -> TrainingState:
     """The state after one step on random images."""
     process = Process(0, 1, this_device(), None)
-    state = TrainingState(build.gan(config, process, FiniteGuard(process.device)))
+    state = TrainingState(build.gan(config, process, FiniteGuard(process.device)), build.statistics_images(config, 1))
     n, r = config.micro_batch_size, config.model.resolution
     real = itertools.repeat((torch.rand(n, 3, r, r).to(process.device), torch.zeros(n, dtype=torch.long)))
     train_step(state.gan, 1, real, build.latents(config, process), build.recipe(config, process))

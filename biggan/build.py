@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from biggan.config import Config, ModelConfig
+from biggan.config import Config, ModelConfig, divisors
 from biggan.data.dataset import Dataset
 from biggan.data.loader import START, Cursor, Loader, ReadPlan
 from biggan.distributed.engine import AdamSettings, DDPEngine, Engine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, batchnorm_group
 from biggan.distributed.zero import ZeroEngine, load_deepspeed
+from biggan.errors import InputError
 from biggan.models.batchnorm import set_batchnorm_group
 from biggan.models.biggan import Discriminator, Generator, initialize
 from biggan.training.ema import Ema
@@ -71,6 +72,24 @@ def check_engine(config: Config, process: Process) -> None:
     """Raise InputError if the engine's library is not on this machine."""
     if config.distributed.engine == "deepspeed" and process.group is not None:
         load_deepspeed(process.device)
+
+
+def statistics_images(config: Config, world_size: int) -> int:
+    """Images of a micro-batch whose BatchNorm statistics are taken together."""
+    return config.micro_batch_size * (config.distributed.batchnorm_group_size or world_size) // world_size
+
+
+def check_statistics(config: Config, world_size: int, images: int) -> None:
+    """Raise InputError unless BatchNorm's statistics are still those of `images`: the path follows from it."""
+    now = statistics_images(config, world_size)
+    if now == images:
+        return
+    keeping = [group for group in divisors(world_size) if config.micro_batch_size * group == images * world_size]
+    mend = f"go on with distributed.batchnorm_group_size={keeping[0]}" if keeping else "no group size keeps them"
+    raise InputError(
+        f"distributed.batchnorm_group_size: BatchNorm's statistics were those of {images} images, groups of "
+        f"{config.distributed.batchnorm_group_size or world_size} of {world_size} processes would take {now}; {mend}"
+    )
 
 
 def engine(config: Config, name: str, network: nn.Module, lr: float, process: Process, guard: FiniteGuard) -> Engine:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from biggan.build import check_statistics, statistics_images
 from biggan.config import Config
 from biggan.errors import InputError
 from biggan.preset import keys, resolve
@@ -132,6 +133,28 @@ def test_world_sizes_that_do_not_divide_are_refused_with_what_would(override, pr
     with pytest.raises(InputError) as error:
         resolve(DIGITS, [override]).check_world_size(processes)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "before", "now", "message"),
+    [
+        (2, 4, 2, "those of 16 images, groups of 2 of 2 processes would take 32; go on with distributed.b.*_size=1"),
+        (1, 2, 4, "those of 16 images, groups of 1 of 4 processes would take 8; go on with distributed.b.*_size=2"),
+        (0, 4, 2, None),
+        (2, 4, 4, None),
+        (2, 8, 2, "8 images, groups of 2 of 2 processes would take 32; no group size keeps them"),
+    ],
+)
+def test_a_number_of_processes_that_changes_batchnorms_statistics_is_refused_with_what_keeps_them(
+    group, before, now, message
+):
+    config = resolve(DIGITS, [f"distributed.batchnorm_group_size={group}"])
+    images = statistics_images(config, before)
+    if message is None:
+        check_statistics(config, now, images)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_statistics(config, now, images)
 
 
 def test_z_is_rounded_as_the_papers_code_does_and_said_so():

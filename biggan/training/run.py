@@ -82,10 +82,13 @@ def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str
     root = run_folder.checkpoints(config.run.dir)
     newest = process.gather(newest_checkpoint(root, notes.append) if process.is_main else None)[0]
     guard = FiniteGuard(process.device)
-    state = TrainingState(build.gan(config, process, guard))
+    state = TrainingState(build.gan(config, process, guard), build.statistics_images(config, process.world_size))
     cursors = build.first_cursors(config)
     if newest is not None:
-        cursors = state.restore(process.together(lambda: checkpoint.read(newest)))
+        saved = process.together(lambda: checkpoint.read(newest))
+        if "statistics_images" in saved.state:  # older checkpoints do not say
+            build.check_statistics(config, process.world_size, saved.state["statistics_images"])
+        cursors = state.restore(saved)
         notes.append(f"going on from {newest}")
     notes.append(
         f"training {config.run.dir}: {dataset.splits['train'].images} images of {len(dataset.classes)} classes, "

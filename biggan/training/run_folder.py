@@ -30,10 +30,12 @@ MAY_CHANGE = (
     "samples.",
     "distributed.engine",
     "distributed.zero_stage",
+    "distributed.batchnorm_group_size",
     "distributed.timeout_seconds",
     "tracking.",
 )
-"""Keys (or beginnings of keys) a resumed run may set anew: none of them changes the path of the weights."""
+"""Keys (or beginnings of keys) a resumed run may set anew: none of them changes the path of the weights.
+(The size of a BatchNorm group does, unless the number of processes changes with it: `build.check_statistics`.)"""
 
 
 def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:

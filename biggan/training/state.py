@@ -19,6 +19,8 @@ class TrainingState:
     """The run between two steps, besides its data position. Latents need no state: they are keyed by the step."""
 
     gan: Gan
+    statistics_images: int
+    """Images whose BatchNorm statistics are taken together. Another number of processes must keep it."""
     step: int = 0
     """Generator steps done."""
     bad_samples: dict[str, str] = field(default_factory=dict)
@@ -43,6 +45,7 @@ class TrainingState:
         """The rest, as JSON: with the data position of every stream and, for whoever samples, the class names."""
         return {
             "step": self.step,
+            "statistics_images": self.statistics_images,
             "cursors": [list(cursor) for cursor in cursors],
             "bad_samples": dict(self.bad_samples),
             "classes": list(classes),

@@ -95,7 +95,7 @@ def trained(config, process):
     for step in range(1, STEPS + 1):
         stats = train_step(gan, step, real_batches(config, process, step), latents, recipe)
         norms.append(torch.stack([stats["d_grad_norm"], stats["g_grad_norm"]]))
-    tensors = TrainingState(gan).tensors(keep=True)
+    tensors = TrainingState(gan, statistics_images=24).tensors(keep=True)
     end = {f"{file}/{k}": v for file, named in tensors.items() for k, v in named.items()}
     assert_g_step_leaves_d_alone(gan, config, process, latents, recipe)
     return end | {"norms": torch.stack(norms)}

@@ -40,3 +40,21 @@ def test_two_and_three_processes_walk_the_path_of_one(tiny, digits, tmp_path, se
     rows = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("one", "many2")]
     for key in ("d_loss_real", "d_loss_fake", "g_loss", "d_grad_norm"):
         assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-3), key
+
+
+@pytest.mark.slow
+def test_a_run_with_batchnorm_groups_goes_on_where_they_are_of_as_many_images(tiny, tmp_path):
+    whole, moved = ([tiny[0], f"run.dir={tmp_path / name}", tiny[2], *PAPER] for name in ("whole", "moved"))
+    sizes = ["model.channels=4", "training.batch_size=24", "data.streams=12"]
+    group = "distributed.batchnorm_group_size"
+    biggan(["train", *whole, *sizes, f"{group}=2", "training.steps=4"], processes=4)
+    biggan(["train", *moved, *sizes, f"{group}=2", "training.steps=2"], processes=4)
+    refused = biggan(["train", *moved, *sizes, f"{group}=2", "training.steps=4"], processes=2, expect=1)
+    assert (
+        f"statistics were those of 12 images, groups of 2 of 2 processes would take 24; go on with {group}=1" in refused
+    )
+    biggan(["train", *moved, *sizes, f"{group}=1", "training.steps=4"], processes=2)
+    a, b = (final_weights(tmp_path / name) for name in ("whole", "moved"))
+    for file in ("generator", "discriminator"):
+        parameters = [k for k in a if k.startswith(file) and not re.search(r"running_|\.u$", k)]
+        assert torch.cat([(a[k] - b[k]).abs().flatten() for k in parameters]).mean() <= 3e-6, file
