@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class DataFacts(BaseModel):
     remote: bool = False
     """Behind a URL: shards are read while training, and not looked at here."""
     troubles: list[str] = []
-    """Shards that are missing or not of the declared size."""
+    """Shards that are missing, not of the declared size, or cannot be read."""
     more_troubles: int = 0
     shards_to_read: int = 0
     """In full, shared out over the ranks, because this rank was asked to."""
@@ -40,7 +41,7 @@ class DataFacts(BaseModel):
 
 
 def look_at_data(path: str, config: Config | None, pulse: Pulse) -> tuple[DataFacts, Sequence[Shard]]:
-    """Read dataset.json and the size of every shard; also the local shards, to be read in full."""
+    """Read dataset.json, and look at every shard; also the local shards, to be read in full."""
     remote = "://" in path or path.startswith("pipe:")
     file = Path(path) / FILE_NAME
     pulse.beat(f"reading {path if remote else file}")
@@ -56,7 +57,7 @@ def look_at_data(path: str, config: Config | None, pulse: Pulse) -> tuple[DataFa
         return DataFacts(error=f"{file}: cannot be read ({reason})"), ()
     shards = [shard for split in dataset.splits.values() for shard in split.shards]
     local = [] if remote else [shard for shard in shards if ":" not in shard.name]
-    troubles = [trouble for shard in local if (trouble := size_trouble(Path(path), shard, pulse))]
+    troubles = [trouble for shard in local if (trouble := trouble_at_first_sight(Path(path), shard, pulse))]
     facts = DataFacts(
         digest=hashlib.sha256(dataset.to_json().encode()).hexdigest()[:12],
         shards=len(shards),
@@ -69,17 +70,23 @@ def look_at_data(path: str, config: Config | None, pulse: Pulse) -> tuple[DataFa
     return facts, local
 
 
-def size_trouble(folder: Path, shard: Shard, pulse: Pulse) -> str | None:
-    """What is wrong with a shard at first sight: there or not, and its size."""
+def trouble_at_first_sight(folder: Path, shard: Shard, pulse: Pulse) -> str | None:
+    """What is wrong with a shard, short of reading it all: is it there, of its size, and do its ends come?"""
     file = folder / shard.name
     pulse.beat(f"looking at {file}")
     try:
         size = file.stat().st_size
+        if size != shard.bytes:
+            return f"{file}: {size:,} bytes, {FILE_NAME} says {shard.bytes:,}"
+        with file.open("rb") as opened:
+            opened.read(1)
+            opened.seek(-1, os.SEEK_END)
+            opened.read(1)
     except FileNotFoundError:
         return f"{file} is missing"
     except OSError as error:
         return f"{file}: cannot be read ({error.strerror})"
-    return None if size == shard.bytes else f"{file}: {size:,} bytes, {FILE_NAME} says {shard.bytes:,}"
+    return None
 
 
 def checksum_trouble(folder: Path, shard: Shard) -> str | None:
@@ -142,7 +149,7 @@ def _check_shards(facts: Mapping[int, DataFacts], hosts: Mapping[int, str]) -> C
     total = f"{readable[0].shards} shards, {readable[0].bytes / 1e9:.2f} GB"
     if readable[0].remote:
         return Check("shards", Status.NOT_CHECKED, f"{total}, behind a URL", "training counts what it reads of them")
-    return Check("shards", Status.PASS, f"{total}: there, with their declared sizes, on {len(readable)} rank(s)")
+    return Check("shards", Status.PASS, f"{total}: readable, of their declared sizes, on {len(readable)} rank(s)")
 
 
 def check_checksums(troubles: Mapping[int, Sequence[str]] | None, hosts: Mapping[int, str]) -> Check:

@@ -108,6 +108,19 @@ def test_changed_bytes_of_the_same_length_are_found_by_checksums(digits, tmp_pat
     assert f"failed: checksums: rank 0 {HERE}: {broken}/train-00003.tar: its bytes are not those" in output
 
 
+@pytest.mark.slow
+def test_a_shard_that_may_not_be_read_is_named(digits, tmp_path):
+    broken = shutil.copytree(digits, tmp_path / "broken")
+    (broken / "train-00003.tar").chmod(0)
+    # What lets root read every file is taken from it; where the tests are not root's there is nothing to take.
+    plainly = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    doctor = [*plainly, sys.executable, "-m", "biggan", "doctor", "--data", str(broken)]
+    done = subprocess.run(doctor, capture_output=True, text=True, env=environment(), timeout=100, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    failure = f"failed: shards: rank 0 {HERE}: {broken}/train-00003.tar: cannot be read (Permission denied)"
+    assert failure in done.stdout
+
+
 @pytest.fixture
 def other_checkout(tmp_path):
     """A folder with another webdataset and another biggan in it."""
