@@ -14,6 +14,7 @@ refuse() {
 
 read_settings() {
     python=${PYTHON:-python3}
+    command=${COMMAND:-train}
     nodes=${NNODES:-1}
     run_id=${RDZV_ID:-biggan}
     join_seconds=${JOIN_SECONDS:-600}                    # nodes wait so long for each other
@@ -28,6 +29,8 @@ read_settings() {
         endpoint=${RDZV_ENDPOINT:-}
         [[ $endpoint == *:* ]] || refuse "RDZV_ENDPOINT is '$endpoint'; with NNODES=$nodes it must be HOST:PORT"
     fi
+    restarts=${MAX_RESTARTS:-3}
+    [[ $command == doctor ]] && restarts=${MAX_RESTARTS:-0} # what it found, it would find again
     processes=${NPROC_PER_NODE:-$("$python" -c 'import torch; print(torch.cuda.device_count() or 1)')}
     ((processes > 0)) || refuse "PYTHON: $python has no torch; activate the virtual environment"
 }
@@ -50,8 +53,8 @@ start_torchrun() {
         --nnodes "$nodes" --nproc-per-node "$processes" \
         --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id "$run_id" \
         --rdzv-conf "join_timeout=$join_seconds" \
-        --max-restarts "${MAX_RESTARTS:-3}" --shutdown-timeout "$shutdown_seconds" \
-        -m biggan "${COMMAND:-train}" "$@" &
+        --max-restarts "$restarts" --shutdown-timeout "$shutdown_seconds" \
+        -m biggan "$command" "$@" &
     torchrun=$!
 }
 

@@ -42,6 +42,18 @@ def test_what_cannot_work_is_refused(arguments, variables, said):
     assert said in output
 
 
+@pytest.mark.parametrize(
+    ("variables", "restarts"),
+    [({}, "3"), ({"COMMAND": "doctor"}, "0"), ({"COMMAND": "doctor", "MAX_RESTARTS": "1"}, "1")],
+)
+def test_what_the_doctor_found_is_not_looked_for_again(tmp_path, variables, restarts):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    process = start(["x.yaml"], PYTHON=str(python), **variables)
+    assert f"--max-restarts {restarts} " in process.communicate(timeout=60)[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("slow_rank", [0, 1])
 def test_bad_input_ends_with_its_own_code_and_is_not_restarted(tiny, tmp_path, slow_rank):
