@@ -17,14 +17,14 @@ BUSY_FRACTION = 0.1
 
 
 def check_devices(facts: Mapping[int, HostFacts]) -> Check:
-    """A GPU for every process, equal ones; or on CPU no more threads than cores."""
+    """A GPU for every process, equal ones; or none anywhere."""
     hosts = hosts_of(facts)
     common, odd = odd_ones({rank: "GPU" if f.gpus else "CPU" for rank, f in facts.items()})
     if odd:
         seen = f"{name_ranks(odd, hosts)}: {odd[min(odd)]}, others {common}"
         return Check("devices", Status.FAIL, seen, "see nvidia-smi and CUDA_VISIBLE_DEVICES there")
     if common == "CPU":
-        return _check_cores(facts)
+        return Check("devices", Status.PASS, "no GPU: gloo on CPU")
     without = [rank for rank, f in facts.items() if f.local_rank >= f.gpus]
     if without:
         f = facts[without[0]]
@@ -52,14 +52,18 @@ def _check_gpus(facts: Mapping[int, HostFacts]) -> Check:
     return Check("devices", Status.PASS, f"{len(gpus)} x {common}, a process each")
 
 
-def _check_cores(facts: Mapping[int, HostFacts]) -> Check:
-    crowded = {rank: f for rank, f in facts.items() if f.local_world_size * f.threads > f.cores}
+def check_cores(facts: Mapping[int, HostFacts], config: Config | None) -> Check:
+    """A core for every process's threads, and one for every reader and for what feeds a GPU."""
+    readers = config.data.workers if config is not None else 0
+    need = {rank: f.local_world_size * max(f.threads, 1 + readers if f.gpus else 1) for rank, f in facts.items()}
+    crowded = [rank for rank, f in facts.items() if need[rank] > f.cores]
     f = facts[min(crowded, default=min(facts))]
-    seen = f"no GPU: gloo on CPU; {f.local_world_size} processes x {f.threads} threads on {f.cores} cores"
+    seen = f"{f.host}: {f.local_world_size} processes of {f.threads} threads and {readers} readers on {f.cores} cores"
     if not crowded:
-        return Check("devices", Status.PASS, seen)
+        return Check("cores", Status.PASS, seen)
     advice = max(1, f.cores // f.local_world_size)
-    return Check("devices", Status.WARN, f"{f.host}: {seen}", f"OMP_NUM_THREADS={advice}")
+    mend = f"OMP_NUM_THREADS={advice}, fewer data.workers, or more cores (sbatch --exclusive, a larger CPU request)"
+    return Check("cores", Status.WARN, seen, mend)
 
 
 def check_shared_memory(facts: Mapping[int, HostFacts], world_size: int, config: Config | None) -> Check:

@@ -116,8 +116,7 @@ def test_source_checksum_follows_names_and_contents(tmp_path):
 
 
 def test_devices():
-    says(machine.check_devices(four()), Status.PASS, "no GPU: gloo on CPU; 2 processes x 4 threads on 8 cores")
-    says(machine.check_devices(four(threads=8)), Status.WARN, "b: ")
+    says(machine.check_devices(four()), Status.PASS, "no GPU: gloo on CPU")
     says(machine.check_devices(gpus()), Status.PASS, "4 x H100, 80 GiB")
     says(machine.check_devices(gpus(gpus=0, gpu=None)), Status.FAIL, "rank 3 (host b): CPU, others GPU")
     says(machine.check_devices(gpus(gpus=1, gpu=None)), Status.FAIL, "rank 3 (host b): no GPU")
@@ -126,6 +125,16 @@ def test_devices():
     other = Gpu(name="A100", free_bytes=40 * GIB, total_bytes=40 * GIB)
     says(machine.check_devices(gpus(gpu=other)), Status.WARN, "A100, 40 GiB, others H100, 80 GiB")
     says(machine.check_devices(gpus(gpus=3)), Status.WARN, "b: 1 GPUs without a process")
+
+
+def test_cores(config):
+    says(machine.check_cores(four(), config), Status.PASS, "a: 2 processes of 4 threads and 1 readers on 8 cores")
+    says(machine.check_cores(four(threads=8), config), Status.WARN, "b: ")
+    says(machine.check_cores(gpus(cores=2, threads=1), None), Status.PASS)
+    says(
+        machine.check_cores(gpus(cores=2, threads=1), config), Status.WARN, "b: 2 processes of 1 threads and 1 readers"
+    )
+    says(machine.check_cores(gpus(cores=1, threads=1), None), Status.WARN, "on 1 cores")  # one core of a node of GPUs
 
 
 def test_shared_memory_and_open_files(config):
