@@ -10,13 +10,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # public, not in __all__
+from torch.distributed import (  # type: ignore[attr-defined]  # public, not in __all__
+    HashStore,
+    PrefixStore,
+    Store,
+    TCPStore,
+)
 
 from biggan.errors import InputError
 
@@ -83,20 +88,18 @@ class Board:
         The others are waited for `timeout_seconds`, and the store itself half as long again.
         """
         self.rank, self.world_size, self.timeout_seconds = rank, world_size, timeout_seconds
-        self._store: Store | None = None
+        self._store: Store = HashStore()
         if world_size > 1:
             if not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
                 raise InputError("WORLD_SIZE is set, but not RANK, MASTER_ADDR, MASTER_PORT; start with torchrun")
             self._store = self._asked(lambda: PrefixStore("doctor", self._connect()), waits=True)
 
-    def exchange(self, topic: str, text: str) -> dict[int, str]:
-        """Everybody's text on `topic`, by rank, once all have written theirs or the time is up.
+    def exchange(self, topic: str, text: str) -> list[int]:
+        """Write `text` on `topic`; the ranks that have written theirs, once all have or the time is up.
 
-        Ranks that have not written by then are absent.
+        Nobody's text is read here: of N ranks that all read all, one store would send N^2.
         """
         store = self._store
-        if store is None:
-            return {self.rank: text}
 
         def write_and_wait() -> list[int]:
             store.set(f"{topic}/{self.rank}", text)
@@ -106,25 +109,27 @@ class Board:
                 return list(range(self.world_size))
             return [rank for rank in range(self.world_size) if store.check([f"{topic}/{rank}"])]
 
-        there = self._asked(write_and_wait, waits=True)
-        texts = self._asked(lambda: store.multi_get([f"{topic}/{rank}" for rank in there]))
-        return {rank: text.decode() for rank, text in zip(there, texts, strict=True)}
+        return self._asked(write_and_wait, waits=True)
+
+    def read(self, topic: str, ranks: Sequence[int]) -> dict[int, str]:
+        """What `ranks`, which have written on `topic`, wrote."""
+        store = self._store
+        texts = self._asked(lambda: store.multi_get([f"{topic}/{rank}" for rank in ranks]))
+        return {rank: text.decode() for rank, text in zip(ranks, texts, strict=True)}
 
     def announce(self, exit_code: int, listeners: int) -> None:
         """Tell the others the verdict, and stay (the store may live in this process) until they have heard it."""
         store = self._store
-        if store is not None:
 
-            def tell() -> None:
-                store.add("verdict", 1 + exit_code)
-                self._wait(store, "heard", listeners)
+        def tell() -> None:
+            store.add("verdict", 1 + exit_code)
+            self._wait(store, "heard", listeners)
 
-            self._asked(tell, waits=True)
+        self._asked(tell, waits=True)
 
     def hear(self) -> int | None:
         """The verdict, or None if it was not announced in time."""
         store = self._store
-        assert store is not None, "one process has nobody to listen to"
 
         def listen() -> int:
             self._wait(store, "verdict", 1)

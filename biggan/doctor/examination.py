@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ from biggan.doctor.report import print_table, write_json
 from biggan.errors import EXIT_BAD_INPUT, InputError, StoppedRun
 
 T = TypeVar("T")
+ROLL_CALL = "the roll call"
+DATA = "looking at the data set"
+SHARDS = "reading shards, round"
+FOLDER = "looking at the run folder"
+FOLDER_SEEN = "looking for rank 0's file in the run folder"
+COLLECTIVES = "collectives"
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,12 @@ class Examination:
             network={} if board.world_size > 1 else None,
         )
         self._own_folder: FolderFacts | None = None
+        self._wrote: dict[str, list[int]] = {}
+        """Who has written on each topic that was reached."""
 
     def run(self) -> None:
         """Everything, in order; raises SilenceError as soon as a rank is missing."""
-        own = look_around(self.config, self.config_error).model_dump_json()
-        self._exchange("the roll call", own, self._keep_hosts)
+        self._exchange(ROLL_CALL, look_around(self.config, self.config_error).model_dump_json())
         try:
             self._data()
             self._folder()
@@ -93,18 +101,23 @@ class Examination:
         if self.board.world_size > 1:
             self._network()
 
-    def _exchange(self, topic: str, text: str, keep: Callable[[Mapping[int, str]], None]) -> dict[int, str]:
-        """Everybody's text on `topic`, kept first; then raises SilenceError if any is missing."""
-        answers = self.board.exchange(topic, text)
-        keep(answers)
-        missing = tuple(sorted(set(range(self.board.world_size)) - answers.keys()))
+    def _exchange(self, topic: str, text: str) -> None:
+        """Write for the rank that will judge; raises SilenceError if anybody has not."""
+        self._wrote[topic] = self.board.exchange(topic, text)
+        missing = tuple(sorted(set(range(self.board.world_size)) - set(self._wrote[topic])))
         if missing:
             self.findings.lost = Lost(missing, topic)
             raise SilenceError
-        return answers
 
-    def _keep_hosts(self, answers: Mapping[int, str]) -> None:
-        self.findings.hosts = {rank: HostFacts.model_validate_json(text) for rank, text in answers.items()}
+    def _read(self, topic: str, facts: Callable[[str], T]) -> dict[int, T]:
+        """What all wrote on `topic`, as facts; nothing if it was not reached."""
+        ranks = self._wrote.get(topic)
+        return {rank: facts(text) for rank, text in self.board.read(topic, ranks).items()} if ranks else {}
+
+    def _decided(self, topic: str, decide: Callable[[], str]) -> str:
+        """What rank 0 decides on what all said, in few words: it alone reads them."""
+        self._exchange(topic, decide() if self.board.rank == 0 else "")
+        return self.board.read(topic, [0])[0]
 
     def _data(self) -> None:
         """The data set, as every rank sees it."""
@@ -120,31 +133,18 @@ class Examination:
                 facts = DataFacts(error=f"{error} (a dead file system?)")
         if self.request.checksums:
             facts.shards_to_read = len(shards)
+        self._exchange(DATA, facts.model_dump_json())
 
-        def keep(answers: Mapping[int, str]) -> None:
-            if self.findings.data is not None:
-                self.findings.data = {r: DataFacts.model_validate_json(text) for r, text in answers.items()}
+        def most() -> str:
+            return str(max(f.shards_to_read for f in self._read(DATA, DataFacts.model_validate_json).values()))
 
-        answers = self._exchange("looking at the data set", facts.model_dump_json(), keep)
         # What all do next follows from what all said: a rank that was given other arguments must not part from them.
-        to_read = max(DataFacts.model_validate_json(text).shards_to_read for text in answers.values())
-        if to_read:
-            self._checksums(Path(path), shards, math.ceil(to_read / self.board.world_size))
-
-    def _checksums(self, folder: Path, shards: Sequence[Shard], rounds: int) -> None:
-        """Read the shards, one per rank and round: a round is short, so that silence is seen."""
-        found: dict[int, list[str]] = {rank: [] for rank in range(self.board.world_size)}
-        for number in range(rounds):
+        to_read = int(self._decided("counting the shards to read", most))
+        for number in range(math.ceil(to_read / self.board.world_size)):
+            # One shard per rank and round: a round is short, so that silence is seen.
             mine = number * self.board.world_size + self.board.rank
-            trouble = self._checksum(folder, shards[mine]) if mine < len(shards) else None
-
-            def keep(answers: Mapping[int, str]) -> None:
-                for rank, text in answers.items():
-                    if text:
-                        found[rank].append(text)
-
-            self._exchange(f"reading shards, round {number + 1}", trouble or "", keep)
-        self.findings.checksums = found
+            trouble = self._checksum(Path(path), shards[mine]) if mine < len(shards) else None
+            self._exchange(f"{SHARDS} {number + 1}", trouble or "")
 
     def _checksum(self, folder: Path, shard: Shard) -> str | None:
         try:
@@ -162,32 +162,42 @@ class Examination:
                 lambda: disk.look_at_folder(folder),
                 lambda reason: FolderFacts(folder=str(folder), parent=str(folder), error=reason),
             )
-            self.findings.checkpoint_bytes = disk.checkpoint_bytes(self.config.model) if self.config else 0
-        written = self._exchange("looking at the run folder", own.model_dump_json(), lambda _: None)
-        facts = FolderFacts.model_validate_json(written[0])
-        if not facts.folder:
-            return
-        self.findings.folder = facts
-        seen = within_or(self.patience_seconds, lambda: disk.sees(facts), lambda _: False)
-
-        def keep(answers: Mapping[int, str]) -> None:
-            self.findings.folder_seen = {rank: text == "True" for rank, text in answers.items()}
-
-        self._exchange("looking for rank 0's file in the run folder", str(seen), keep)
+        facts = FolderFacts.model_validate_json(self._decided(FOLDER, own.model_dump_json))
+        if facts.folder:
+            self.findings.folder = facts
+            seen = within_or(self.patience_seconds, lambda: disk.sees(facts), lambda _: False)
+            self._exchange(FOLDER_SEEN, str(seen))
 
     def _network(self) -> None:
         """The collectives, last: a hang there must not hide what else is wrong."""
         facts = NetworkFacts()
-        leaders = sorted({f.host: rank for rank, f in sorted(self.findings.hosts.items(), reverse=True)}.values())
+        leaders = json.loads(self._decided("naming each host's first rank", self._leaders))
         try:
             within(self.patience_seconds, lambda pulse: measure(facts, leaders, self.request.timeout_seconds, pulse))
         except (StoppedRun, RuntimeError, ValueError, TimeoutError) as error:
             facts.error = str(error).strip().split("\n")[0]
+        self._exchange(COLLECTIVES, facts.model_dump_json())
 
-        def keep(answers: Mapping[int, str]) -> None:
-            self.findings.network = {r: NetworkFacts.model_validate_json(text) for r, text in answers.items()}
+    def _leaders(self) -> str:
+        hosts = self._read(ROLL_CALL, HostFacts.model_validate_json)
+        return json.dumps(sorted({f.host: rank for rank, f in sorted(hosts.items(), reverse=True)}.values()))
 
-        self._exchange("collectives", facts.model_dump_json(), keep)
+    def _hear_all(self) -> None:
+        """Read, for the judgement, what all wrote."""
+        found = self.findings
+        found.hosts = self._read(ROLL_CALL, HostFacts.model_validate_json)
+        if found.data is not None:
+            found.data = self._read(DATA, DataFacts.model_validate_json)
+        rounds = [topic for topic in self._wrote if topic.startswith(SHARDS)]
+        if rounds and FOLDER in self._wrote:  # which comes after the last round
+            read = [self._read(topic, str) for topic in rounds]
+            found.checksums = {rank: [r[rank] for r in read if r[rank]] for rank in read[0]}
+        if found.folder is not None and self.config is not None:
+            found.checkpoint_bytes = disk.checkpoint_bytes(self.config.model)
+        if FOLDER_SEEN in self._wrote:
+            found.folder_seen = self._read(FOLDER_SEEN, lambda text: text == "True")
+        if found.network is not None:
+            found.network = self._read(COLLECTIVES, NetworkFacts.model_validate_json)
 
     def conclude(self) -> int:
         """Rank 0 (or the first that still answers) judges, prints and tells the others the exit code."""
@@ -196,6 +206,7 @@ class Examination:
         if self.board.rank != alive[0]:
             heard = self.board.hear()
             return EXIT_BAD_INPUT if heard is None else heard
+        self._hear_all()
         checks = judge(self.findings, self.config)
         code = EXIT_BAD_INPUT if any(check.status is Status.FAIL for check in checks) else 0
         try:

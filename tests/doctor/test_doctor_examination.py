@@ -2,9 +2,13 @@
 
 import os
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from biggan.doctor import disk, examination
 from biggan.doctor.board import Board, within
@@ -18,8 +22,15 @@ class Echo:
 
     rank, world_size = 0, 2
 
+    def __init__(self):
+        self.texts = {}
+
     def exchange(self, topic, text):
-        return {0: text, 1: text}
+        self.texts[topic] = text
+        return [0, 1]
+
+    def read(self, topic, ranks):
+        return dict.fromkeys(ranks, self.texts[topic])
 
     def announce(self, exit_code, listeners):
         pass
@@ -30,6 +41,65 @@ def request_for(json_file):
     return Request(
         preset=None, overrides=(), data=None, run_dir=None, checksums=False, json_file=json_file, timeout_seconds=8
     )
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """Examine with five ranks in threads of this process: what each has read, in characters, and found."""
+    common = dist.HashStore()
+    monkeypatch.setattr(Board, "_connect", lambda board: common)
+    monkeypatch.setattr(examination, "measure", lambda *_: None)
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    read = Counter()
+    plain = Board.read
+
+    def counted(board, topic, ranks):
+        texts = plain(board, topic, ranks)
+        read[board.rank] += sum(map(len, texts.values()))
+        return texts
+
+    monkeypatch.setattr(Board, "read", counted)
+
+    def examined(silent_after=None):
+        def run(rank):
+            board = Board(rank, 5, 4)
+            if rank == 0 and silent_after is not None:
+                exchange = board.exchange
+
+                def falls_silent(topic, text):
+                    if topic == silent_after:
+                        raise SystemExit
+                    return exchange(topic, text)
+
+                board.exchange = falls_silent
+            part = Examination(request_for(json_file=None), board)
+            with suppress(examination.SilenceError):
+                part.run()
+            return part.conclude(), part.findings
+
+        with ThreadPoolExecutor(5) as pool:
+            parts = [pool.submit(run, rank) for rank in range(5)]
+        return read, [None if part.exception() else part.result() for part in parts]
+
+    return examined
+
+
+def test_only_the_rank_that_judges_reads_what_all_said(ranks, capsys):
+    read, parts = ranks()
+    assert [code for code, _ in parts] == [0] * 5
+    assert len(parts[0][1].hosts) == 5
+    assert read[0] > 5 * 1000
+    assert max(read[rank] for rank in range(1, 5)) < 200
+    assert "5 process(es)" in capsys.readouterr().out
+
+
+def test_when_the_judge_falls_silent_the_next_rank_has_read_nothing_too_little(ranks, capsys):
+    read, parts = ranks(silent_after="looking at the run folder")
+    assert [part and part[0] for part in parts] == [None, 2, 2, 2, 2]
+    assert sorted(parts[1][1].hosts) == [0, 1, 2, 3, 4]
+    assert max(read[rank] for rank in range(2, 5)) < 200
+    assert "no answer from rank 0 " in capsys.readouterr().out
 
 
 def test_processes_lost_while_joining_leave_a_table(monkeypatch, capsys):
