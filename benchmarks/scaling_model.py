@@ -105,7 +105,7 @@ def row(measured: dict[str, Any], size: str, processes: str) -> tuple[float, lis
     taken = measured["together"][size][processes]
     low, middle, high = statistics.quantiles(taken, n=4)
     hop, error = cluster.transports[0].within, seconds.total / middle - 1
-    parts = (seconds.compute, seconds.gradients, seconds.batchnorm, seconds.straggler)
+    parts = (seconds.compute, seconds.gradients, seconds.batchnorm, seconds.host_flag, seconds.straggler)
     return error, [
         size,
         processes,
@@ -121,13 +121,14 @@ def row(measured: dict[str, Any], size: str, processes: str) -> tuple[float, lis
 def check(rounds: int) -> None:
     """Print and write the table of predicted against measured step times; exit with 1 if one is too far off."""
     measured = measure(4, rounds)
-    head = ["network", "processes", "predicted", "measured", "error", "compute", "gradients", "BatchNorm", "wait"]
+    shares = ["compute", "gradients", "BatchNorm", "flag", "wait"]
+    head = ["network", "processes", "predicted", "measured", "error", *shares, "a hop", "steps"]
     cases = [(size, processes) for size, counts in measured["together"].items() for processes in counts]
     errors, rows = zip(*(row(measured, *case) for case in cases), strict=True)
     text = (
         f"Written by `benchmarks/scaling_model.py check --rounds {rounds}` on {CORES} cores; load average at its end: "
         f"{os.getloadavg()[0]:.1f}. Seconds of a G iteration; measured: median (quartiles) of the steps that other "
-        f"programs left alone.\n\n{table([*head, 'a hop', 'steps'], list(rows))}"
+        f"programs left alone.\n\n{table(head, list(rows))}"
     )
     sys.stdout.write(text)
     (DOCS / "scaling-check.md").write_text(text)

@@ -33,6 +33,7 @@ CAUSES = {
     "launching": "#ccbb44",
     "gradients": "#ee6677",
     "BatchNorm": "#aa3377",
+    "stop flag": "#228833",
     "waiting for the slowest": "#999999",
 }
 
@@ -100,7 +101,8 @@ def case(
     images = batch / gpus / accumulation
     seconds, free = run(images, cluster), replace(cluster, launch_seconds=0.0)
     device, fixed = run(images, free).compute, run(0, free).compute
-    parts = (device - fixed, fixed, seconds.compute - device, seconds.gradients, seconds.batchnorm, seconds.straggler)
+    parts = (device - fixed, fixed, seconds.compute - device, seconds.gradients, seconds.batchnorm)
+    parts += (seconds.host_flag, seconds.straggler)
     return Case(accumulation, seconds, dict(zip(CAUSES, parts, strict=True)))
 
 
@@ -163,17 +165,20 @@ def plot_shares(file: Path) -> None:
         axis.set_xticks(range(len(GPUS)), [f"{n:,}" for n in GPUS], rotation=45)
     axes[0].set_ylabel("% of a G iteration")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False)
     save(figure, file)
 
 
 GRAPHS = replace(ASSUMED, launch_seconds=0.5e-6)
 QUIET = replace(ASSUMED, noise=0.0)
+UNASKED = replace(ASSUMED, host_hop_seconds=0.0)
 REMEDIES: dict[str, Callable[[int, int], float]] = {
     "as it is": lambda r, n: case(r, n, 2048).seconds.total,
     "BatchNorm groups of 64": lambda r, n: case(r, n, 2048, group=64).seconds.total,
     "BatchNorm groups of 8": lambda r, n: case(r, n, 2048, group=8).seconds.total,
     "BatchNorm by all-reduces (not built)": lambda r, n: case(r, n, 2048, reduced_moments=True).seconds.total,
+    "no stop flag (not built)": lambda r, n: case(r, n, 2048, cluster=UNASKED).seconds.total,
+    "groups of 64, no stop flag": lambda r, n: case(r, n, 2048, group=64, cluster=UNASKED).seconds.total,
     "no process ever slower": lambda r, n: case(r, n, 2048, cluster=QUIET).seconds.total,
     "groups of 64, launches at a tenth": lambda r, n: case(r, n, 2048, group=64, cluster=GRAPHS).seconds.total,
     "ZeRO 2": lambda r, n: case(r, n, 2048, engine=ENGINES[2]).seconds.total,

@@ -35,6 +35,7 @@ PLAIN = Cluster(
     float32_flop_per_second=1e2,
     bytes_per_second=1e3,
     launch_seconds=0.0,
+    host_hop_seconds=0.0,
     noise=0.0,
 )
 
@@ -101,6 +102,18 @@ def test_gradients_hide_behind_the_backward_pass_but_batchnorm_does_not():
     assert (serial.batchnorm, serial.total) == (pytest.approx(2), pytest.approx(7))
     shared_cores = predict(iteration(two_seconds, Operation(5000, 0)), replace(PLAIN, cores_per_node=2), 2, 2)
     assert shared_cores.total == pytest.approx(7)
+
+
+def test_the_flag_costs_what_the_device_has_no_work_for():
+    hops = replace(PLAIN, host_hop_seconds=0.1, transports=(Transport(0.0, Link(0, 0), Link(0, 0), False),))
+    asked = [predict(iteration(Operation(1000, 0)), hops, n, n) for n in (1, 2, 11)]
+    assert [a.host_flag for a in asked] == [0, 0, pytest.approx(1)]  # 0, 2 and 20 hops; the device has work for 1 s
+    assert [a.total for a in asked] == [1, 1, pytest.approx(2)]
+    busy_host = replace(hops, launch_seconds=0.9)
+    assert predict(iteration(Operation(1000, 0)), busy_host, 11, 11).host_flag == pytest.approx(1)  # ahead by 1 s
+    assert predict(iteration(*[Operation(0, 0)] * 3), busy_host, 11, 11).host_flag == pytest.approx(2)  # not ahead
+    shared_cores = predict(iteration(Operation(1000, 0)), replace(hops, cores_per_node=16), 2, 2)
+    assert shared_cores.host_flag == pytest.approx(0.2)
 
 
 def test_batchnorm_waits_behind_gradients_on_one_communicator_and_not_on_its_own():

@@ -8,7 +8,7 @@ import pytest
 
 from biggan.cost.communication import ENGINES, with_collectives
 from biggan.cost.estimate import read_calibration
-from biggan.cost.scaling import Link, predict
+from biggan.cost.scaling import ASSUMED, Link, predict
 from biggan.cost.trace import record
 
 NETWORK = "digits 32 px, ch 16"
@@ -75,6 +75,9 @@ def test_a_calibration_predicts_the_step_and_the_links_it_was_made_of(
     assert predict(with_collectives(steps, ENGINES[0], 1), cluster, 1, 1).total == pytest.approx(1.0)
     assert source == f"measured, {tmp_path / 'calibration.json'}"
     assert (cluster.cores_per_node is None) == (device == "cuda")
+    # The loop's flag goes through gloo: NCCL's collectives, which are the doctor's here, say nothing of it.
+    heard_gloo = not doctor and device == "cpu"
+    assert (cluster.host_hop_seconds == ASSUMED.host_hop_seconds) != heard_gloo
     if doctor:  # two hosts, whose collectives need not be measured again
         assert asked == [1]
         assert cluster.transports[0].between == Link(pytest.approx(1e-3), pytest.approx(1e-9))

@@ -101,9 +101,11 @@ def cluster_from(measured: dict[str, Any]) -> Cluster:
     ]
     if not all(t.seconds > 0 for t in timings):
         raise ValueError("collectives: seconds must be above 0")
-    cluster = calibrated(replace(ASSUMED, processes_per_node=-(-world_size // hosts)), fit(timings), hosts)
+    link = fit(timings)
+    cluster = calibrated(replace(ASSUMED, processes_per_node=-(-world_size // hosts)), link, hosts)
     return replace(
         cluster,
+        host_hop_seconds=link.seconds if measured.get("backend") == "gloo" else cluster.host_hop_seconds,
         cores_per_node=measured.get("cores"),
         launch_seconds=float(measured.get("launch_seconds", cluster.launch_seconds)),
         compute_scale=float(measured.get("compute_scale", cluster.compute_scale)),

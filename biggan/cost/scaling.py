@@ -91,6 +91,8 @@ class Cluster:
     """That operations bound by memory reach, each process."""
     launch_seconds: float
     """The host's time to launch one operation."""
+    host_hop_seconds: float
+    """Of a few bytes in gloo's rings, from processor to processor over TCP."""
     noise: float
     """Standard deviation, seconds, of what one process takes for a second's work with nobody to wait for; it grows
     with the square root of time."""
@@ -162,13 +164,15 @@ class Seconds:
     gradients: float
     """Reducing gradients and gathering updated parameters, where nothing else goes on."""
     batchnorm: float
+    host_flag: float
+    """The loop's flag, as far as the device has nothing to do meanwhile."""
     straggler: float
     """Waiting for the slowest: of a BatchNorm group at each of its collectives, of all at each optimizer step."""
 
     @property
     def total(self) -> float:
         """The whole iteration."""
-        return self.compute + self.gradients + self.batchnorm + self.straggler
+        return self.compute + self.gradients + self.batchnorm + self.host_flag + self.straggler
 
 
 def predict(steps: Sequence[MicroStep], cluster: Cluster, processes: int, batchnorm_processes: int) -> Seconds:
@@ -177,10 +181,10 @@ def predict(steps: Sequence[MicroStep], cluster: Cluster, processes: int, batchn
     `batchnorm_processes` neighbours share BatchNorm statistics. If these are all processes, their messages queue
     behind gradients (one communicator); smaller groups have a queue of their own.
     """
-    compute = gradients = batchnorm = 0.0
+    compute = gradients = batchnorm = ahead = 0.0
     meetings = updates = 0
     for step in steps:
-        spent = timeline(step.events, cluster, processes, batchnorm_processes)
+        spent, ahead = timeline(step.events, cluster, processes, batchnorm_processes)
         compute += spent.compute * step.repeats
         gradients += spent.gradients * step.repeats
         batchnorm += spent.batchnorm * step.repeats
@@ -188,11 +192,22 @@ def predict(steps: Sequence[MicroStep], cluster: Cluster, processes: int, batchn
         updates += step.repeats * step.boundary
         meetings += step.repeats * (step.boundary + exchanges)
     waiting = straggling(compute, cluster.noise, meetings, updates, processes, batchnorm_processes)
-    return Seconds(compute, gradients, batchnorm, waiting)
+    host_flag = max(0.0, flag_seconds(cluster, processes) - ahead)
+    return Seconds(compute, gradients, batchnorm, host_flag, waiting)
 
 
-def timeline(events: Iterable[Event], cluster: Cluster, processes: int, batchnorm_processes: int) -> Seconds:
-    """Run one micro-step's events through the three queues; stragglers are not in it."""
+def flag_seconds(cluster: Cluster, processes: int) -> float:
+    """The loop's flag, a gloo all-reduce before each iteration: once around the ring to reduce it, once to tell."""
+    return ring_steps("all_reduce", processes) * cluster.host_hop_seconds
+
+
+def timeline(
+    events: Iterable[Event], cluster: Cluster, processes: int, batchnorm_processes: int
+) -> tuple[Seconds, float]:
+    """Run one micro-step's events through the three queues; flag and stragglers are not in it.
+
+    Also returns by how much the host was ahead at its end: the device is busy so long without it.
+    """
     scale = cluster.compute_scale * cluster.crowding(processes)
     shared_queue = batchnorm_processes == processes or cluster.cores_per_node is not None
     host = device = gradients_free = batchnorm_free = gradients = batchnorm = 0.0
@@ -217,7 +232,8 @@ def timeline(events: Iterable[Event], cluster: Cluster, processes: int, batchnor
                 device = gradients_free
     end = max(device, gradients_free)
     gradients += end - device
-    return Seconds(end - gradients - batchnorm, gradients, batchnorm, 0.0)
+    ahead = 0.0 if cluster.cores_per_node is not None else end - host  # on a CPU the host is the device
+    return Seconds(end - gradients - batchnorm, gradients, batchnorm, 0.0, 0.0), ahead
 
 
 @dataclass(frozen=True)
@@ -271,6 +287,7 @@ ASSUMED = Cluster(
     float32_flop_per_second=40e12,
     bytes_per_second=2.4e12,
     launch_seconds=5e-6,
+    host_hop_seconds=30e-6,
     noise=2e-3,
 )
 """Assumed, not measured: nodes of 8 H100-class GPUs, NVLink, one 400 Gb/s adapter per GPU, bfloat16. docs/scaling.md

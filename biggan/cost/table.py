@@ -77,6 +77,7 @@ def _time(costs: tuple[Cost, ...], names: list[str], batch_size: int) -> Table:
     table = _table("predicted by the scaling model", names)
     table.add_row("seconds per G iteration", *(f"{cost.seconds.total:.3g}" for cost in costs))
     table.add_row("images/s, all processes", *(f"{batch_size / cost.seconds.total:,.0f}" for cost in costs))
-    for kind in ("compute", "gradients", "batchnorm", "straggler"):
-        table.add_row(f"share of {kind}", *(f"{getattr(c.seconds, kind) / c.seconds.total:.1%}" for c in costs))
+    for kind in ("compute", "gradients", "batchnorm", "host_flag", "straggler"):
+        shares = (getattr(cost.seconds, kind) / cost.seconds.total for cost in costs)
+        table.add_row(f"share of {kind.replace('_', ' ')}", *(f"{share:.1%}" for share in shares))
     return table
