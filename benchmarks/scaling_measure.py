@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ SIZES = {
 }
 BATCHES = {"digits 32 px, ch 16": 32, "64 px, ch 8": 16}
 BYTES = {"all_reduce": (64, 1024, 8192, 2**18, 2**20, 2**22), "all_gather": (64, 1024, 8192, 2**16)}
+REPEATS = 11
 Step = Callable[[], float]
 
 
@@ -71,26 +73,34 @@ def stepper(size: str, batch_size: int, process: Process) -> Step:
 
 
 def collective(name: str, size: int, process: Process) -> float:
-    """Median seconds of one collective of float32, `size` bytes from each process."""
-    x, seconds = torch.ones(size // 4, device=process.device), []
+    """Median seconds of one collective of float32, `size` bytes from each process, among pieces of work as in a step.
+
+    From the last process's arrival to when they are through, on the average: all read one machine's clock. Back to
+    back, with everything warm, it takes half as long.
+    """
+    x, piece, times = torch.ones(size // 4, device=process.device), Piece(process.device), []
     assert process.group is not None
-    for _ in range(7):
-        process.barrier()
+    for _ in range(REPEATS):
+        for _ in range(6):
+            piece()
         begun = time.perf_counter()
         out = all_reduce_sum(x, process.group) if name == "all_reduce" else all_gather_rows(x, process.group)
         out.view(-1)[0].item()
-        seconds.append(time.perf_counter() - begun)
-    return sorted(seconds)[3]
+        times.append((begun, time.perf_counter()))
+    repeats = zip(*process.gather(times), strict=True)
+    return statistics.median(statistics.fmean(end for _, end in each) - max(b for b, _ in each) for each in repeats)
 
 
-def pieces(device: torch.device) -> list[float]:
-    """Seconds of 60 equal pieces of work of some milliseconds: what lies between two meetings of a step."""
-    x, weight, seconds = torch.rand(8, 32, 32, 32, device=device), torch.rand(32, 32, 3, 3, device=device), []
-    for _ in range(60):
+class Piece:
+    """A piece of work of some milliseconds, such as lies between two meetings of a step; called, its seconds."""
+
+    def __init__(self, device: torch.device):
+        self.x, self.weight = torch.rand(8, 32, 32, 32, device=device), torch.rand(32, 32, 3, 3, device=device)
+
+    def __call__(self) -> float:
         begun = time.perf_counter()
-        torch.nn.functional.conv2d(x, weight, padding=1)[0, 0, 0, 0].item()
-        seconds.append(time.perf_counter() - begun)
-    return seconds
+        torch.nn.functional.conv2d(self.x, self.weight, padding=1)[0, 0, 0, 0].item()
+        return time.perf_counter() - begun
 
 
 def teams(process: Process) -> dict[int, Process | None]:
@@ -144,7 +154,8 @@ def main(out: Path, rounds: int) -> None:
                     turn.seconds.append(taken)
             process.barrier()
             if process.rank < (os.cpu_count() or 1) and number >= 2:
-                work.append(pieces(process.device))
+                piece = Piece(process.device)
+                work.append([piece() for _ in range(60)])
             for (count, name, size), seconds in heard.items():
                 process.barrier()
                 team = members[count]
@@ -155,12 +166,13 @@ def main(out: Path, rounds: int) -> None:
 
 
 def undisturbed(step: Step | None, process: Process) -> tuple[float, float]:
-    """Seconds of a step, and the share of the cores that other programs took meanwhile. Collective."""
+    """Seconds of a step, the slowest process's, and the share of the cores that other programs took. Collective."""
     begun, busy, mine = time.perf_counter(), busy_seconds(), time.process_time()
     seconds = 0.0 if step is None else step()
     ours = sum(process.gather(time.process_time() - mine))  # also the end: all are done
     others = busy_seconds() - busy - ours
-    return seconds, process.gather(others / (os.cpu_count() or 1) / (time.perf_counter() - begun))[0]
+    slowest = max(process.gather(seconds))  # which is what a step together waits for
+    return slowest, process.gather(others / (os.cpu_count() or 1) / (time.perf_counter() - begun))[0]
 
 
 def busy_seconds() -> float:
