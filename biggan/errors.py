@@ -5,6 +5,7 @@ EXIT_NON_FINITE = 3
 EXIT_DATA = 4
 EXIT_CHECKPOINT = 5
 EXIT_LOST = 6
+EXIT_COLLAPSED = 7
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
 
 
@@ -44,6 +45,12 @@ class CheckpointError(StoppedRun):
     """A checkpoint could not be written or read."""
 
     exit_code = EXIT_CHECKPOINT
+
+
+class CollapsedError(StoppedRun):
+    """The networks are collapsing; the checkpoints from before are pinned."""
+
+    exit_code = EXIT_COLLAPSED
 
 
 class LostProcesses(StoppedRun):

@@ -24,6 +24,8 @@ def kind(field: FieldInfo) -> str:
     choices = get_args(field.annotation)
     if choices and all(isinstance(choice, str | int) for choice in choices):
         return " \\| ".join(f"`{choice}`" for choice in choices)
+    if choices and choices[0] is str:
+        return "list of names"
     return {"Path": "path", "str": "text", "bool": "true \\| false", "int": "integer", "float": "number"}.get(
         getattr(field.annotation, "__name__", ""), "list of integers"
     )

@@ -24,7 +24,7 @@ KINDS = {
 def print_cost(console: Console, config: Config, world_size: int, estimate: Estimate, source: str) -> None:
     """Print `estimate`; `source` says where the scaling model's numbers come from."""
     size = _table(f"one of {world_size} process{'es' if world_size > 1 else ''}", ["value"])
-    images = config.training.batch_size * config.training.d_steps
+    images = config.training.batch_size * (config.intervention.d_steps or config.training.d_steps)
     for what, value in (
         ("generator parameters", f"{estimate.g_parameters:,}"),
         ("discriminator parameters", f"{estimate.d_parameters:,}"),

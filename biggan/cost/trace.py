@@ -73,7 +73,7 @@ def record(config: Config, images: int) -> Trace:
             update_generator(gan, latents(), recipe)
     recorded = [tuple(events) for events in recorder.segments]
     return Trace(
-        _micro_steps(recorded[:micro_steps], t.d_steps, t.accumulation)
+        _micro_steps(recorded[:micro_steps], recipe.d_steps, t.accumulation)
         + _micro_steps(recorded[micro_steps:], 1, t.accumulation),
         g_parameters=sum(p.numel() for p in gan.generator.module.parameters()),
         d_parameters=sum(p.numel() for p in gan.discriminator.module.parameters()),

@@ -38,11 +38,17 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradients of `loss` (already divided by the number of micro-batches)."""
 
-    def step(self) -> Tensor:
-        """Update the weights, unless the guard vetoes it, and clear the gradients.
+    def step(self, update: bool = True) -> Tensor:
+        """Update the weights, unless the guard vetoes it or not `update`, and clear the gradients.
 
         Returns the gradient norm over all processes, before any clipping: a scalar on the device.
         """
+
+    def changing_weights(self) -> AbstractContextManager[nn.Module]:
+        """The network, whose weights may be changed in place inside, on all processes alike."""
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Of the updates from now on."""
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Adam's whole state, tensor by tensor, as PARAMETER/exp_avg, PARAMETER/exp_avg_sq, PARAMETER/step.
@@ -108,16 +114,27 @@ class DDPEngine:
         """See `Engine`."""
         torch.autograd.backward(poison_if_non_finite(loss))
 
-    def step(self) -> Tensor:
+    def step(self, update: bool = True) -> Tensor:
         """See `Engine`."""
         grads = [p.grad for p in self._parameters.values() if p.grad is not None]
         assert len(grads) == len(self._parameters), "a parameter took no part in the loss"
         norm = self.guard.inspect(self._guarded_names, torch.stack(torch._foreach_norm(grads)))
         self.adam.clip_(grads, norm)
         self._optimizer.found_inf = self.guard.veto  # type: ignore[attr-defined]
-        self._optimizer.step()
+        if update:
+            self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
+
+    @contextmanager
+    def changing_weights(self) -> Iterator[nn.Module]:
+        """See `Engine`."""
+        yield self.module
+
+    def set_learning_rate(self, lr: float) -> None:
+        """See `Engine`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """See `Engine`."""

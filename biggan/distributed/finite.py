@@ -32,6 +32,12 @@ class FiniteGuard:
         """Call once per G step."""
         self.vetoed_steps += self.veto
 
+    def clear(self) -> None:
+        """Forget it all: the state is another one."""
+        self.veto.zero_()
+        self.vetoed_steps.zero_()
+        self._first.clear()
+
     def culprits(self) -> list[str]:
         """Names of the parameters whose gradient was first to be non-finite. Waits for the device."""
         return [

@@ -37,6 +37,11 @@ def world_size_from_environment() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first() -> bool:
+    """Whether this process, of those torchrun started, is rank 0; also before and after they have joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def local_rank() -> int:
     """This process's number on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))

@@ -47,6 +47,7 @@ class ZeroEngine:
         self._parameters = dict(module.named_parameters())
         self._guarded_names = tuple(f"{name}.{key}" for key in self._parameters)
         self._norm = torch.zeros((), device=process.device)
+        self._one, self._hold = torch.ones((), device=process.device), False
         for parameter in module.parameters():  # ZeRO's flat buffer has no other memory order
             parameter.data = torch.empty(parameter.shape, device=process.device).copy_(parameter.data)
         deepspeed = load_deepspeed(process.device)
@@ -61,6 +62,9 @@ class ZeroEngine:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         output: Tensor = self._engine(*inputs)
+        # DeepSpeed would begin its backward pass when a gradient comes by here; that of a gradient penalty does too.
+        for hooks in output._backward_hook_managers:  # type: ignore[attr-defined]
+            hooks.remove_hooks()
         return output
 
     @contextmanager
@@ -71,12 +75,25 @@ class ZeroEngine:
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
+        self._engine._backward_prologue()
         self._engine.backward(poison_if_non_finite(loss))
 
-    def step(self) -> Tensor:
+    def step(self, update: bool = True) -> Tensor:
         """See `Engine`."""
+        self._hold = not update
         self._engine.step()
         return self._norm
+
+    @contextmanager
+    def changing_weights(self) -> Iterator[nn.Module]:
+        """See `Engine`: this process's slice of the weights, which its Adam updates, follows them."""
+        yield self.module
+        self._zero.refresh_fp32_params()
+
+    def set_learning_rate(self, lr: float) -> None:
+        """See `Engine`."""
+        for group in self._adam.param_groups:
+            group["lr"] = lr
 
     def _inspect(self, adam: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """Before Adam's step: the norm of every parameter's gradient, from the slices of all processes."""
@@ -89,7 +106,7 @@ class ZeroEngine:
         norms = all_reduce_sum(squares, self._group).sqrt().to(flat.dtype)
         self._norm = self.guard.inspect(self._guarded_names, norms)
         self.adam.clip_([flat], self._norm)
-        adam.found_inf = self.guard.veto  # type: ignore[attr-defined]
+        adam.found_inf = self._one if self._hold else self.guard.veto  # type: ignore[attr-defined]
 
     @property
     def _flat(self) -> Tensor:

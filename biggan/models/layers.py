@@ -23,6 +23,16 @@ def as_matrix(weight: Tensor) -> Tensor:
     return weight.reshape(weight.shape[0], -1)
 
 
+def named_weights(network: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """Every parameter with two or more axes, by its layer: `name` (G or D) and the path of the module that owns it."""
+    return {
+        f"{name}.{path}": parameter
+        for path, module in network.named_modules()
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim >= 2
+    }
+
+
 class SpectralNorm(nn.Module):
     """Mixin for layers with a `weight` [out, ...]: adds the buffer `u` [out] and `normalized_weight`."""
 
@@ -45,6 +55,14 @@ class SpectralNorm(nn.Module):
                     self.u.copy_(u)
             sigma = u @ (matrix @ v)
             return self.weight / sigma
+
+    @torch.no_grad()
+    def sigma_estimate(self) -> Tensor:
+        """What `normalized_weight` divides by in evaluation mode: a scalar, on the device; `u` stays as it is."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            matrix = as_matrix(self.weight)
+            v = F.normalize(self.u @ matrix, dim=0, eps=self.sn_eps)
+            return (matrix @ v).norm()
 
 
 class SNConv2d(SpectralNorm, nn.Conv2d):

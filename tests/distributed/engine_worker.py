@@ -1,6 +1,10 @@
-"""Run by torchrun: every engine, precision and accumulation, on random images; writes their ends to a file."""
+"""Run by torchrun: every engine, precision and accumulation, on random images; writes their ends to a file.
+
+engine_worker.py PRESET OUT [key.sub=value ...]
+"""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +15,7 @@ from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
 from biggan.preset import resolve
 from biggan.training.latents import keyed_generator
-from biggan.training.state import TrainingState
+from biggan.training.state import host_copy, trained_tensors
 from biggan.training.step import train_step, update_discriminator, update_generator
 
 ENGINES = {
@@ -30,6 +34,8 @@ CASES = [
     ("bfloat16", 2, 0.0),
 ]
 """Precision, accumulation and clipping; bfloat16 is clipped by the same code, and costs as much again."""
+ACCUMULATING = [CASES[2], CASES[5]]
+"""Enough for interventions, which are terms of the loss or follow the update."""
 
 
 def flatten_memory(network):
@@ -87,6 +93,19 @@ def assert_g_step_leaves_d_alone(gan, config, process, latents, recipe):
     assert all(not value.any() for key, value in D.optimizer_state() if key.endswith("exp_avg"))
 
 
+def assert_d_stays(gan, config, process, latents, recipe):
+    """Neither an update of a frozen D moves its weights or Adam, nor one with a learning rate of 0 its weights."""
+    before = d_state(gan)
+    stats = update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), recipe, update=False)
+    assert stats["d_grad_norm"] > 0
+    after = d_state(gan)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    gan.discriminator.set_learning_rate(0.0)
+    update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), replace(recipe, spectral=None))
+    after = d_state(gan)
+    assert all(torch.equal(before[k], after[k]) == k.startswith("weight ") for k in before if "exp_avg" not in k)
+
+
 def trained(config, process):
     """A network pair after STEPS steps, and each step's gradient norms; its G step is found to leave D alone."""
     recipe, latents = build.recipe(config, process), build.latents(config, process)
@@ -95,21 +114,22 @@ def trained(config, process):
     for step in range(1, STEPS + 1):
         stats = train_step(gan, step, real_batches(config, process, step), latents, recipe)
         norms.append(torch.stack([stats["d_grad_norm"], stats["g_grad_norm"]]))
-    tensors = TrainingState(gan, statistics_images=24).tensors(keep=True)
-    end = {f"{file}/{k}": v for file, named in tensors.items() for k, v in named.items()}
+    tensors = trained_tensors(gan)
+    end = {f"{file}/{k}": host_copy(v) for file, named in tensors.items() for k, v in named}
     assert_g_step_leaves_d_alone(gan, config, process, latents, recipe)
+    assert_d_stays(gan, config, process, latents, recipe)
     return end | {"norms": torch.stack(norms)}
 
 
-def main(preset, out):
+def main(preset, out, *overrides):
     fixed = [f"run.dir={out}", "data.path=none", "training.batch_size=24", "optimizer.g_lr=5e-5"]
     with join(120) as process:
         ends = {}
-        for precision, accumulation, max_grad_norm in CASES:
+        for precision, accumulation, max_grad_norm in CASES if not overrides else ACCUMULATING:
             for name, engine in ENGINES.items():
                 arithmetic = [f"training.precision={precision}", f"training.accumulation={accumulation}"]
                 clipping = f"optimizer.max_grad_norm={max_grad_norm}"
-                config = resolve(Path(preset), [*arithmetic, clipping, *fixed, *engine])
+                config = resolve(Path(preset), [*arithmetic, clipping, *fixed, *engine, *overrides])
                 end = trained(config, process)
                 assert end["norms"].min() > MAX_GRAD_NORM, "nothing to clip"
                 ends[precision, accumulation, max_grad_norm, name] = end
@@ -126,4 +146,4 @@ def main(preset, out):
 if __name__ == "__main__":
     preset = Path(sys.argv[1])
     preset.write_text(TINY)
-    main(preset, sys.argv[2])
+    main(preset, *sys.argv[2:])

@@ -1,0 +1,30 @@
+"""What a step tells of D's logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+D_STATISTICS = (
+    "d_loss_real",
+    "d_loss_fake",
+    "d_logit_real",
+    "d_logit_fake",
+    "d_logit_real_square",
+    "d_logit_fake_square",
+    "d_accuracy_real",
+    "d_accuracy_fake",
+)
+"""Means over a batch, which micro-batches, steps and processes of equal size may average. After that the spread of the
+logits, a standard deviation, is sqrt(d_logit_real_square - d_logit_real^2), and alike for fake."""
+
+
+@torch.no_grad()
+def d_statistics(loss_real: Tensor, loss_fake: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """D_STATISTICS as one vector, of the losses and the logits [n] they came from.
+
+    Accuracy is the share of real logits above 0, of fake ones below 0.
+    """
+    shares = (real > 0).float().mean(), (fake < 0).float().mean()
+    squares = real.square().mean(), fake.square().mean()
+    return torch.stack([loss_real, loss_fake, real.mean(), fake.mean(), *squares, *shares])
