@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from biggan import build
-from biggan.config import Config, ModelConfig
+from biggan.config import Config
 from biggan.doctor.check import Check, Status, name_ranks, not_reached
+from biggan.training.ring import MOST_PINNED
 from biggan.training.run_folder import checkpoints
 
 
@@ -68,19 +68,14 @@ def _held(root: Path) -> int:
     return sum(file.stat().st_size for file in root.glob("step_*/*") if file.is_file())
 
 
-def checkpoint_bytes(model: ModelConfig) -> int:
-    """One checkpoint's tensors, float32: G's weights, Adam's two moments and EMA; D's weights and two moments."""
-    with FakeTensorMode():
-        G, D = build.generator(model), build.discriminator(model)
-        counts = [sum(p.numel() for p in network.parameters()) for network in (G, D)]
-    return 4 * (4 * counts[0] + 3 * counts[1])
-
-
 def ring_bytes(config: Config, checkpoint: int) -> int:
-    """The most a run keeps at once: the newest, the one being written, and those kept for good."""
-    keep = config.checkpoint
-    forever = config.training.steps // keep.keep_every_steps if keep.keep_every_steps else 0
-    return checkpoint * (keep.keep_last + 1 + forever)
+    """The most a run keeps at once: the ring, what one alarm pins, those kept for good and the one being written."""
+    keep, steps = config.checkpoint, config.training.steps
+    forever = steps // keep.keep_every_steps if keep.keep_every_steps else 0
+    at_once = build.ring(config).most_kept(keep.every_steps) + MOST_PINNED + forever + 1
+    written = steps // keep.every_steps + 1  # the last one may come out of turn
+    most = checkpoint * min(at_once, written)
+    return min(most, limit) if (limit := build.ring(config).max_bytes) else most
 
 
 def check_folder(
@@ -105,11 +100,14 @@ def _check_room(facts: FolderFacts, config: Config | None, checkpoint: int) -> C
         return Check(name, Status.FAIL, facts.error, "another run.dir, or permission to write there")
     if config is None:
         return Check(name, Status.NOT_CHECKED, f"{facts.folder}: {free}", "give CONFIG, which says what a run keeps")
+    if 0 < build.ring(config).max_bytes < 2 * checkpoint:
+        seen = f"checkpoint.max_gib does not hold two checkpoints of {checkpoint / 2**20:,.1f} MiB"
+        return Check(name, Status.FAIL, seen, "raise it: the newest stays until the next one is written")
     need = ring_bytes(config, checkpoint)
     missing = need - facts.held_bytes - facts.free_bytes
     seen = f"{facts.folder}: {free}, the checkpoints take {need / 2**30:,.2f} GiB ({checkpoint / 2**20:,.1f} MiB each)"
     if missing > 0:
-        mend = f"free {missing / 2**30:,.2f} GiB, lower checkpoint.keep_last, or raise checkpoint.keep_every_steps"
+        mend = f"free {missing / 2**30:,.2f} GiB, set checkpoint.max_gib, or lower checkpoint.horizon_steps"
         return Check(name, Status.FAIL, seen, mend)
     return Check(name, Status.PASS, seen)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from biggan import build
 from biggan.data.dataset import Shard
 from biggan.distributed.process import world_size_from_environment
 from biggan.doctor import dataset, disk
@@ -162,6 +163,7 @@ class Examination:
                 lambda: disk.look_at_folder(folder),
                 lambda reason: FolderFacts(folder=str(folder), parent=str(folder), error=reason),
             )
+            self.findings.checkpoint_bytes = build.checkpoint_bytes(self.config.model) if self.config else 0
         facts = FolderFacts.model_validate_json(self._decided(FOLDER, own.model_dump_json))
         if facts.folder:
             self.findings.folder = facts
@@ -193,7 +195,7 @@ class Examination:
             read = [self._read(topic, str) for topic in rounds]
             found.checksums = {rank: [r[rank] for r in read if r[rank]] for rank in read[0]}
         if found.folder is not None and self.config is not None:
-            found.checkpoint_bytes = disk.checkpoint_bytes(self.config.model)
+            found.checkpoint_bytes = build.checkpoint_bytes(self.config.model)
         if FOLDER_SEEN in self._wrote:
             found.folder_seen = self._read(FOLDER_SEEN, lambda text: text == "True")
         if found.network is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that exist completely or not at all, and the rules of which are kept.
+"""Checkpoints: folders that exist completely or not at all. `ring` decides which are kept.
 
 A checkpoint is written beside its place, synced, checksummed and renamed. Tensors are safetensors and the
 rest is JSON and YAML, so loading one executes nothing.
@@ -7,7 +7,6 @@ rest is JSON and YAML, so loading one executes nothing.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from torch import Tensor
 from biggan.data.dataset import sha256_of
 from biggan.errors import CheckpointError
 from biggan.files import sync_file, sync_folder
+from biggan.training.ring import PINNED, Pins, Ring, pin_before, read_pins, steps_on_disk, write_pins
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -80,22 +80,30 @@ class Writer:
     """Writes checkpoints on a thread of its own, one at a time, while training goes on.
 
     Call `wait` before making the copy of the state that `start` takes: so at most one is in memory. An error
-    of the thread (CheckpointError) is raised by the next `wait` or `raise_if_failed`.
+    of the thread (CheckpointError) is raised by the next `wait` or `raise_if_failed`. `say(message)` is called, also
+    on the thread, when the ring's limit cannot be kept without a pin, or at all.
     """
 
-    def __init__(self, root: Path, keep_last: int, keep_every_steps: int):
-        self._root, self._keep_last, self._keep_every_steps = root, keep_last, keep_every_steps
+    def __init__(self, root: Path, ring: Ring, say: Callable[[str], object]):
+        self._root, self._ring, self._say = root, ring, say
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
     def start(self, step: int, checkpoint: Checkpoint) -> None:
-        """Begin to write `checkpoint` and to remove the ones that are no longer kept."""
+        """Begin to make room for `checkpoint`, to write it, and to remove the ones that are no longer kept."""
         assert self._pending is None, "wait first"
         self._pending = self._thread.submit(self._write, step, checkpoint)
 
     def _write(self, step: int, checkpoint: Checkpoint) -> None:
+        if self._ring.max_bytes:
+            thin(self._root, self._ring, self._say, most_bytes(checkpoint))
         save(self._root, step, checkpoint)
-        thin(self._root, self._keep_last, self._keep_every_steps)
+        thin(self._root, self._ring, self._say)
+
+    def pin(self, onset_step: int, good_step: int, reason: str) -> None:
+        """`ring.pin_before`, after what was started is on disk: nothing is removed meanwhile."""
+        self.wait()
+        pin_before(self._root, onset_step, good_step, reason)
 
     def wait(self) -> None:
         """Until what was started is on disk."""
@@ -154,12 +162,6 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def steps_on_disk(root: Path) -> list[int]:
-    """Steps of the checkpoint folders in `root`, whole or not, ascending."""
-    names = (f.name for f in root.iterdir() if f.is_dir())
-    return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d{8,}", name))
-
-
 def newest_whole(root: Path, on_damaged: Callable[[str], object]) -> Path | None:
     """The newest checkpoint that is whole; `on_damaged(message)` is called for each newer one that is not."""
     for step in reversed(steps_on_disk(root)):
@@ -172,9 +174,14 @@ def newest_whole(root: Path, on_damaged: Callable[[str], object]) -> Path | None
 
 
 def clean_up(root: Path) -> None:
-    """Remove what an interrupted save or removal left."""
+    """Remove what an interrupted save, removal or pinning left; what was about to be replaced is put back."""
+    for replaced in root.glob(".step_*.replaced"):
+        final = root / replaced.name.removeprefix(".").removesuffix(".replaced")
+        if not final.exists():
+            replaced.rename(final)
     for leftover in root.glob(".step_*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    (root / f"{PINNED}.partial").unlink(missing_ok=True)
 
 
 def set_aside_after(root: Path, step: int) -> None:
@@ -187,16 +194,71 @@ def set_aside_after(root: Path, step: int) -> None:
             folder.rename(aside)
 
 
-def thin(root: Path, keep_last: int, keep_every_steps: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints and those at multiples of `keep_every_steps`."""
-    for step in steps_on_disk(root)[:-keep_last]:
-        if not keep_every_steps or step % keep_every_steps:
-            _remove(root / folder_name(step))
+def remove_after(root: Path, step: int) -> None:
+    """Remove the checkpoints after `step`, pinned or not, the newest first: the run goes back there.
+
+    Interrupted, it leaves the earlier of them whole. Not while a `Writer` is writing: `wait` first.
+    """
+    later = [s for s in reversed(steps_on_disk(root)) if s > step]
+    _unpin(root, later)
+    for doomed in later:
+        _remove(root / folder_name(doomed))
+
+
+def thin(root: Path, ring: Ring, say: Callable[[str], object], incoming_bytes: int = 0) -> None:
+    """Remove what `ring` does not keep, so that a checkpoint of `incoming_bytes` can be added.
+
+    `say(message)` is called when that takes a pin, or when the ring's limit is exceeded all the same.
+    """
+    pins, limit = read_pins(root), ring.max_bytes
+    bytes_of = {step: bytes_in(root / folder_name(step)) for step in steps_on_disk(root)}
+    doomed = ring.doomed(bytes_of, pins.reasons, incoming_bytes, pins.good)
+    if unpinned := _unpin(root, doomed):
+        steps = ", ".join(map(str, unpinned))
+        say(f"{root}: checkpoint.max_gib: no room for all that is pinned; step {steps} is given up")
+    for step in doomed:
+        _remove(root / folder_name(step))
+    if not limit or (excess := _bytes_held(root) + incoming_bytes - limit) <= 0:
+        return
+    for aside in sorted(root.glob("step_*.damaged")):
+        if excess > 0:
+            excess -= bytes_in(aside)
+            _remove(aside)
+    if excess > 0:
+        say(f"{root}: checkpoint.max_gib: exceeded by {excess / 2**30:.3g} GiB; the newest and the good one stay")
+
+
+def _unpin(root: Path, steps: Collection[int]) -> list[int]:
+    """Take the pins off `steps`, before they are removed: a pin never names what is not there. Those that had one."""
+    pins = read_pins(root)
+    unpinned = [step for step in steps if step in pins.reasons]
+    if unpinned or pins.good in steps:
+        kept = {step: reason for step, reason in pins.reasons.items() if step not in steps}
+        write_pins(root, Pins(None if pins.good in steps else pins.good, kept))
+    return unpinned
+
+
+def bytes_in(folder: Path) -> int:
+    """The files in `folder` and below, in bytes."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _bytes_held(root: Path) -> int:
+    """By all checkpoints in `root`, those that are set aside and what interruptions left included."""
+    return sum(bytes_in(folder) for folder in root.iterdir() if folder.is_dir())
+
+
+def most_bytes(checkpoint: Checkpoint) -> int:
+    """What `checkpoint` takes on disk, or some KiB more: tensors and their entries in a header, JSON, manifest."""
+    tensors = [(name, t) for file in checkpoint.tensors.values() for name, t in file.items()]
+    entries = sum(t.nbytes + len(json.dumps(name)) + 100 for name, t in tensors)
+    texts = len(json.dumps(checkpoint.state)) + len(checkpoint.config.encode())
+    return entries + texts + 1024 * (1 + len(checkpoint.tensors))
 
 
 def _replace(partial: Path, final: Path) -> None:
-    """Put a complete checkpoint in its place; what is there is damaged, or from a path this run has left."""
-    old = final.with_name(f".{final.name}.removed")
+    """Put a complete checkpoint in its place. What is there can be the only one: it can be put back till then."""
+    old = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from runs import TINY, biggan
 
+from biggan import build
 from biggan.doctor import agreement, contact, dataset, disk, findings, machine
 from biggan.doctor.check import Status, name_ranks, odd_ones
 from biggan.doctor.contact import Lost
@@ -177,14 +178,22 @@ def test_a_checkpoint_is_as_large_as_estimated(tiny, tmp_path):
     (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
     written = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     config = resolve(Path(tiny[0]), [*tiny[1:], "model.channels=16"])
-    assert disk.checkpoint_bytes(config.model) == pytest.approx(written, rel=0.05)
+    assert build.checkpoint_bytes(config.model) == pytest.approx(written, rel=0.05)
 
 
 def test_room_for_the_ring(config):
-    config = config.model_copy(
-        update={"checkpoint": config.checkpoint.model_copy(update={"keep_last": 3, "keep_every_steps": 2})}
-    )
-    assert disk.ring_bytes(config, 10) == 10 * (3 + 1 + 3)  # 6 steps: 2, 4 and 6 stay for good
+    def keeping(steps=6, **changes):
+        training = config.training.model_copy(update={"steps": steps})
+        keep = config.checkpoint.model_copy(update={"every_steps": 1, "horizon_steps": 0} | changes)
+        return config.model_copy(update={"training": training, "checkpoint": keep})
+
+    # 4 pinned by an alarm, 1 being written
+    assert disk.ring_bytes(keeping(100, keep_last=3, keep_every_steps=20), 10) == 10 * (3 + 4 + 1 + 5)
+    # the 10 newest, and beyond them, 10 to 40 steps ago, two for each doubling, one more at either end
+    assert disk.ring_bytes(keeping(100, keep_last=10, horizon_steps=39), 10) == 10 * (10 + 6 + 4 + 1)
+    assert disk.ring_bytes(keeping(keep_last=3, keep_every_steps=2), 10) == 10 * 7  # no more are written
+    assert disk.ring_bytes(keeping(keep_last=3, max_gib=60 / GIB), 10) == 60
+    config = keeping(keep_last=3, keep_every_steps=2)
 
     def room(**changes):
         facts = FolderFacts(**({"folder": "/r", "parent": "/", "free_bytes": 70} | changes))
@@ -195,6 +204,9 @@ def test_room_for_the_ring(config):
     says(room(free_bytes=69, held_bytes=1), Status.PASS)
     says(room(error="/: cannot be written"), Status.FAIL, "cannot be written")
     folder = FolderFacts(folder="/r", parent="/", free_bytes=70)
+    for limit, status in ((19, Status.FAIL), (20, Status.PASS)):  # the newest and the next one
+        limited = keeping(max_gib=limit / GIB)
+        assert disk.check_folder(folder, None, limited, 10, HOSTS)[0].status == status
     blind = disk.check_folder(folder, {0: True, 3: False}, config, 10, HOSTS)[1]
     says(blind, Status.FAIL, "rank 3 (host b) does not see what rank 0 writes to /")
     rows = [

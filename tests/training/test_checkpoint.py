@@ -1,6 +1,10 @@
 import errno
 import json
+import os
+import signal
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +12,10 @@ import torch
 from biggan.errors import CheckpointError
 from biggan.training import checkpoint
 from biggan.training.checkpoint import Checkpoint, Writer
+from biggan.training.ring import Pins, Ring, read_pins, write_pins
 from biggan.training.state import host_copy
+
+LAST = Ring(keep_last=1, horizon_steps=0, keep_every_steps=0, max_bytes=0)
 
 
 def contents(value):
@@ -71,12 +78,90 @@ def test_a_full_disk_leaves_nothing_behind_and_the_earlier_ones_whole(tmp_path, 
     assert checkpoint.damage(tmp_path / "step_00000001") is None
 
 
-def test_keeps_the_last_k_and_every_nth(tmp_path):
+def test_keeps_the_last_k_every_nth_and_the_pinned(tmp_path):
     write(tmp_path, *range(1, 10))
-    checkpoint.thin(tmp_path, keep_last=2, keep_every_steps=4)
-    assert checkpoint.steps_on_disk(tmp_path) == [4, 8, 9]
-    checkpoint.thin(tmp_path, keep_last=1, keep_every_steps=0)
-    assert checkpoint.steps_on_disk(tmp_path) == [9]
+    write_pins(tmp_path, Pins(3, {3: "why"}))
+    checkpoint.thin(tmp_path, Ring(2, 0, 4, 0), pytest.fail)
+    assert checkpoint.steps_on_disk(tmp_path) == [3, 4, 8, 9]
+    checkpoint.thin(tmp_path, LAST, pytest.fail)
+    assert checkpoint.steps_on_disk(tmp_path) == [3, 9]
+
+
+def test_the_size_of_a_checkpoint_is_known_before_it_is_written(tmp_path):
+    tensors = {f"blocks.{k}.a_rather_long_name_of_a_weight": torch.zeros(3, 2, 1, 1) for k in range(200)}
+    for k, value in enumerate((contents(1.0), Checkpoint({"a": tensors, "b": tensors}, {"bad": ["ä" * 999]}, "ä"))):
+        written = checkpoint.bytes_in(checkpoint.save(tmp_path, k, value))
+        assert written <= checkpoint.most_bytes(value) < written + 50 * 400 + 4096
+
+
+def test_room_is_made_before_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """So that at no moment there is more than the limit: here three, with the one being written."""
+    large = Checkpoint({"generator": {"w": torch.zeros(9999)}}, {}, "")
+    limit = 3 * checkpoint.most_bytes(large)
+    held = []
+    sync_file = checkpoint.sync_file
+
+    def watch(path):
+        held.append(checkpoint.bytes_in(tmp_path))
+        sync_file(path)
+
+    monkeypatch.setattr(checkpoint, "sync_file", watch)
+    writer = Writer(tmp_path, Ring(5, 100, 0, limit), pytest.fail)
+    for step in range(1, 9):
+        writer.start(step, large)
+        writer.wait()
+    writer.close()
+    assert limit * 0.9 < max(held) <= limit
+    assert checkpoint.steps_on_disk(tmp_path) == [1, 7, 8]
+
+
+def test_what_cannot_be_kept_within_the_limit_is_said(tmp_path):
+    write(tmp_path, 1, 2, 3)
+    for folder in write(tmp_path, 4, 5):
+        folder.rename(f"{folder}.damaged")
+    size = checkpoint.bytes_in(tmp_path / "step_00000001")
+    write_pins(tmp_path, Pins(2, {1: "earlier", 2: "why"}))
+    said = []
+    checkpoint.thin(tmp_path, Ring(3, 0, 0, 5 * size), said.append, size)
+    assert [f.name for f in tmp_path.glob("*.damaged")] == ["step_00000005.damaged"]
+    checkpoint.thin(tmp_path, Ring(1, 0, 0, 4 * size), said.append, size)
+    assert said == []
+    assert not [*tmp_path.glob("*.damaged")]
+    checkpoint.thin(tmp_path, Ring(1, 0, 0, int(3.5 * size)), said.append, size)
+    assert checkpoint.steps_on_disk(tmp_path) == [2, 3]
+    assert read_pins(tmp_path) == Pins(2, {2: "why"})
+    assert [line.split("; ")[1] for line in said] == ["step 1 is given up"]
+    checkpoint.thin(tmp_path, Ring(1, 0, 0, 2 * size), said.append, size)
+    assert checkpoint.steps_on_disk(tmp_path) == [2, 3]
+    assert "exceeded" in said[1]
+
+
+def test_an_alarm_pins_after_the_write_in_progress(tmp_path, monkeypatch):
+    """Which may be of the very checkpoint that is to be pinned, and removes others when it is done."""
+    reached = threading.Event()
+    sync_file = checkpoint.sync_file
+
+    def slow(path):
+        reached.set()
+        time.sleep(0.05)
+        sync_file(path)
+
+    write(tmp_path, 1, 2)
+    monkeypatch.setattr(checkpoint, "sync_file", slow)
+    writer = Writer(tmp_path, LAST, pytest.fail)
+    writer.start(3, contents(3.0))
+    assert reached.wait(30)
+    writer.pin(onset_step=4, good_step=3, reason="spread fell")
+    writer.close()
+    assert read_pins(tmp_path) == Pins(3, {3: "before the collapse suspected from step 4 on: spread fell"})
+
+
+def test_a_rollback_removes_what_is_later_and_its_pins(tmp_path):
+    write(tmp_path, 1, 2, 3, 4)
+    write_pins(tmp_path, Pins(3, {1: "a", 3: "b"}))
+    checkpoint.remove_after(tmp_path, 2)
+    assert checkpoint.steps_on_disk(tmp_path) == [1, 2]
+    assert read_pins(tmp_path) == Pins(None, {1: "a"})
 
 
 def test_going_on_before_damaged_checkpoints_sets_them_aside(tmp_path):
@@ -84,7 +169,7 @@ def test_going_on_before_damaged_checkpoints_sets_them_aside(tmp_path):
     write(tmp_path, 1, 2, 3)
     checkpoint.set_aside_after(tmp_path, 1)
     write(tmp_path, 2)
-    checkpoint.thin(tmp_path, keep_last=1, keep_every_steps=0)
+    checkpoint.thin(tmp_path, LAST, pytest.fail)
     assert checkpoint.newest_whole(tmp_path, pytest.fail) == tmp_path / "step_00000002"
 
 
@@ -97,6 +182,7 @@ def test_other_folders_are_left_alone(tmp_path):
 def test_what_an_interrupted_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path):
     (folder,) = write(tmp_path, 1)
     folder.rename(tmp_path / ".step_00000002.partial")
+    (tmp_path / "pinned.json.partial").write_text("{")
     assert checkpoint.newest_whole(tmp_path, pytest.fail) is None
     checkpoint.clean_up(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -109,6 +195,30 @@ def test_a_step_can_be_saved_again(tmp_path):
     assert json.loads((tmp_path / "step_00000003" / "manifest.json").read_text())["step"] == 3
 
 
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_while_a_step_is_saved_again_leaves_it_whole(tmp_path, renames):
+    """As when a run that has just been resumed is stopped, and killed while it stops."""
+    write(tmp_path, 3)
+    child = os.fork()
+    if child == 0:
+        plain, left = Path.rename, [renames]
+
+        def rename(path, target):
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return plain(path, target)
+
+        Path.rename = rename
+        checkpoint.save(tmp_path, 3, contents(3.0))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == (signal.SIGKILL if renames < 2 else 0)
+    checkpoint.clean_up(tmp_path)
+    newest = checkpoint.newest_whole(tmp_path, pytest.fail)
+    assert newest is not None
+    assert checkpoint.load(newest).tensors["generator"]["w"][0] == 3
+
+
 def test_training_may_change_the_state_while_it_is_written_and_holds_one_copy_at_a_time(tmp_path, monkeypatch):
     reached, go_on = threading.Event(), threading.Event()
     sync_file = checkpoint.sync_file
@@ -119,7 +229,7 @@ def test_training_may_change_the_state_while_it_is_written_and_holds_one_copy_at
         sync_file(path)
 
     monkeypatch.setattr(checkpoint, "sync_file", slow)
-    writer = Writer(tmp_path, keep_last=1, keep_every_steps=0)
+    writer = Writer(tmp_path, LAST, pytest.fail)
     weight = torch.ones(3)
     writer.start(1, Checkpoint({"generator": {"w": host_copy(weight)}}, {}, ""))
     assert reached.wait(30)
@@ -140,7 +250,7 @@ def test_a_failed_write_is_raised_once_by_whoever_asks_next(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "sync_file", full)
-    writer = Writer(tmp_path, keep_last=1, keep_every_steps=0)
+    writer = Writer(tmp_path, LAST, pytest.fail)
     writer.start(1, contents(1.0))
     with pytest.raises(CheckpointError, match="No space left"):
         writer.wait()
