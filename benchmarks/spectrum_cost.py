@@ -1,0 +1,88 @@
+"""What the spectrum costs, as a share of training, measured in one run.
+
+    python benchmarks/spectrum_cost.py [--network cifar10|imagenet64] [--batch-size 32] [--between 50] [--rounds 3]
+
+Trains on random images in the preset's bfloat16 and channels-last. Cold is the first measurement, of the weights as
+they are drawn; warm is one after `--between` more steps at the preset's learning rates. Shares are those at the
+preset's cadence. One process measures all layers here; of several, each measures its share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from biggan import build
+from biggan.collapse.spectrum import Spectrum
+from biggan.config import Config
+from biggan.distributed.finite import FiniteGuard
+from biggan.distributed.process import Process, this_device
+from biggan.preset import resolve
+from biggan.training.step import Gan, train_step
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long one call takes."""
+    begun = time.perf_counter()
+    action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def trainer(config: Config) -> tuple[Gan, Callable[[], object]]:
+    """The networks, and a function that takes one training step."""
+    process = Process(0, 1, this_device(), None)
+    gan = build.gan(config, process, FiniteGuard(process.device))
+    latents, recipe = build.latents(config, process), build.recipe(config, process)
+    layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    n, r = config.micro_batch_size, config.model.resolution
+    x = torch.rand(n, 3, r, r, device=process.device).mul_(2).sub_(1).contiguous(memory_format=layout)
+    y = torch.randint(config.model.classes, (n,), device=process.device)
+    numbers = itertools.count(1)
+    return gan, lambda: train_step(gan, next(numbers), itertools.repeat((x, y)), latents, recipe)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=["cifar10", "imagenet64"], default="cifar10")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--between", type=int, default=50, help="steps between two warm measurements")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_args()
+    streams = f"data.streams={arguments.batch_size}"
+    overrides = [f"training.batch_size={arguments.batch_size}", streams, "run.dir=unused", "data.path=unused"]
+    config = resolve(CONFIGS / f"{arguments.network}.yaml", [*overrides, *arguments.overrides])
+    gan, step = trainer(config)
+    networks = {"G": gan.generator.module, "D": gan.discriminator.module}
+    count = config.collapse.top_singular_values
+    cold = [seconds(Spectrum(networks, count, 0, 1).measure) for _ in range(arguments.rounds)]
+    spectrum = Spectrum(networks, count, 0, 1)
+    spectrum.measure()
+    steps: list[float] = []
+    warm: list[float] = []
+    for _ in range(arguments.rounds):
+        steps += [seconds(step) for _ in range(arguments.between)]
+        warm.append(seconds(spectrum.measure))
+    elements = sum(p.numel() for network in networks.values() for p in network.parameters())
+    cadence, one_step = config.collapse.spectrum_every_steps, statistics.median(steps)
+    print(f"{arguments.network}: {len(spectrum.layers)} weights, {elements / 1e6:.1f} million parameters in all")
+    print(f"one step of batch {arguments.batch_size}: {one_step:.3f} s ({torch.get_num_threads()} threads)")
+    for name, taken in (("cold", cold), ("warm", warm)):
+        update = statistics.median(taken)
+        share = update / (cadence * one_step)
+        print(f"{name} measurement: {update:.3f} s, {100 * share:.2f}% of training at one every {cadence} steps")
+
+
+if __name__ == "__main__":
+    main()
