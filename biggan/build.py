@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from biggan.collapse.interventions import check_layers, effective
+from biggan.collapse.monitor import Monitor
+from biggan.collapse.quality import REAL_IMAGES, QualityProbe, RealImages
 from biggan.config import Config, ModelConfig, divisors
 from biggan.data.dataset import Dataset
 from biggan.data.loader import START, Cursor, Loader, ReadPlan
+from biggan.data.preview import first_images
 from biggan.distributed.engine import AdamSettings, DDPEngine, Engine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, batchnorm_group
@@ -15,8 +20,13 @@ from biggan.distributed.zero import ZeroEngine, load_deepspeed
 from biggan.errors import InputError
 from biggan.models.batchnorm import set_batchnorm_group
 from biggan.models.biggan import Discriminator, Generator, initialize
+from biggan.models.layers import named_weights
+from biggan.objectives.spectral import SpectralLimit
+from biggan.training.course import Course, course_seed
 from biggan.training.ema import Ema
 from biggan.training.latents import Latents
+from biggan.training.ring import Ring
+from biggan.training.state import TrainingState
 from biggan.training.step import Gan, Recipe
 
 
@@ -64,14 +74,51 @@ def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
         G.compile()
         D.compile()
 
-    o = config.optimizer
-    return Gan(engine(config, "G", G, o.g_lr, process, guard), engine(config, "D", D, o.d_lr, process, guard), ema)
+    g_lr, d_lr = learning_rates(config)
+    return Gan(engine(config, "G", G, g_lr, process, guard), engine(config, "D", D, d_lr, process, guard), ema)
+
+
+def learning_rates(config: Config, rollbacks: int = 0) -> tuple[float, float]:
+    """G's and D's, with the factors in force after so many rollbacks."""
+    o, intervention = config.optimizer, effective(config, rollbacks)
+    return o.g_lr * intervention.g_lr_factor, o.d_lr * intervention.d_lr_factor
+
+
+def check_interventions(config: Config) -> None:
+    """Raise InputError if an intervention is meant for layers that these networks do not have."""
+    with torch.device("meta"):
+        networks = {"G": generator(config.model), "D": discriminator(config.model)}
+    check_layers(config, [layer for name, network in networks.items() for layer in named_weights(network, name)])
 
 
 def check_engine(config: Config, process: Process) -> None:
     """Raise InputError if the engine's library is not on this machine."""
     if config.distributed.engine == "deepspeed" and process.group is not None:
         load_deepspeed(process.device)
+
+
+def ring(config: Config) -> Ring:
+    """Which checkpoints are kept."""
+    keep = config.checkpoint
+    return Ring(keep.keep_last, keep.horizon_steps, keep.keep_every_steps, int(keep.max_gib * 2**30))
+
+
+def checkpoint_bytes(model: ModelConfig) -> int:
+    """One checkpoint's tensors, float32: G's weights, Adam's two moments and EMA; D's weights and two moments."""
+    with FakeTensorMode():
+        G, D = generator(model), discriminator(model)
+        counts = [sum(p.numel() for p in network.parameters()) for network in (G, D)]
+    return 4 * (4 * counts[0] + 3 * counts[1])
+
+
+def check_checkpoint_limit(config: Config) -> None:
+    """Raise InputError if `checkpoint.max_gib` cannot hold the newest checkpoint and the one being written."""
+    limit = ring(config).max_bytes
+    if limit and limit < (least := 2 * checkpoint_bytes(config.model)):
+        raise InputError(
+            f"checkpoint.max_gib: {config.checkpoint.max_gib:g} GiB does not hold the newest checkpoint and the one "
+            f"being written; use at least {1.01 * least / 2**30:.3g}, or 0 for no limit"
+        )
 
 
 def statistics_images(config: Config, world_size: int) -> int:
@@ -109,13 +156,26 @@ def engine(config: Config, name: str, network: nn.Module, lr: float, process: Pr
     )
 
 
-def recipe(config: Config, process: Process) -> Recipe:
-    """What the training step does."""
+def recipe(config: Config, process: Process, rollbacks: int = 0, since_step: int = 0) -> Recipe:
+    """What the training step does after so many rollbacks, the intervention having begun after G step `since_step`."""
+    intervention = effective(config, rollbacks)
+    limit = SpectralLimit(
+        layers=intervention.spectral_layers,
+        target=intervention.spectral_target,
+        ratio=intervention.spectral_ratio,
+        strength=intervention.spectral_penalty,
+        clamp=intervention.spectral_clamp,
+    )
     return Recipe(
-        d_steps=config.training.d_steps,
+        d_steps=intervention.d_steps or config.training.d_steps,
         accumulation=config.training.accumulation,
-        orthogonal=config.regularization.orthogonal,
+        orthogonal=config.regularization.orthogonal + intervention.orthogonal,
         autocast=autocast(config, process.device),
+        r1_gamma=intervention.r1_gamma,
+        r1_every_d_steps=intervention.r1_every_d_steps,
+        spectral=limit if limit.strength or limit.clamp else None,
+        g_frozen_until_step=since_step + intervention.freeze_g_steps,
+        d_frozen_until_step=since_step + intervention.freeze_d_steps,
     )
 
 
@@ -126,10 +186,38 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
-def latents(config: Config, process: Process) -> Latents:
+def monitor(config: Config, dataset: Dataset, gan: Gan, process: Process) -> Monitor:
+    """What watches the run, with the first real images of each split to measure by."""
+    root = config.data.path.rstrip("/")
+    train, held_out = (RealImages(*first_images(dataset, root, name, REAL_IMAGES)) for name in ("train", "val"))
+    quality = QualityProbe(
+        classes=config.model.classes,
+        z_dim=config.model.effective_z_dim,
+        seed=config.run.seed,
+        process=process,
+        train=train,
+        held_out=held_out,
+    )
+    every_steps = config.training.log_every_steps
+    return Monitor(config.collapse, every_steps, gan, process, quality, autocast(config, process.device))
+
+
+def course(config: Config, dataset: Dataset, process: Process, state: TrainingState, cursors: list[Cursor]) -> Course:
+    """What every step after `state` is given, the learning rates included."""
+    rates = learning_rates(config, state.rollbacks)
+    for engine, rate in zip((state.gan.generator, state.gan.discriminator), rates, strict=True):
+        engine.set_learning_rate(rate)
+    return Course(
+        loader(config, dataset, process, cursors, state.rollbacks),
+        latents(config, process, state.rollbacks),
+        recipe(config, process, state.rollbacks, state.since_step),
+    )
+
+
+def latents(config: Config, process: Process, rollbacks: int = 0) -> Latents:
     """This rank's share of the latents of every step."""
     return Latents(
-        seed=config.run.seed,
+        seed=course_seed(config.run.seed, rollbacks),
         z_dim=config.model.effective_z_dim,
         classes=config.model.classes,
         micro_batch_size=config.micro_batch_size,
@@ -140,7 +228,7 @@ def latents(config: Config, process: Process) -> Latents:
     )
 
 
-def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cursor]) -> Loader:
+def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cursor], rollbacks: int) -> Loader:
     """This rank's batches of the training split, from `cursors` (one per stream) on."""
     plan = ReadPlan(
         root=config.data.path.rstrip("/"),
@@ -150,7 +238,7 @@ def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cur
         streams=config.data.streams,
         shuffle_buffer=config.data.shuffle_buffer,
         horizontal_flip=config.data.horizontal_flip,
-        seed=config.run.seed,
+        seed=course_seed(config.run.seed, rollbacks),
         max_bad_samples=config.data.max_bad_samples,
     )
     return Loader(

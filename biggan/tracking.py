@@ -18,6 +18,8 @@ from biggan.files import write_atomically
 
 QUEUE_LENGTH = 10_000
 CLOSE_SECONDS = 20.0
+BATCH_METRICS = 1000
+"""A server refuses more in one call."""
 RUN_ID_FILE = "mlflow_run_id"
 
 
@@ -28,8 +30,16 @@ class Tracker:
     server does not answer, `on_failure(message)` is called once and what it missed is dropped.
     """
 
-    def __init__(self, run_dir: Path, experiment: str, on_failure: Callable[[str], None]):
+    def __init__(
+        self,
+        run_dir: Path,
+        experiment: str,
+        on_failure: Callable[[str], None],
+        lineage: Mapping[str, str] | None = None,
+    ):
+        """`lineage`: of a child run, its parent's folder (`parent`) and whatever else is to stand in MLflow's tags."""
         self._run_dir, self._experiment, self._on_failure = run_dir, experiment, on_failure
+        self._lineage = dict(lineage or {})
         self._queue: queue.Queue[Callable[[Any, str], None] | None] = queue.Queue(QUEUE_LENGTH)
         self._failed = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -42,7 +52,9 @@ class Tracker:
         def send(client: Any, run_id: str) -> None:
             from mlflow.entities import Metric  # noqa: PLC0415
 
-            client.log_batch(run_id, metrics=[Metric(k, v, now, step) for k, v in row.items()])
+            metrics = [Metric(k, v, now, step) for k, v in row.items()]
+            for begin in range(0, len(metrics), BATCH_METRICS):
+                client.log_batch(run_id, metrics=metrics[begin : begin + BATCH_METRICS])
 
         self._put(send)
 
@@ -117,9 +129,19 @@ class Tracker:
             experiment_id = client.create_experiment(self._experiment, artifact_location=artifacts)
         else:
             experiment_id = experiment.experiment_id
-        run = client.create_run(experiment_id, run_name=self._run_dir.name, tags=_environment())
+        tags = _environment() | lineage_tags(self._lineage)
+        run = client.create_run(experiment_id, run_name=self._run_dir.name, tags=tags)
         write_atomically(id_file, run.info.run_id)
         return client, run.info.run_id
+
+
+def lineage_tags(lineage: Mapping[str, str]) -> dict[str, str]:
+    """MLflow's tags of a child run: `lineage`, and the parent's MLflow run, which its folder names."""
+    tags = {f"lineage.{key}": value for key, value in lineage.items()}
+    parent = Path(lineage["parent"]) / RUN_ID_FILE if lineage else None
+    if parent is not None and parent.is_file():
+        tags["mlflow.parentRunId"] = parent.read_text(encoding="utf-8").strip()
+    return tags
 
 
 def tracking_uri(run_dir: Path) -> str:

@@ -52,7 +52,7 @@ def test_help_needs_no_heavy_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    for command in ("train", "pack", "data", "sample", "doctor"):
+    for command in ("train", "pack", "data", "sample", "doctor", "report"):
         assert command in done.stdout
 
 
@@ -76,6 +76,14 @@ def test_what_fails_in_no_machines_first_process_is_said_all_the_same(run, tiny,
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(cli, "SECONDS_FOR_THE_FIRST", 0)
     refuses(run("train", *tiny, "training.batch_size=13"), "cannot fill a micro-batch of 13 evenly")
+
+
+def test_a_child_run_needs_a_checkpoint_and_a_folder(run, tmp_path):
+    refuses(run("train", "--resume", "runs/a@6"), "--resume RUN@STEP and --as NEWRUN go together")
+    refuses(run("train", "--as", "runs/b"), "--resume RUN@STEP and --as NEWRUN go together")
+    refuses(run("train", "--resume", f"{tmp_path}@6", "--as", "b"), "is no run folder")
+    refuses(run("train"), "CONFIG: which?")
+    refuses(run("probe", str(tmp_path)), "write RUN@STEP")
 
 
 def test_dry_run_on_many_processes_compares_the_engines(run, tiny, monkeypatch):
@@ -128,6 +136,7 @@ def test_bad_training_input_is_refused_before_anything_is_written(run, tiny, dig
     refuses(run("train", *tiny, "model.classes=3"), "model.classes: 3, but the data set has 10 classes")
     refuses(run("train", *tiny, "model.resolution=64"), "but the data set was packed at 32 px")
     refuses(run("train", *tiny, "data.streams=12", "data.path=pipe:x"), "runs a shell command")
+    refuses(run("train", *tiny, "checkpoint.max_gib=1e-9"), "checkpoint.max_gib: 1e-09 GiB does not hold the newest")
     refuses(run("train", *tiny, "training.batch_size=48", "data.streams=24"), "the data set has 12")
     assert not (tmp_path / "run").exists()
 

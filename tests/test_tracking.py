@@ -31,6 +31,15 @@ def test_a_resumed_run_continues_the_same_mlflow_run(tmp_path, monkeypatch):
     assert run.info.status == "FINISHED"
     assert [f.path for f in client.list_artifacts(run.info.run_id, "samples")] == ["samples/grid.png"]
     assert len(client.search_runs([run.info.experiment_id])) == 1
+    child_dir = tmp_path / "runs" / "b"
+    child_dir.mkdir()
+    child = Tracker(child_dir, "test", pytest.fail, {"parent": str(run_dir), "step": "2", "optimizer.g_lr": "1 -> 2"})
+    child.log_metrics({f"sigma/G.blocks.{k}/0": float(k) for k in range(1200)}, 3)  # more than one call may hold
+    child.close("FINISHED")
+    found = client.get_run((child_dir / RUN_ID_FILE).read_text()).data
+    assert found.tags["mlflow.parentRunId"] == run.info.run_id
+    assert found.tags["lineage.optimizer.g_lr"] == "1 -> 2"
+    assert len(found.metrics) == 1200
     assert (tmp_path / "runs" / "mlflow.db").exists()
     mlflow.set_tracking_uri(None)
 

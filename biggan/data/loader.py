@@ -13,7 +13,10 @@ import io
 import multiprocessing
 import random
 import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -328,6 +331,8 @@ class Loader:
             worker_init_fn=_leave_signals_to_the_parent,
         )
         others = set(multiprocessing.active_children())
+        if self._readers:
+            wait_for_other_threads()
         # Here, so that the readers are forked before whatever threads the caller starts next.
         self._parts = iter(parts)
         self._processes = set(multiprocessing.active_children()) - others
@@ -356,3 +361,26 @@ class Loader:
 
     def __iter__(self) -> Loader:
         return self
+
+
+def wait_for_other_threads(seconds: float = 5.0) -> None:
+    """Until every other thread of this process sleeps, `seconds` at most: then it is safe to fork.
+
+    CPython's fork hangs in the child if some thread is just entering or leaving Python (seen with 3.11: it holds the
+    lock on the list of threads). gloo's threads do so for a moment when a collective has ended.
+    """
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        states = {}
+        for stat in Path("/proc/self/task").glob("*/stat"):
+            with suppress(OSError):  # it has ended
+                states[stat.parent.name] = stat.read_text().rpartition(") ")[2][0]
+        states.pop(str(threading.get_native_id()))
+        if set(states.values()) <= {"S"}:
+            return
+        time.sleep(0.002)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8, as the loader gives them -> float32 in [-1, 1], as the networks take them."""
+    return images.to(torch.float32).div_(127.5).sub_(1)

@@ -1,13 +1,39 @@
-"""A look at a packed data set: images of each class."""
+"""A look at a packed data set: some of its images, always the same ones."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from biggan.data.dataset import Dataset
-from biggan.data.loader import DealtShard, ReadPlan, decode, read_shards
+from biggan.data.loader import DealtShard, ReadPlan, Sample, decode, read_shards
 from biggan.pictures import evenly_spaced
+
+
+def readable(dataset: Dataset, root: str, split: str) -> Iterator[Sample]:
+    """The samples of a split that can be read, in order; each shard is opened when its turn comes."""
+    shards = dataset.splits[split].shards
+    plan = ReadPlan(
+        root=root, shards=shards, resolution=dataset.resolution, classes=len(dataset.classes), streams=1,
+        shuffle_buffer=1, horizontal_flip=False, seed=0, max_bad_samples=0,
+    )  # fmt: skip
+    for shard in shards:
+        for sample in decode(plan, read_shards(plan, [DealtShard(0, shard, 0, 0, last=False)])):
+            if sample.image is not None:
+                yield sample
+
+
+def first_images(dataset: Dataset, root: str, split: str, most: int) -> tuple[Tensor, Tensor]:
+    """At most `most` images uint8 [N, 3, R, R] and labels int64 [N]; N is 0 where there is no such split."""
+    samples = list(islice(readable(dataset, root, split), most)) if split in dataset.splits else []
+    r = dataset.resolution
+    images = np.array([sample.image for sample in samples], np.uint8).reshape(-1, r, r, 3)
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor([s.label for s in samples], dtype=torch.long)
 
 
 def first_of_each_class(
@@ -17,21 +43,14 @@ def first_of_each_class(
 
     Of more than `max_classes` classes, evenly spaced ones are shown. Reads only as many shards as it needs.
     """
-    shards = dataset.splits["train"].shards
-    count = len(dataset.classes)
-    shown = evenly_spaced(count, max_classes)
-    wanted = {k: min(per_class, dataset.splits["train"].class_counts[k]) for k in shown}
-    plan = ReadPlan(
-        root=root, shards=shards, resolution=dataset.resolution, classes=count, streams=1, shuffle_buffer=1,
-        horizontal_flip=False, seed=0, max_bad_samples=0,
-    )  # fmt: skip
+    shown = evenly_spaced(len(dataset.classes), max_classes)
+    missing = {k: min(per_class, dataset.splits["train"].class_counts[k]) for k in shown}
     found: dict[int, list[NDArray[np.uint8]]] = {k: [] for k in shown}
-    for shard in shards:
-        if all(len(found[k]) >= wanted[k] for k in shown):
-            break
-        for sample in decode(plan, read_shards(plan, [DealtShard(0, shard, 0, 0, last=False)])):
-            if sample.image is not None and len(found.get(sample.label, ())) < wanted.get(sample.label, 0):
-                found[sample.label].append(sample.image)
+    samples = readable(dataset, root, "train")
+    while any(missing.values()) and (sample := next(samples, None)) is not None:
+        if missing.get(sample.label) and sample.image is not None:
+            found[sample.label].append(sample.image)
+            missing[sample.label] -= 1
     r = dataset.resolution
     rows = np.full((len(shown), per_class, r, r, 3), 255, np.uint8)
     for row, k in enumerate(shown):

@@ -5,31 +5,31 @@ Every decision is taken by all processes together, so that none waits for one th
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from biggan.collapse.detector import Level, Verdict
 from biggan.config import Config
-from biggan.data.loader import Loader, too_many_bad
-from biggan.distributed.collectives import mean_over_processes
+from biggan.data.loader import Cursor, to_unit, too_many_bad
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
-from biggan.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from biggan.errors import CheckpointError, CollapsedError, DataError, Interrupted, NonFiniteError
 from biggan.generation.sample import generate_rows
 from biggan.pictures import evenly_spaced, grid
-from biggan.training import checkpoint, run_folder
+from biggan.training import checkpoint, rollback, run_folder
 from biggan.training.checkpoint import Checkpoint
-from biggan.training.latents import Latents
+from biggan.training.course import Course
 from biggan.training.report import Report
+from biggan.training.ring import read_pins
+from biggan.training.rollback import Rollback
 from biggan.training.state import TrainingState
-from biggan.training.step import Recipe, Stats, train_step
+from biggan.training.step import train_step
+from biggan.training.stop import Stop, stop_signals
 
 
 @dataclass
@@ -39,64 +39,179 @@ class Loop:
     config: Config
     process: Process
     state: TrainingState
-    loader: Loader
-    latents: Latents
-    recipe: Recipe
+    course: Course
+    new_course: Callable[[TrainingState, list[Cursor]], Course]
+    """From the state and every stream's position: after a rollback."""
     guard: FiniteGuard
     classes: tuple[str, ...]
     report: Report | None
-    _saved_step: int = -1
+    saved_step: int = -1
+    """Of the newest checkpoint that has the state of that step."""
+    _level: Level = Level.HEALTHY
 
     def run(self) -> None:
         """Train until the last step; raises a StoppedRun, on all processes, if the run ends before."""
         state, steps = self.state, self.config.training.steps
         if self.report is not None:
             self.report.begin(state.step)
-        with closing(self.loader), stop_signals() as stop:
-            while state.step < steps:
-                position = self.loader.cursors
-                batches, trouble = self._fetch()
-                if self.process.any(stop.requested or trouble is not None):
-                    self.loader.cursors = position  # what was fetched is not used
-                    self._end_early(trouble)
-                step = state.step + 1
-                stats = train_step(state.gan, step, batches, self.latents, self.recipe)
-                self.guard.count_step()
-                state.step = step
-                if self.report is not None:
-                    self.report.advance(step)
-                self._after_step(step, stats, ending=step == steps)
-            self._finish_saving()
-            self._say_done()
+        try:
+            with stop_signals() as stop:
+                while state.step < steps:
+                    self._step(stop)
+                self._finish_saving()
+                self._say_done()
+        finally:
+            self.course.loader.close()
+
+    def _step(self, stop: Stop) -> None:
+        """One G step and what is due after it."""
+        course, state = self.course, self.state
+        position = course.loader.cursors
+        batches, trouble = self._fetch()
+        if self.process.any(stop.requested or trouble is not None):
+            course.loader.cursors = position  # what was fetched is not used
+            self._end_early(trouble)
+            return
+        step = state.step + 1
+        stats = train_step(state.gan, step, batches, course.latents, course.recipe)
+        self.guard.count_step()
+        state.monitor.add(stats)
+        state.step = step
+        state.images_seen += course.recipe.d_steps * self.config.training.batch_size
+        if self.report is not None:
+            self.report.advance(step)
+        self._after_step(step, ending=step == self.config.training.steps)
 
     def _fetch(self) -> tuple[Iterator[tuple[Tensor, Tensor]], str | None]:
         """The real batches of the next step, or why there are none."""
-        t = self.config.training
+        course = self.course
         try:
-            batches = [next(self.loader) for _ in range(t.d_steps * t.accumulation)]
+            batches = [next(course.loader) for _ in range(course.recipe.d_steps * course.recipe.accumulation)]
         except DataError as error:
             return iter(()), str(error)
         return to_device(batches, self.process.device), None
 
-    def _after_step(self, step: int, stats: Stats, ending: bool) -> None:
+    def _after_step(self, step: int, ending: bool) -> None:
         """Whatever is due after G step `step`; everything but the log is also due when the run ends."""
         config = self.config
         log = step % config.training.log_every_steps == 0
         save = step % config.checkpoint.every_steps == 0 or ending
-        if log or save:
-            self._stop_if_non_finite(step)
-        if log:
-            self._log(step, stats)
+        if (log or save) and self._answer(self._judged(step, log)):
+            return  # the rest would belong to the path that was left
         if step % config.samples.every_steps == 0 or ending:
             self._draw(step)
         if save:
             self._save(step)
 
+    def _judged(self, step: int, log: bool) -> Verdict:
+        """Observe what is due at G step `step`, log it, and judge."""
+        monitor, vetoed_steps = self.state.monitor, int(self.guard.vetoed_steps.item())  # waits for the device
+        if log and not vetoed_steps:  # equal on all processes, as the veto is
+            self._log(step, monitor.observe(step))
+        return monitor.judge(step, vetoed_steps)
+
+    def _answer(self, verdict: Verdict) -> bool:
+        """Do what a verdict asks for; whether the run has gone back to another step."""
+        was = self._level
+        if verdict.level is Level.WARNING and was.is_alarm:
+            return False  # an alarm lasts until nothing departs any more: its witnesses come and go
+        self._level = verdict.level
+        if not verdict.level.is_alarm:
+            if verdict.level is not was:
+                self._record(verdict, None, "none")
+            return False
+        vetoed, wanted = int(self.guard.vetoed_steps.item()), self.config.collapse.on_collapse
+        goes_on = wanted == "continue" and not vetoed
+        if goes_on and was.is_alarm:  # it has been answered
+            if verdict.level is not was:
+                self._record(verdict, None, "none")
+            return False
+        self._draw(verdict.step)
+        good = self._good_step(verdict)
+        if wanted == "rollback" and good is not None and self.state.rollbacks < self.config.collapse.max_rollbacks:
+            self._record(verdict, good, "rolled back")
+            self._roll_back(good)
+            return True
+        self._record(verdict, good, "halted" if not goes_on else "none" if good is None else "pinned")
+        if not goes_on:
+            self._halt(verdict, good, vetoed)
+        return False
+
+    def _good_step(self, verdict: Verdict) -> int | None:
+        """The newest whole checkpoint from before the onset, if there is one.
+
+        A run that has gone on after an alarm keeps the one that was named then: what came later may be ill.
+        """
+        self._finish_saving()
+        root = run_folder.checkpoints(self.config.run.dir)
+        good = None
+        if self.process.is_main:
+            named = read_pins(root).good if self.config.collapse.on_collapse == "continue" else None
+            good = named or rollback.newest_before(root, verdict.onset_step or verdict.step)
+        told: int | None = self.process.gather(good)[0]
+        return told
+
+    def _record(self, verdict: Verdict, good: int | None, action: str) -> None:
+        """Write down a change of verdict and what is done; on an alarm, pin the checkpoints from before it."""
+
+        def write(report: Report) -> None:
+            if good is not None and verdict.onset_step is not None:
+                report.checkpoints.pin(verdict.onset_step, good, verdict.reasons[0])
+            report.event(verdict, good, action)
+
+        self._on_main(write)
+
+    def _roll_back(self, good: int) -> None:
+        """Go back to the checkpoint of step `good` in the same processes, and from there another way."""
+        folder, root = self.config.run.dir, run_folder.checkpoints(self.config.run.dir)
+        count = self.state.rollbacks + 1
+        saved = self.process.together(lambda: checkpoint.load(root / checkpoint.folder_name(good)))
+
+        def leave(report: Report) -> None:
+            report.leave_course(good, count)
+            rollback.begin(folder, Rollback(count, good))
+            rollback.finish(folder, root)
+
+        self._on_main(leave)
+        cursors = self.state.restore(saved)
+        self.state.begin_again(Rollback(count, good))
+        self.guard.clear()
+        self.course.loader.close()
+        self.course = self.new_course(self.state, cursors)
+        self._level, self.saved_step = Level.HEALTHY, good
+
+    def _halt(self, verdict: Verdict, good: int | None, vetoed_steps: int) -> None:
+        """End the run; of a non-finite one, with the last finite state."""
+        folder = self.config.run.dir
+        if vetoed_steps:
+            self._halt_non_finite(verdict.step - vetoed_steps, self.guard.culprits())
+        if self.saved_step != self.state.step:
+            self._save(self.state.step)
+        self._finish_saving()
+        from_here = f"--resume {folder}@good --as {folder}-child" if good is not None else "with another config"
+        raise CollapsedError(
+            f"{folder}: {verdict.level} at step {verdict.step}, since about step {verdict.onset_step}: "
+            f"{'; '.join(verdict.reasons[:3])}; last good checkpoint: {good}; look at {folder}/collapse/report.html, "
+            f"then biggan train {from_here}, or the same command with collapse.on_collapse=continue"
+        )
+
+    def _halt_non_finite(self, step: int, culprits: list[str]) -> None:
+        """End a run whose state, for the veto, is still that after G step `step`."""
+        shown = ", ".join(culprits[:3]) + (f" and {len(culprits) - 3} more" if len(culprits) > 3 else "")
+        what = f"{self.config.run.dir}: non-finite loss or gradient in step {step + 1}, first in {shown}"
+        self.state.step = step
+        try:
+            folder = self._save_missing(step)
+        except CheckpointError as error:
+            raise NonFiniteError(f"{what}; {error}") from None
+        raise NonFiniteError(f"{what}; the last finite state is {folder}")
+
     def _end_early(self, trouble: str | None) -> None:
-        """Save, and stop for a signal or because some process has no more data."""
+        """Save, and stop for a signal or because some process has no more data; returns only from a rollback."""
         troubles = [message for message in self.process.gather(trouble) if message is not None]
-        self._stop_if_non_finite(self.state.step)
-        if self._saved_step != self.state.step:
+        if self.guard.vetoed_steps.item() and self._answer(self._judged(self.state.step, log=False)):
+            return
+        if self.saved_step != self.state.step:
             self._save(self.state.step)
         self._finish_saving()
         if troubles:
@@ -106,15 +221,13 @@ class Loop:
             f"run the same command again to go on"
         )
 
-    def _log(self, step: int, stats: Stats) -> None:
+    def _log(self, step: int, observed: dict[str, float]) -> None:
         self._collect_bad_samples()
-        means = mean_over_processes(torch.stack(list(stats.values())), self.process.group).tolist()
-        t, known = self.config.training, self.state.bad_samples
-        row = {"images_seen": step * t.d_steps * t.batch_size} | dict(zip(stats, means, strict=True))
-        row |= {"bad_samples": len(known)}
+        batch_size, known = self.config.training.batch_size, self.state.bad_samples
+        row = {"images_seen": self.state.images_seen, **observed, "bad_samples": len(known)}
 
         def write(report: Report) -> None:
-            report.log(step, t.batch_size, row)
+            report.log(step, batch_size, row)
             report.checkpoints.raise_if_failed()
 
         self._on_main(write)
@@ -127,8 +240,8 @@ class Loop:
     def _collect_bad_samples(self) -> None:
         """Learn of unreadable samples on any process."""
         known = self.state.bad_samples
-        new = {name: reason for name, reason in self.loader.bad.items() if name not in known}
-        self.loader.bad.clear()
+        new = {name: reason for name, reason in self.course.loader.bad.items() if name not in known}
+        self.course.loader.bad.clear()
         if not self.process.any(bool(new)):
             return
         for found in self.process.gather(new):
@@ -157,26 +270,11 @@ class Loop:
 
     def _grid(self) -> Image.Image:
         shown = evenly_spaced(len(self.classes), self.config.samples.max_classes)
-        with self.recipe.autocast:
+        with self.course.recipe.autocast:
             images = generate_rows(
                 self.state.gan.ema.module, shown, self.config.samples.per_class, None, 0, self.process.device
             )
         return grid(images, [self.classes[k] for k in shown])
-
-    def _stop_if_non_finite(self, step: int) -> None:
-        """Read the guard (this waits for the device). The veto is equal on all processes: so is the decision."""
-        vetoed_steps = int(self.guard.vetoed_steps.item())
-        if not vetoed_steps:
-            return
-        culprits, onset = self.guard.culprits(), step - vetoed_steps + 1
-        shown = ", ".join(culprits[:3]) + (f" and {len(culprits) - 3} more" if len(culprits) > 3 else "")
-        what = f"{self.config.run.dir}: non-finite loss or gradient in step {onset}, first in {shown}"
-        self.state.step = onset - 1
-        try:
-            folder = self._save_missing(onset - 1)
-        except CheckpointError as error:
-            raise NonFiniteError(f"{what}; {error}") from None
-        raise NonFiniteError(f"{what}; the last finite state is {folder}")
 
     def _save_missing(self, step: int) -> Path:
         """The checkpoint of the state as it is, written unless it is there."""
@@ -200,7 +298,7 @@ class Loop:
         self._collect_bad_samples()
         self._finish_saving()
         tensors = self.state.tensors(keep=self.process.is_main)
-        cursors = [cursor for share in self.process.gather(self.loader.cursors) for cursor in share]
+        cursors = [cursor for share in self.process.gather(self.course.loader.cursors) for cursor in share]
 
         def start(report: Report) -> None:
             report.metrics.sync()
@@ -208,7 +306,7 @@ class Loop:
             report.checkpoints.start(step, Checkpoint(tensors, others, self.config.to_yaml()))
 
         self._on_main(start)
-        self._saved_step = step
+        self.saved_step = step
 
     def _finish_saving(self) -> None:
         self._on_main(lambda report: report.checkpoints.wait())
@@ -217,27 +315,4 @@ class Loop:
 def to_device(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 batches -> (images float32 [n, 3, R, R] in [-1, 1], labels int64 [n]) on the device."""
     for images, labels in batches:
-        x = images.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
-        yield x, labels.to(device, non_blocking=True)
-
-
-@dataclass
-class Stop:
-    """Whether a signal asked this process to stop."""
-
-    requested: bool = False
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Let SIGTERM and SIGINT ask for a stop after the step instead of ending the process."""
-    stop = Stop()
-
-    def request(_signal: int, _frame: FrameType | None) -> None:
-        stop.requested = True
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield stop
-    # Not after an error: torchrun's SIGTERM to those that are left must not cut short what they have to say.
-    for number, handler in previous.items():
-        signal.signal(number, handler)
+        yield to_unit(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)

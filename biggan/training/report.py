@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from biggan.collapse.detector import Verdict
+from biggan.collapse.report import write_report
 from biggan.errors import CheckpointError, Interrupted, StoppedRun
+from biggan.files import append_line
 from biggan.tracking import Tracker
 from biggan.training.checkpoint import Writer
 from biggan.training.metrics import Metrics
@@ -49,7 +53,7 @@ class Report:
         self._task = self._bar.add_task("", total=steps, losses="")
 
     def begin(self, step: int) -> None:
-        """Training starts after G step `step`."""
+        """Training goes on after G step `step`."""
         self._start = self._since = time.monotonic()
         self._first = self._logged = step
         self._bar.update(self._task, completed=step)
@@ -73,6 +77,38 @@ class Report:
         if not self.console.is_terminal:
             left = (now - self._start) / (step - self._first) * (self._steps - step)
             self.say(f"step {step}/{self._steps}  {shown}  {clock(left)} left")
+
+    def event(self, verdict: Verdict, good_step: int | None, action: str) -> None:
+        """Record a change of verdict, say it, and bring the report page up to date."""
+        row = {
+            "step": verdict.step,
+            "level": verdict.level,
+            "onset_step": verdict.onset_step,
+            "reasons": verdict.reasons,
+            "layers": verdict.layers,
+            "signals": verdict.families,
+            "action": action,
+            "good_step": good_step,
+        }
+        folder = self.run_dir / "collapse"
+        folder.mkdir(exist_ok=True)
+        append_line(folder / "events.jsonl", json.dumps(row))
+        self.say(f"step {verdict.step}: {verdict.level}: {'; '.join(verdict.reasons[:3]) or 'no signal departs'}")
+        if verdict.level.is_alarm:
+            try:
+                self.say(f"{action}; report: {write_report(self.run_dir)}")
+            except Exception as error:  # the page is for people; what is done about the alarm must not wait for it
+                self.say(f"{action}; no report ({error}); later: biggan report {self.run_dir}")
+
+    def leave_course(self, good_step: int, count: int) -> None:
+        """Rollback number `count` goes back to step `good_step`: what was recorded after it is set aside."""
+        attempt = self.run_dir / "collapse" / f"attempt_{count:02d}"
+        self.metrics.set_aside(good_step, attempt.with_suffix(".jsonl"))
+        attempt.mkdir(exist_ok=True)
+        for picture in (self.run_dir / "samples").glob("step_*.png"):
+            if int(picture.stem.removeprefix("step_")) > good_step:
+                picture.replace(attempt / picture.name)
+        self.begin(good_step)
 
     def picture(self, image: Image.Image, step: int) -> None:
         """Keep a sample grid. A disk too full for it is said, and does not end the run."""

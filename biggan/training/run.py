@@ -10,31 +10,36 @@ from pathlib import Path
 from rich.console import Console
 
 from biggan import build
+from biggan.collapse import interventions
 from biggan.config import Config
 from biggan.data.dataset import Dataset, check_trainable
-from biggan.data.loader import read_dataset
+from biggan.data.loader import Cursor, read_dataset
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.lost import naming_lost_processes
 from biggan.distributed.process import Process, join
 from biggan.errors import InputError, LostProcesses, StoppedRun
 from biggan.tracking import Tracker
-from biggan.training import checkpoint, run_folder
+from biggan.training import checkpoint, lineage, rollback, run_folder
 from biggan.training.checkpoint import Writer
+from biggan.training.course import Course
+from biggan.training.lineage import Ancestor
 from biggan.training.loop import Loop
 from biggan.training.metrics import Metrics
 from biggan.training.report import Report
 from biggan.training.state import TrainingState
 
 
-def train(config: Config, fresh: bool) -> None:
+def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
     """Begin the run, or go on with it, together with the other processes; `fresh` refuses to go on.
+
+    With a `parent`, the run is a child that begins there.
 
     Raises the StoppedRun that ended it before its last step, on every process.
     """
     with join(config.distributed.timeout_seconds) as process:
         try:
             with naming_lost_processes(process, config.run.dir / run_folder.LOST):
-                loop = begun(config, fresh, process)
+                loop = begun(config, fresh, parent, process)
             # Inside the report, which takes its time to close: the others wait for a word only for seconds.
             with loop.report or nullcontext(), naming_lost_processes(process, config.run.dir / run_folder.LOST):
                 loop.run()
@@ -47,13 +52,18 @@ def train(config: Config, fresh: bool) -> None:
             raise
 
 
-def begun(config: Config, fresh: bool, process: Process) -> Loop:
+def begun(config: Config, fresh: bool, parent: Ancestor | None, process: Process) -> Loop:
     """The run's folder begun, or found fit to go on in, and the loop; raises InputError on every process."""
     process.together(lambda: check_same_config(config, process))
     process.together(lambda: build.check_engine(config, process))
+    process.together(lambda: build.check_interventions(config))
+    process.together(lambda: build.check_checkpoint_limit(config))
     dataset, warnings = process.together(lambda: trainable_dataset(config))
+    if parent is not None:
+        process.together(lambda: lineage.begin_child(parent, config, fresh) if process.is_main else None)
+    fresh = fresh and parent is None
     process.together(lambda: run_folder.prepare(config, dataset, fresh) if process.is_main else None)
-    notes = [*(f"warning: {warning}" for warning in warnings), *config.notes()]
+    notes = [*(f"warning: {w}" for w in (*warnings, *interventions.warnings(config))), *config.notes()]
     return prepared(config, dataset, process, notes)
 
 
@@ -79,10 +89,13 @@ def trainable_dataset(config: Config) -> tuple[Dataset, list[str]]:
 
 def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str]) -> Loop:
     """The loop, in the state of the newest checkpoint; `notes` is what rank 0 says first."""
-    root = run_folder.checkpoints(config.run.dir)
-    newest = process.gather(newest_checkpoint(root, notes.append) if process.is_main else None)[0]
+    folder, root = config.run.dir, run_folder.checkpoints(config.run.dir)
+    newest = process.gather(newest_checkpoint(folder, root, notes.append) if process.is_main else None)[0]
     guard = FiniteGuard(process.device)
-    state = TrainingState(build.gan(config, process, guard), build.statistics_images(config, process.world_size))
+    gan = build.gan(config, process, guard)
+    state = TrainingState(
+        gan, build.monitor(config, dataset, gan, process), build.statistics_images(config, process.world_size)
+    )
     cursors = build.first_cursors(config)
     if newest is not None:
         saved = process.together(lambda: checkpoint.read(newest))
@@ -90,28 +103,34 @@ def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str
             build.check_statistics(config, process.world_size, saved.state["statistics_images"])
         cursors = state.restore(saved)
         notes.append(f"going on from {newest}")
+    state.begin_again(process.gather(rollback.read(folder) if process.is_main else None)[0])
     notes.append(
-        f"training {config.run.dir}: {dataset.splits['train'].images} images of {len(dataset.classes)} classes, "
+        f"training {folder}: {dataset.splits['train'].images} images of {len(dataset.classes)} classes, "
         f"{process.world_size} process(es) on {process.device.type}, step {state.step} of {config.training.steps}"
     )
-    # Its readers are forked before the report starts threads.
-    loader = build.loader(config, dataset, process, cursors)
+
+    def new_course(state: TrainingState, cursors: list[Cursor]) -> Course:
+        return build.course(config, dataset, process, state, cursors)
+
+    # The readers in it are forked before the report starts threads.
+    course = new_course(state, cursors)
     return Loop(
         config=config,
         process=process,
         state=state,
-        loader=loader,
-        latents=build.latents(config, process),
-        recipe=build.recipe(config, process),
+        course=course,
+        new_course=new_course,
         guard=guard,
         classes=dataset.classes,
         report=new_report(config, state.step, notes) if process.is_main else None,
+        saved_step=-1 if newest is None else state.step,
     )
 
 
-def newest_checkpoint(root: Path, on_damaged: Callable[[str], object]) -> Path | None:
+def newest_checkpoint(run_dir: Path, root: Path, on_damaged: Callable[[str], object]) -> Path | None:
     """The checkpoint to go on from; what damaged or interrupted ones left is moved out of its way."""
     checkpoint.clean_up(root)
+    rollback.finish(run_dir, root)
     newest = checkpoint.newest_whole(root, on_damaged)
     checkpoint.set_aside_after(root, -1 if newest is None else checkpoint.step_of(newest))
     return newest
@@ -126,17 +145,17 @@ def new_report(config: Config, step: int, notes: list[str]) -> Report:
 
     for note in notes:
         say(note)
-    folder, keep = config.run.dir, config.checkpoint
+    folder = config.run.dir
     tracker = None
     if config.tracking.mlflow:
-        tracker = Tracker(folder, config.tracking.experiment, say)
+        tracker = Tracker(folder, config.tracking.experiment, say, lineage.tags(folder))
         tracker.log_parameters(dict(run_folder.flatten(json.loads(config.model_dump_json()))))
         tracker.log_file(folder / run_folder.CONFIG)
     return Report(
         folder,
         console,
         Metrics(folder / "metrics.jsonl", step),
-        Writer(run_folder.checkpoints(folder), keep.keep_last, keep.keep_every_steps),
+        Writer(run_folder.checkpoints(folder), build.ring(config), say),
         tracker,
         config.training.steps,
     )

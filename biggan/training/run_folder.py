@@ -12,7 +12,7 @@ from biggan.data.dataset import FILE_NAME, Dataset, parse
 from biggan.errors import InputError
 from biggan.files import write_atomically
 from biggan.preset import resolve
-from biggan.training.checkpoint import steps_on_disk
+from biggan.training.ring import steps_on_disk
 
 CONFIG = "config.yaml"
 LOST = "lost"
@@ -27,6 +27,8 @@ MAY_CHANGE = (
     "training.compile",
     "training.log_every_steps",
     "checkpoint.",
+    "collapse.",
+    "rollback.",
     "samples.",
     "distributed.engine",
     "distributed.zero_stage",

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import tarfile
 import threading
+import time
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from biggan.data.dataset import load
-from biggan.data.loader import START, Cursor, Loader, ReadPlan, read_dataset
+from biggan.data.loader import START, Cursor, Loader, ReadPlan, read_dataset, wait_for_other_threads
 from biggan.errors import DataError, InputError
 
 BATCH = 12
@@ -250,3 +251,22 @@ def test_file_urls_are_read_too(digits):
     assert_same(global_batches(loaders(plan(digits, root=url)), 3), global_batches(loaders(plan(digits)), 3))
     with pytest.raises(InputError, match=r"data\.path: file:///nowhere/dataset\.json: cannot be read"):
         read_dataset("file:///nowhere", allow_pipe=False)
+
+
+def test_a_fork_waits_for_threads_that_run():
+    """Not for those that sleep, as idle ones of gloo and MLflow do."""
+    asleep, stop = threading.Event(), threading.Event()
+    threading.Thread(target=asleep.wait, daemon=True).start()
+    ended = []
+
+    def work():
+        while not stop.is_set():
+            sum(range(1000))
+        ended.append(time.monotonic())
+
+    threading.Thread(target=work).start()
+    threading.Timer(0.3, stop.set).start()
+    wait_for_other_threads()
+    assert ended
+    assert ended[0] <= time.monotonic()
+    asleep.set()

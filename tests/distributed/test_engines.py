@@ -39,15 +39,27 @@ def mean_difference(a, b, file):
     return torch.cat([(a[k] - b[k]).abs().flatten() for k in keys]).mean().item()
 
 
+INTERVENTIONS = [
+    "intervention.r1_gamma=1.0",
+    "intervention.r1_every_d_steps=2",
+    "intervention.spectral_penalty=1.0",
+    "intervention.spectral_clamp=true",
+    "intervention.spectral_ratio=1.2",
+    "model.initialization=normal",  # orthogonal weights have no largest singular value to agree on
+    "intervention.spectral_layers=['G.linear','D.*']",
+]
+
+
 @pytest.mark.slow
-def test_zero_walks_ddps_path_in_both_precisions_and_with_accumulation(tmp_path):
-    """The worker also asserts, for each engine, that the G step leaves D and its Adam alone."""
+@pytest.mark.parametrize("overrides", [[], INTERVENTIONS], ids=["plain", "interventions"])
+def test_zero_walks_ddps_path_in_both_precisions_and_with_accumulation(tmp_path, overrides):
+    """The worker also asserts, for each engine, what leaves D and its Adam alone."""
     out = tmp_path / "ends.pt"
-    arguments = [*torchrun(2), str(WORKER), str(tmp_path / "preset.yaml"), str(out)]
+    arguments = [*torchrun(2), str(WORKER), str(tmp_path / "preset.yaml"), str(out), *overrides]
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     ends = torch.load(out, weights_only=True)
-    assert len(ends) == 18
+    assert len(ends) == (6 if overrides else 18)
     for key, end in ends.items():
         _, accumulation, max_grad_norm, _ = key
         ddp = ends[*key[:3], "ddp"]
@@ -58,7 +70,9 @@ def test_zero_walks_ddps_path_in_both_precisions_and_with_accumulation(tmp_path)
             if not name.split("/")[0].endswith("optimizer") and not WITHOUT_GRADIENT.search(name):
                 assert (end[name] - ddp[name]).abs().mean() <= 1e-6, f"{key}: {name}"
             # With accumulation, stage 2 sums micro-batches after the processes, and norms (for clipping) are float64's.
-            if name.startswith("discriminator/") and accumulation == 1 and not max_grad_norm:
+            # Adam's vector kernel rounds the end of a tensor differently, and that is elsewhere in ZeRO's flat slices:
+            # plain gradients happen not to meet it.
+            if name.startswith("discriminator/") and accumulation == 1 and not max_grad_norm and not overrides:
                 assert torch.equal(end[name], ddp[name]), f"{key}: {name}"
 
 

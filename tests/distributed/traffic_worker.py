@@ -65,7 +65,12 @@ def step(process, bucket, preset, *overrides):
     gradients = []
     for engine in engines:
         step = engine.step
-        engine.step = lambda e=engine, s=step: (gradients.append(held(p.grad for p in e.module.parameters())), s())[1]
+
+        def noted(update, e=engine, s=step):
+            gradients.append(held(p.grad for p in e.module.parameters()))
+            return s(update)
+
+        engine.step = noted
     for step in (1, 2):  # DDP lays its buckets out during the first
         train_step(gan, step, real, latents, recipe)
     with Listener() as listener:

@@ -1,0 +1,147 @@
+"""The verdict, on histories written by hand: what departs is named, with its onset; what does not is healthy."""
+
+import math
+import random
+
+from biggan.collapse.detector import Level, Thresholds, judge, speaks_of
+from biggan.collapse.history import DENSE, History, Series
+
+THRESHOLDS = Thresholds(deviations=4.0, patience_observations=2, minimum_observations=30, agreeing_signals=2)
+EVERY = 10
+
+
+def history(until=1000, onset=None, **changed):
+    """A healthy run's signals, noisy and with trends; after `onset`, `changed` ones are functions of steps since."""
+    noise = random.Random(0)
+    plain = {
+        "d_loss_real": lambda t: 0.6 - 0.0002 * t + noise.gauss(0, 0.05),
+        "d_loss_fake": lambda t: 0.6 - 0.0002 * t + noise.gauss(0, 0.05),
+        "g_loss": lambda t: 0.3 + noise.gauss(0, 0.1),
+        "d_logit_real_spread": lambda t: 0.8 + noise.gauss(0, 0.05),
+        "g_grad_norm": lambda t: math.exp(noise.gauss(0, 0.2)),
+        "sigma/G.linear/0": lambda t: math.exp(0.0005 * t + noise.gauss(0, 0.002)),
+        "sigma/D.linear/0": lambda t: 2 + noise.gauss(0, 0.1),
+        "diversity/ema": lambda t: 0.5 + noise.gauss(0, 0.02),
+        "diversity/generator": lambda t: 0.5 + noise.gauss(0, 0.03),
+    }
+    found = History()
+    for step in range(EVERY, until + 1, EVERY):
+        row = {name: signal(step) for name, signal in plain.items()}
+        if onset is not None and step > onset:
+            row |= {name.replace("__", "/").replace("_dot_", "."): f(step - onset) for name, f in changed.items()}
+        found.add(step, row)
+    return found.series
+
+
+def verdict(series):
+    return judge(series, 1000, THRESHOLDS)
+
+
+def test_noise_and_trends_are_healthy_at_every_step():
+    whole = history(until=3000)
+    for n in range(1, 301):
+        part = {name: Series(s.steps[:n], s.values[:n]) for name, s in whole.items()}
+        assert judge(part, n * EVERY, THRESHOLDS).level is Level.HEALTHY
+
+
+def test_one_kind_of_signal_warns_and_two_convict():
+    falls = {"diversity__ema": lambda t: 0.2, "diversity__generator": lambda t: 0.2}
+    found = verdict(history(onset=900, **falls))
+    assert (found.level, found.families) == (Level.WARNING, ["diversity"])
+    found = verdict(history(onset=900, **falls, d_loss_fake=lambda t: 2.0))
+    assert found.level.is_alarm
+    assert set(found.families) == {"diversity", "discriminator loss"}
+    assert 900 <= found.onset_step <= 920
+
+
+def test_the_layer_that_explodes_is_named_and_one_that_grows_as_ever_is_not():
+    found = verdict(history(onset=950, sigma__D_dot_linear__0=lambda t: 2 * math.exp(0.05 * t), g_loss=lambda t: 3.0))
+    assert found.layers == ["D.linear"]
+    assert found.level.is_alarm
+    assert any(reason.startswith("sigma/D.linear/0 rose from 2") for reason in found.reasons)
+
+
+def test_a_shrinking_layer_is_no_witness():
+    assert verdict(history(onset=900, sigma__D_dot_linear__0=lambda t: 0.2)).level is Level.HEALTHY
+
+
+def test_non_finite_steps_are_collapsed_at_once():
+    found = judge({"g_loss": Series([100], [0.1]), "non_finite_steps": Series([110], [7.0])}, 110, THRESHOLDS)
+    assert (found.level, found.onset_step) == (Level.COLLAPSED, 104)
+
+
+def test_a_value_that_is_not_a_number_departs():
+    found = verdict(history(onset=970, **{"diversity__ema": lambda t: math.nan, "g_loss": lambda t: math.inf}))
+    assert found.level is Level.COLLAPSED
+
+
+def test_one_outlier_is_forgiven():
+    series = history()
+    for signal in ("d_loss_fake", "g_loss", "diversity/ema"):
+        series[signal].values[-1] = 9.0 if "loss" in signal else 0.01
+    assert verdict(series).level is Level.HEALTHY
+    for signal in ("d_loss_fake", "g_loss", "diversity/ema"):
+        series[signal].values[-2] = 9.0 if "loss" in signal else 0.01
+    assert verdict(series).level.is_alarm
+
+
+def test_a_run_with_too_short_a_past_is_not_judged():
+    short = history(until=EVERY * 29, onset=EVERY * 20, d_loss_fake=lambda t: 9.0, g_loss=lambda t: 9.0)
+    assert judge(short, EVERY * 29, THRESHOLDS).level is Level.HEALTHY
+
+
+def test_a_signal_that_only_warns_sets_no_onset():
+    early = {"d_accuracy_train": lambda t: 0.99, "d_accuracy_held_out": lambda t: 0.3}
+    series = history(onset=950, g_loss=lambda t: 4.0, diversity__ema=lambda t: 0.1)
+    steps = series["g_loss"].steps
+    for name, value in early.items():
+        series[name] = Series(steps, [value(0) if step > 850 else 0.5 for step in steps])
+    found = verdict(series)
+    assert "memorisation" in found.families
+    assert found.onset_step > 950
+    assert "memorisation" not in found.reasons[0]
+
+
+def test_what_was_never_a_number_is_judged_too():
+    steps = list(range(10, 1001, 10))
+    series = {"g_loss": Series(steps, [math.nan] * 100), "diversity/ema": Series(steps, [math.nan] * 100)}
+    assert judge(series, 1000, THRESHOLDS).level.is_alarm
+
+
+def test_memorisation_alone_only_warns():
+    series = history()
+    steps = series["g_loss"].steps
+    late = [step > 800 for step in steps]
+    series["d_accuracy_train"] = Series(steps, [0.95 if x else 0.6 for x in late])
+    series["d_accuracy_held_out"] = Series(steps, [0.5 if x else 0.55 for x in late])
+    series |= {"diversity/ema": Series(steps, [0.1 if x else 0.5 for x in late])}
+    found = verdict(series)
+    assert (found.level, set(found.families)) == (Level.WARNING, {"diversity", "memorisation"})
+
+
+def test_signals_no_rule_speaks_of_are_not_kept():
+    assert speaks_of("sigma/G.linear/0")
+    assert speaks_of("d_accuracy_held_out")
+    assert not speaks_of("sigma/G.linear/1")
+    assert not speaks_of("images_seen")
+
+
+def test_a_series_is_dense_near_now_thins_backwards_and_is_bounded():
+    series = Series()
+    for step in range(100_000):
+        series.add(step, float(step))
+    assert len(series.steps) < 2 * DENSE
+    assert series.steps[-DENSE:] == list(range(100_000 - DENSE, 100_000))
+    gaps = [b - a for a, b in zip(series.steps, series.steps[1:], strict=False)]
+    assert gaps == sorted(gaps, reverse=True)
+    assert series.values == [float(step) for step in series.steps]
+
+
+def test_a_history_comes_back_from_its_tensors():
+    found = History()
+    for step in range(0, 5000, 7):
+        found.add(step, {"g_loss": step / 3, "diversity/ema": math.nan if step < 100 else 0.1})
+    again = History()
+    again.restore(found.tensors())
+    assert again.series["g_loss"] == found.series["g_loss"]
+    assert again.series["diversity/ema"].steps == found.series["diversity/ema"].steps

@@ -1,0 +1,184 @@
+"""A collapse that is planted: what is pinned and said, and a rollback that is exact, collective and survives kills."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import biggan, environment, torchrun, weights
+
+from biggan.errors import InputError
+from biggan.training import checkpoint, rollback
+from biggan.training.checkpoint import Checkpoint
+from biggan.training.lineage import ancestor, begin_child, child_config
+from biggan.training.ring import steps_on_disk
+
+PLANTED = Path(__file__).with_name("planted.py")
+STEPS = ["training.steps=14", "checkpoint.every_steps=2", "checkpoint.keep_last=20", "training.log_every_steps=2"]
+
+
+def planted(arguments, processes=1, **variables):
+    """Run `biggan train` with a planted collapse; (exit code, output)."""
+    plain = [sys.executable] if processes == 1 else torchrun(processes)
+    done = subprocess.run(
+        [*plain, str(PLANTED), "train", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment() | variables,
+        timeout=200,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def steps_in(rows):
+    return [json.loads(line)["step"] for line in rows.read_text().splitlines()]
+
+
+def events(run):
+    return [json.loads(line) for line in (run / "collapse/events.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
+def test_one_ranks_nan_takes_all_ranks_back_to_exactly_the_last_good_state(tiny, tmp_path, engine):
+    arguments = [*tiny, *STEPS, "collapse.on_collapse=rollback", f"distributed.engine={engine}"]
+    code, output = planted(arguments, processes=2, NAN_STEP="7", NAN_RANK="1", EXACT="")
+    assert code == 0, output
+    assert "exact on rank 0" in output
+    assert "exact on rank 1" in output
+    run = tmp_path / "run"
+    (event,) = events(run)
+    assert (event["level"], event["action"], event["onset_step"], event["good_step"]) == (
+        "collapsed", "rolled back", 7, 6
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(2, 15, 2))
+    state = json.loads((run / "checkpoints/step_00000014/state.json").read_text())
+    assert (state["rollbacks"], state["since_step"], state["step"]) == (1, 6, 14)
+
+
+@pytest.mark.slow
+def test_after_a_rollback_another_path_is_walked(tiny, tmp_path):
+    arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback", "rollback.g_lr_factor=1.0"]
+    planted([*arguments, f"run.dir={tmp_path / 'run'}"], ALARM_STEP="10")
+    planted([*arguments, f"run.dir={tmp_path / 'plain'}"])
+    (event,) = events(tmp_path / "run")
+    assert (event["step"], event["onset_step"], event["good_step"]) == (10, 7, 6)
+    left = [json.loads(line) for line in (tmp_path / "run/collapse/attempt_01.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in left] == [8, 10]
+    whole = [json.loads(line) for line in (tmp_path / "plain/metrics.jsonl").read_text().splitlines()]
+    assert [row["g_loss"] for row in left] == [row["g_loss"] for row in whole if row["step"] in (8, 10)]
+    again = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [[row["g_loss"] for row in rows if row["step"] > 6] for rows in (whole, again)]
+    assert not set(losses[0]) & set(losses[1])
+    assert [row["g_loss"] for row in again if row["step"] <= 6] == [row["g_loss"] for row in whole if row["step"] <= 6]
+
+
+@pytest.mark.slow
+def test_killed_in_a_rollback_the_run_ends_as_if_it_had_not_been(tiny, tmp_path):
+    """Found at step 12 to have begun at 9, it goes back to 8; the checkpoint of step 10 is of the path that is left."""
+    arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback"]
+    assert planted([*arguments, f"run.dir={tmp_path / 'whole'}"], ALARM_STEP="12")[0] == 0
+    whole = weights(tmp_path / "whole/checkpoints/step_00000014")
+    for kill in ("before rollback.begin", "after rollback.begin", "after checkpoint.remove_after"):
+        run = tmp_path / kill.replace(" ", "_")
+        assert planted([*arguments, f"run.dir={run}"], ALARM_STEP="12", KILL=kill)[0] == -9
+        code, output = planted([*arguments, f"run.dir={run}"], ALARM_STEP="12")
+        assert code == 0, output
+        ended = weights(run / "checkpoints/step_00000014")
+        assert ended.keys() == whole.keys()
+        assert [k for k in whole if not torch.equal(whole[k], ended[k])] == []
+        assert json.loads((run / "checkpoints/pinned.json").read_text())["good"] == 8
+        assert steps_in(run / "metrics.jsonl") == steps_in(tmp_path / "whole/metrics.jsonl")
+        assert steps_in(run / "collapse/attempt_01.jsonl") == [10, 12]
+
+
+@pytest.mark.slow
+def test_a_child_of_a_run_that_rolled_back_keeps_what_that_put_in_force(tiny, tmp_path):
+    assert planted([*tiny, *STEPS, "collapse.on_collapse=rollback", "rollback.r1_gamma=1.0"], ALARM_STEP="10")[0] == 0
+    run = tmp_path / "run"
+    before, after = (child_config(ancestor(f"{run}@{step}", "--resume"), tmp_path / "c", []) for step in (6, 14))
+    assert (before.intervention.g_lr_factor, before.intervention.r1_gamma) == (1.0, 0.0)
+    assert (after.intervention.g_lr_factor, after.intervention.r1_gamma) == (0.5, 1.0)
+
+
+def test_a_damaged_checkpoint_after_a_rollback_takes_no_other_with_it(tmp_path):
+    """The record of a rollback to step 2 is there for good; what came after it is of the new path."""
+    for step, count in ((2, 0), (4, 1), (6, 1)):
+        checkpoint.save(tmp_path, step, Checkpoint({}, {"rollbacks": count}, ""))
+    rollback.begin(tmp_path, rollback.Rollback(1, 2))
+    (tmp_path / "step_00000006/state.json").write_text("")
+    rollback.finish(tmp_path, tmp_path)
+    assert steps_on_disk(tmp_path) == [2, 4, 6]
+    checkpoint.save(tmp_path, 4, Checkpoint({}, {"rollbacks": 0}, ""))
+    rollback.finish(tmp_path, tmp_path)
+    assert steps_on_disk(tmp_path) == [2]
+
+
+@pytest.mark.slow
+def test_a_halt_pins_names_the_last_good_checkpoint_and_the_way_on(tiny, tmp_path):
+    run = tmp_path / "run"
+    code, output = planted([*tiny, *STEPS, "checkpoint.keep_last=2", "checkpoint.horizon_steps=0"], ALARM_STEP="10")
+    assert code == 7, output
+    assert "Traceback" not in output
+    assert output.count("biggan: ") == 1
+    assert f"biggan train --resume {run}@good --as" in output
+    pins = json.loads((run / "checkpoints/pinned.json").read_text())
+    assert pins["good"] == 6
+    assert (run / "collapse/report.html").is_file()
+    child = tmp_path / "child"
+    biggan(["train", "--resume", f"{run}@good", "--as", str(child), "optimizer.g_lr=1e-4", "training.steps=8"])
+    lineage = json.loads((child / "lineage.json").read_text())
+    assert (lineage["parent"], lineage["step"]) == (str(run), 6)
+    assert lineage["changes"]["optimizer.g_lr"] == [0.0002, 0.0001]
+    assert sorted(f.name for f in (child / "checkpoints").glob("step_*")) == ["step_00000006", "step_00000008"]
+    grandchild = child_config(ancestor(f"{child}@6", "--resume"), tmp_path / "grandchild", [])
+    begin_child(ancestor(f"{child}@6", "--resume"), grandchild, fresh=False)  # from what the parent began with
+    assert (tmp_path / "grandchild/lineage.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_config_says_how_often_and_that_it_may_go_on(tiny, tmp_path):
+    code, output = planted([*tiny, *STEPS, "collapse.on_collapse=continue"], ALARM_STEP="10")
+    assert code == 0, output
+    assert [event["action"] for event in events(tmp_path / "run")] == ["pinned", "none"]
+    code, output = planted(
+        [
+            *tiny[:1],
+            tiny[2],
+            f"run.dir={tmp_path / 'b'}",
+            *STEPS,
+            "collapse.on_collapse=rollback",
+            "collapse.max_rollbacks=0",
+        ],
+        ALARM_STEP="10",
+    )
+    assert code == 7, output
+
+
+@pytest.mark.slow
+def test_a_child_without_changes_walks_its_parents_path(tiny, tmp_path):
+    biggan(["train", *tiny, *STEPS])
+    resume = ["train", "--resume", f"{tmp_path / 'run'}@6", "--as", str(tmp_path / "child")]
+    biggan(resume)
+    ends = [weights(tmp_path / name / "checkpoints/step_00000014") for name in ("run", "child")]
+    assert [k for k in ends[0] if not torch.equal(ends[0][k], ends[1][k])] == []
+    parent = ancestor(f"{tmp_path / 'run'}@6", "--resume")
+    begin_child(parent, child_config(parent, tmp_path / "child", []), fresh=False)  # it is there, and the same
+    with pytest.raises(InputError, match="and no child of"):
+        begin_child(parent, child_config(parent, tmp_path / "child", ["optimizer.g_lr=1e-4"]), fresh=False)
+    with pytest.raises(InputError, match="is there already"):
+        begin_child(parent, child_config(parent, tmp_path / "child", []), fresh=True)
+    for text, message in (
+        ("@5", "has no checkpoint of step 5; nearest:"),
+        ("@good", "no alarm has named a good checkpoint"),
+        ("", "write RUN@STEP"),
+        ("/nowhere@6", "is no run folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ancestor(f"{tmp_path / 'run'}{text}", "--resume")
+    with pytest.raises(InputError, match=r"model\.channels: a child run has its parent's"):
+        child_config(parent, tmp_path / "x", ["model.channels=4"])
