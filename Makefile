@@ -21,7 +21,8 @@ demo: $(READY)  ## handwritten digits, from nothing to a trained generator and i
 	$(BIN)/python benchmarks/digits_quality.py runs/digits
 	@echo "Look at runs/digits/digits.png, and at how it came about in runs/digits/samples/"
 
-test: $(READY)  ## all tests, two at a time
+test: $(READY)  ## all tests, two at a time (as root, installs Debian's chromium if there is no browser)
+	tests/install.sh
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-cluster: $(READY)  ## two hosts and Slurm on this machine (root; installs Debian's slurm-wlm, munge, iproute2)
@@ -32,7 +33,7 @@ lint: $(READY)  ## ruff, mypy, shellcheck, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck launch/*.sh launch/*.sbatch launch/kubernetes/*.sh docker/*.sh tests/cluster/*.sh .ci/run
+	$(BIN)/shellcheck launch/*.sh launch/*.sbatch launch/kubernetes/*.sh docker/*.sh tests/*.sh tests/cluster/*.sh .ci/run
 	$(BIN)/hadolint docker/Dockerfile
 
 bench: $(READY)  ## images per second, as a ratio within one run

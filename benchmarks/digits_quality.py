@@ -38,14 +38,14 @@ def spread(x: np.ndarray) -> float:
     return float(pairwise_distances(x).sum() / (len(x) * (len(x) - 1)))
 
 
-def quality(run: Path, seed: int = 0) -> dict[str, float]:
-    """The four figures of the module's docstring."""
+def quality(run: Path, seed: int = 0, per_class: int = PER_CLASS) -> dict[str, float]:
+    """The four figures of the module's docstring, of a run or one of its checkpoints."""
     source = open_source("digits", "")
     real = features(np.stack([np.asarray(square(source.read(k), 32)) for k in range(len(source.names))]))
     labels = load_digits().target
     classifier = SVC(gamma="scale", C=10).fit(real, labels)
     generator, _names = load_ema(run, torch.device("cpu"), print)
-    rows = generate_rows(generator, range(10), PER_CLASS, None, seed, torch.device("cpu"))
+    rows = generate_rows(generator, range(10), per_class, None, seed, torch.device("cpu"))
     fake = [features(row) for row in rows]
     accuracy = [float((classifier.predict(x) == k).mean()) for k, x in enumerate(fake)]
     diversity = [spread(x) / spread(real[labels == k]) for k, x in enumerate(fake)]

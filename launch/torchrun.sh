@@ -58,8 +58,8 @@ start_torchrun() {
     torchrun=$!
 }
 
-# The first exit code that a restart would only repeat: bad input, non-finite, data, checkpoint, stopped.
-final_code() { grep -m 1 -xE '2|3|4|5|75' "$BIGGAN_EXIT_CODES" 2>/dev/null; }
+# The first exit code that a restart would only repeat: bad input, non-finite, data, checkpoint, collapsing, stopped.
+final_code() { grep -m 1 -xE '2|3|4|5|7|75' "$BIGGAN_EXIT_CODES" 2>/dev/null; }
 
 living_workers() {
     local child

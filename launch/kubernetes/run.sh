@@ -35,6 +35,6 @@ while kill -0 "$torchrun" 2>/dev/null; do # a trapped signal ends `wait`
     code=$?
 done
 case $code in
-    0 | 2 | 3 | 4 | 5) exit "$code" ;; # done, or what another try would only repeat
+    0 | 2 | 3 | 4 | 5 | 7) exit "$code" ;; # done, or what another try would only repeat
     *) exit "${RETRY_EXIT_CODE:-$code}" ;;
 esac
