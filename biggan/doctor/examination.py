@@ -93,14 +93,16 @@ class Examination:
     def run(self) -> None:
         """Everything, in order; raises SilenceError as soon as a rank is missing."""
         self._exchange(ROLL_CALL, look_around(self.config, self.config_error).model_dump_json())
+        several = self.board.world_size > 1
+        leaders = json.loads(self._decided("naming each host's first rank", self._leaders)) if several else []
         try:
             self._data()
             self._folder()
         finally:
             if self._own_folder is not None:
                 disk.clean_up(self._own_folder)
-        if self.board.world_size > 1:
-            self._network()
+        if several:
+            self._network(leaders)
 
     def _exchange(self, topic: str, text: str) -> None:
         """Write for the rank that will judge; raises SilenceError if anybody has not."""
@@ -170,10 +172,9 @@ class Examination:
             seen = within_or(self.patience_seconds, lambda: disk.sees(facts), lambda _: False)
             self._exchange(FOLDER_SEEN, str(seen))
 
-    def _network(self) -> None:
+    def _network(self, leaders: list[int]) -> None:
         """The collectives, last: a hang there must not hide what else is wrong."""
         facts = NetworkFacts()
-        leaders = json.loads(self._decided("naming each host's first rank", self._leaders))
         try:
             within(self.patience_seconds, lambda pulse: measure(facts, leaders, self.request.timeout_seconds, pulse))
         except (StoppedRun, RuntimeError, ValueError, TimeoutError) as error:
