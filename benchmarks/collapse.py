@@ -10,8 +10,8 @@ ones (digits_quality.py). The floor is accuracy 0.5, or half of the diversity th
 
 `table` prints when each run fell to the floor and when the monitor spoke; it ends with 1 if it was late in more than a
 tenth of the collapses, or said `collapsing` in a healthy run. `rescue` lets runs that collapse roll back by themselves,
-and holds their quality at twice the step of the collapse against the best they had. Seeds 0 to 2 are those the
-thresholds were chosen on; the table is made of others.
+and holds their quality at its end, past twice the step of the collapse, against that of the healthy run. The thresholds
+were chosen on seeds 0 and 1; the table is made of others.
 """
 
 from __future__ import annotations
