@@ -42,12 +42,14 @@ if __name__ == "__main__":
 """
 
 RANK_1_IS_KILLED_AT_THE_END = """
+import time
 import os, signal
 from biggan.cli import main
 from biggan.distributed.process import Process
 
 def barrier(process):
     if process.rank == 1:
+        time.sleep(1)  # rank 0 has read all that was sent before: a kill resets the connection
         os.kill(os.getpid(), signal.SIGKILL)
     process.any(False)
 
