@@ -48,17 +48,18 @@ def kill_at_a_random_moment(process, run, random_source):
 
 @pytest.mark.slow
 def test_killed_while_it_starts(tiny, tmp_path):
-    """Before, while and after the run folder is made."""
+    """Before, while and after the run folder is made, and wherever the last kill found it: the next start goes on."""
     run = tmp_path / "run"
-    for seconds in (1.0, 3.0):
-        process = start(arguments(tiny, run))
-        time.sleep(seconds)
-        kill_group(process)
     process = start(arguments(tiny, run))
     while not run.exists():
         pass
     kill_group(process)
-    biggan([*arguments(tiny, run), "training.steps=2"])
+    for seconds in (1.0, 3.0):
+        process = start(arguments(tiny, run))
+        time.sleep(seconds)
+        kill_group(process)
+    biggan(arguments(tiny, run))
+    assert steps_saved(run)[-1] == STEPS
 
 
 @pytest.mark.slow
