@@ -2,6 +2,7 @@
 
     python benchmarks/collapse.py table [--seeds 3 4 5] [--work runs/collapse]
     python benchmarks/collapse.py rescue [--seeds 3 4 5 6] [--work runs/collapse]
+    python benchmarks/collapse.py resume [--seeds 3 4 5 6] [--work runs/collapse]
 
 For each seed a run on the handwritten digits is trained until it is healthy: 900 steps of the preset. From there child
 runs go on for 300 steps: some as they are, some changed so that they collapse. What happened is judged from samples
@@ -10,8 +11,9 @@ ones (digits_quality.py). The floor is accuracy 0.5, or half of the diversity th
 
 `table` prints when each run fell to the floor and when the monitor spoke; it ends with 1 if it was late in more than a
 tenth of the collapses, or said `collapsing` in a healthy run. `rescue` lets runs that collapse roll back by themselves,
-and holds their quality at its end, past twice the step of the collapse, against that of the healthy run. The thresholds
-were chosen on seeds 0 and 1; the table is made of others.
+and holds their quality at the end, past twice the step of the collapse, against the best of any checkpoint before it.
+`resume` lets them halt, and goes on by hand from RUN@good. Neither simply undoes the change that made the run collapse:
+what is done leaves a part of it. The thresholds were chosen on seeds 0 and 1; the table is made of others.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +60,14 @@ main()
 
 @dataclass(frozen=True)
 class Kind:
-    """A way for a child run to go on; `mend`: what a rollback does about it, if anything can."""
+    """A way for a child run to go on; `mend`: what a rollback does about it, if anything can; `by_hand`: the same as
+    an intervention of a child run."""
 
     name: str
     collapses: bool
     overrides: tuple[str, ...] = ()
     mend: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
     script: str = "from biggan.cli import main\nmain()\n"
 
     def folder(self, beside: Path) -> Path:
@@ -76,11 +80,24 @@ KINDS = (
         "both learning rates x 10",
         True,
         ("intervention.g_lr_factor=10.0", "intervention.d_lr_factor=10.0"),
-        ("rollback.g_lr_factor=0.1", "rollback.d_lr_factor=0.1"),
+        ("rollback.g_lr_factor=0.2", "rollback.d_lr_factor=0.2"),
+        ("intervention.g_lr_factor=2.0", "intervention.d_lr_factor=2.0"),
     ),
     Kind("D frozen", True, (f"intervention.freeze_d_steps={CHILD_STEPS}",)),
-    Kind("D's learning rate by 50", True, ("intervention.d_lr_factor=0.02",), ("rollback.d_lr_factor=50.0",)),
-    Kind("G's learning rate x 20", True, ("optimizer.g_lr=16e-3",), ("rollback.g_lr_factor=0.05",)),
+    Kind(
+        "D's learning rate by 50",
+        True,
+        ("intervention.d_lr_factor=0.02",),
+        ("rollback.d_lr_factor=20.0",),
+        ("intervention.d_lr_factor=0.4",),
+    ),
+    Kind(
+        "G's learning rate x 20",
+        True,
+        ("optimizer.g_lr=16e-3",),
+        ("rollback.g_lr_factor=0.1",),
+        ("intervention.g_lr_factor=0.1",),
+    ),
     Kind("non-finite loss at step 100", True, script=NON_FINITE),
     Kind("unchanged", False),
     Kind("another seed", False, ("run.seed=1000",)),
@@ -191,49 +208,89 @@ def verdict(outcomes: list[Outcome]) -> int:
     return 0 if seen >= 0.9 * len(collapses) and not false else 1
 
 
-def rescue(work: Path, seeds: list[int]) -> int:
-    """Let the runs that a rollback can mend roll back by themselves; print the table; the exit code."""
+@dataclass(frozen=True)
+class Rescue:
+    """Of one run that collapsed: when, where it went on from, how far it came, and how its samples were there."""
+
+    collapsed: list[int]
+    good: list[int]
+    reached: int
+    best: dict[str, float]
+    """Of any checkpoint from before the collapse."""
+    after: dict[str, float]
+
+    @property
+    def ok(self) -> bool:
+        """At least twice as far as the first collapse, with quality within a tenth of the best before it."""
+        well = all(self.after[name] >= 0.9 * self.best[name] for name in self.best)
+        return bool(self.collapsed) and self.reached >= 2 * self.collapsed[0] and well
+
+
+def rescue(work: Path, seeds: list[int], go: Callable[[Path, Kind], Rescue]) -> int:
+    """Rescue the runs that can be mended by `go`; print the table; the exit code."""
     kinds = [kind for kind in KINDS if kind.mend]
     with ThreadPoolExecutor(2) as pool:
         parents = dict(zip(seeds, pool.map(lambda seed: healthy(work, seed), seeds), strict=True))
-        cases = [(parents[seed], kind) for kind in kinds for seed in seeds]
-        rescued = list(pool.map(lambda case: rescued_run(*case), cases))
-    print("| run | seed | collapse seen at step | rolled back to | goes on to | accuracy of | diversity of | rescued |")
+        cases = [(seed, kind) for kind in kinds for seed in seeds]
+        rescued = list(pool.map(lambda case: go(parents[case[0]], case[1]), cases))
+    print("| run | seed | collapse seen at step | went back to | goes on to | accuracy of | diversity of | rescued |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for (parent, kind), (cells, _) in zip(cases, rescued, strict=True):
-        print(f"| {kind.name} | {parent.parent.name.removeprefix('seed_')} | {' | '.join(cells)} |")
-    share = {kind.name: sum(ok for (_, k), (_, ok) in zip(cases, rescued, strict=True) if k is kind) for kind in kinds}
+    for (seed, kind), r in zip(cases, rescued, strict=True):
+        figures = [f"{r.after[name]:.2f} of {r.best[name]:.2f}" for name in ("accuracy", "diversity")]
+        seen, good = (", ".join(map(str, steps)) for steps in (r.collapsed, r.good))
+        print(
+            "|", " | ".join([kind.name, str(seed), seen, good, str(r.reached), *figures, "yes" if r.ok else "no"]), "|"
+        )
+    share = {kind.name: sum(r.ok for (_, k), r in zip(cases, rescued, strict=True) if k is kind) for kind in kinds}
     print(f"\nrescued, of {len(seeds)} seeds: {share}")
     return 0 if all(count >= 0.75 * len(seeds) for count in share.values()) else 1
 
 
-def rescued_run(parent: Path, kind: Kind) -> tuple[list[str], bool]:
-    """Run one child that may roll back, to twice the step of its collapse: its cells, and whether it is well there."""
+def best_before(parent: Path) -> dict[str, float]:
+    """The best accuracy and the best diversity of any checkpoint of the healthy run."""
+    looks = [look(parent, step) for step in checkpoints(parent)]
+    return {"accuracy": max(a for a, _ in looks), "diversity": max(d for _, d in looks)}
+
+
+FAR_ENOUGH = f"training.steps={2 * (HEALTHY_STEPS + 150)}"
+"""Collapses are seen within 150 steps."""
+
+
+def by_itself(parent: Path, kind: Kind) -> Rescue:
+    """One child that may roll back by itself."""
     run = kind.folder(parent).with_name(f"rescue_{kind.folder(parent).name}")
-    before = quality(parent / "checkpoints" / f"step_{HEALTHY_STEPS:08d}")
-    steps = 2 * (HEALTHY_STEPS + 100)  # a collapse is seen within 100 steps
     arguments = ["train", "--resume", f"{parent}@{HEALTHY_STEPS}", "--as", str(run), *kind.overrides, *kind.mend]
-    biggan(
-        kind.script,
-        [*arguments, "collapse.on_collapse=rollback", f"training.steps={steps}"],
-        run.with_suffix(".log"),
-        expect=(0, 7),
-    )
-    events = [json.loads(line) for line in events_of(run)]
-    back = [event for event in events if event["action"] == "rolled back"]
+    changes = ["collapse.on_collapse=rollback", FAR_ENOUGH]
+    biggan(kind.script, [*arguments, *changes], run.with_suffix(".log"), expect=(0, 7))
+    back = [event for event in map(json.loads, events_of(run)) if event["action"] == "rolled back"]
+    collapsed, good = ([event[key] for event in back] for key in ("step", "good_step"))
+    return Rescue(collapsed, good, *end_of(parent, run))
+
+
+def by_hand(parent: Path, kind: Kind) -> Rescue:
+    """One child that halts, and a child of its own that goes on from its last good checkpoint."""
+    halted = kind.folder(parent).with_name(f"halt_{kind.folder(parent).name}")
+    again = halted.with_name(halted.name.replace("halt_", "resume_"))
+    arguments = ["train", "--resume", f"{parent}@{HEALTHY_STEPS}", "--as", str(halted), *kind.overrides, FAR_ENOUGH]
+    biggan(kind.script, arguments, halted.with_suffix(".log"), expect=(7,))
+    arguments = ["train", "--resume", f"{halted}@good", "--as", str(again), *kind.by_hand]
+    biggan(kind.script, arguments, again.with_suffix(".log"), expect=(0, 7))
+    halt = [event for event in map(json.loads, events_of(halted)) if event["action"] == "halted"]
+    collapsed, good = ([event[key] for event in halt] for key in ("step", "good_step"))
+    return Rescue(collapsed, good, *end_of(parent, again))
+
+
+def end_of(parent: Path, run: Path) -> tuple[int, dict[str, float], dict[str, float]]:
+    """How far a rescued run came, the best quality before the collapse, and its own at the end."""
     reached = checkpoints(run)[-1]
-    after = quality(run / "checkpoints" / f"step_{reached:08d}")
-    well = all(after[name] >= 0.9 * before[name] for name in ("accuracy", "diversity"))
-    ok = bool(back) and reached >= 2 * back[0]["step"] and well
-    seen, to = (", ".join(str(event[key]) for event in back) for key in ("step", "good_step"))
-    figures = [f"{after[name]:.2f} of {before[name]:.2f}" for name in ("accuracy", "diversity")]
-    return [seen, to, str(reached), *figures, "yes" if ok else "no"], ok
+    after = dict(zip(("accuracy", "diversity"), look(run, reached), strict=True))
+    return reached, best_before(parent), after
 
 
 def main() -> None:
     """Print one of the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("table", "rescue"))
+    parser.add_argument("command", choices=("table", "rescue", "resume"))
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--work", type=Path, default=Path("runs/collapse"))
     arguments = parser.parse_args()
@@ -241,7 +298,8 @@ def main() -> None:
         biggan(KINDS[-1].script, ["pack", "digits", "data/digits", "--resolution", "32"], arguments.work / "pack.log")
     if arguments.command == "table":
         sys.exit(table(arguments.work, arguments.seeds or [3, 4, 5]))
-    sys.exit(rescue(arguments.work, arguments.seeds or [3, 4, 5, 6]))
+    go = by_itself if arguments.command == "rescue" else by_hand
+    sys.exit(rescue(arguments.work, arguments.seeds or [3, 4, 5, 6], go))
 
 
 if __name__ == "__main__":
