@@ -13,6 +13,7 @@ from PIL import Image
 from runs import biggan, environment, pack_digits
 
 from biggan import cli
+from biggan.cli import failures
 from biggan.data.dataset import load
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,7 @@ def test_dry_run_prints_the_cost_and_starts_nothing(run, tmp_path, monkeypatch):
 
 def test_what_fails_in_no_machines_first_process_is_said_all_the_same(run, tiny, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(cli, "SECONDS_FOR_THE_FIRST", 0)
+    monkeypatch.setattr(failures, "SECONDS_FOR_THE_FIRST", 0)
     refuses(run("train", *tiny, "training.batch_size=13"), "cannot fill a micro-batch of 13 evenly")
 
 

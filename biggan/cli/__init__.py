@@ -1,0 +1,37 @@
+"""The commands. Heavy imports stand at the top of the command that needs them: `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from biggan.cli.dataset import data, pack
+from biggan.cli.diagnosis import doctor, report
+from biggan.cli.failures import say
+from biggan.cli.pictures import sample
+from biggan.cli.training import probe, train
+from biggan.errors import LostProcesses, StoppedRun
+
+app = typer.Typer(
+    help="Train class-conditional BigGANs on your own images, on one process or many.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (train, probe, pack, data, doctor, report, sample):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run a command; an expected failure is one line on standard error and its own exit code."""
+    try:
+        app()
+    except StoppedRun as error:
+        code = say(error)
+        if isinstance(error, LostProcesses):  # a thread may still wait for a dead connection, and keep the interpreter
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
