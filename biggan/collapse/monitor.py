@@ -46,7 +46,6 @@ class Monitor:
     def observe(self, step: int) -> dict[str, float]:
         """Everything that is due at the logged G step `step`, as a row of `metrics.jsonl`. Collective."""
         row = with_spreads(self._window.close(self._process.group))
-        row["non_finite_steps"] = 0.0
         if self._due(step, self._settings.spectrum_every_steps):
             row |= self._singular_values(step)
         if self._due(step, self._settings.quality_every_steps):
@@ -81,8 +80,7 @@ class Monitor:
         row: dict[str, float] = {}
         for layer, found in self._spectrum.measure_all(self._process).items():
             row |= {f"sigma/{layer}/{k}": value for k, value in enumerate(found.raw)}
-            if found.normalized is not None:
-                row[f"sigma/{layer}/normalized"] = found.normalized[0]
+            row |= {f"sigma/{layer}/normalized/{k}": value for k, value in enumerate(found.normalized or ())}
             if len(found.raw) > 1 and found.raw[1]:
                 row[f"sigma/{layer}/ratio"] = found.raw[0] / found.raw[1]
             past = self.history.series.get(f"sigma/{layer}/0")

@@ -62,12 +62,13 @@ def draw(parent: Ancestor, steps: int) -> Path:
     matplotlib.use("Agg")
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for experiment in experiments(steps):
-        rows = [
-            json.loads(line)
-            for line in (run_dir(parent, steps, experiment) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        at = [row["step"] for row in rows]
-        axes.plot(at, [row["d_loss_real"] + row["d_loss_fake"] for row in rows], label=experiment.name)
+        file = run_dir(parent, steps, experiment) / "metrics.jsonl"
+        rows = [row for line in file.read_text(encoding="utf-8").splitlines() if "g_loss" in (row := json.loads(line))]
+        axes.plot(
+            [row["step"] for row in rows],
+            [row["d_loss_real"] + row["d_loss_fake"] for row in rows],
+            label=experiment.name,
+        )
     axes.set_yscale("symlog", linthresh=1)
     axes.set(xlabel="G step", ylabel="D's hinge loss, both terms", title=f"{parent.run}, from step {parent.step}")
     axes.grid(alpha=0.3)

@@ -7,7 +7,7 @@ same with and without its spectrum.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from biggan.collapse.subspace import top_singular_values
 from biggan.distributed.process import Process
-from biggan.models.layers import SpectralNorm, as_matrix
+from biggan.models.layers import SpectralNorm, as_matrix, owned_weights
 from biggan.training.latents import keyed_generator
 
 OVERSAMPLING = 5
@@ -74,7 +74,7 @@ class Spectrum:
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], top: int, rank: int, world_size: int):
-        layers = [layer for name, network in networks.items() for layer in layers_of(name, network)]
+        layers = [Layer(*owned) for name, network in networks.items() for owned in owned_weights(network, name)]
         self.layers: tuple[str, ...] = tuple(layer.name for layer in layers)
         assert len(set(self.layers)) == len(layers), "a module owns two weights"
         self._top = top
@@ -125,14 +125,6 @@ class Spectrum:
         for name, random in self._random.items():
             known = state.get(name, random)[: len(random)].to(random.device)
             self._bases[name] = torch.cat([known, random[len(known) :]])
-
-
-def layers_of(name: str, network: nn.Module) -> Iterator[Layer]:
-    """Every weight of `network`: its parameters with two or more axes."""
-    for path, module in network.named_modules(prefix=name):
-        for parameter in module.parameters(recurse=False):
-            if parameter.ndim >= 2:
-                yield Layer(path, module, parameter)
 
 
 def shared_out(costs: Sequence[int], world_size: int) -> list[int]:

@@ -7,6 +7,8 @@ estimate is differentiable through the weight. In evaluation mode `u` stays as i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,12 +27,15 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 def named_weights(network: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """Every parameter with two or more axes, by its layer: `name` (G or D) and the path of the module that owns it."""
-    return {
-        f"{name}.{path}": parameter
-        for path, module in network.named_modules()
-        for parameter in module.parameters(recurse=False)
-        if parameter.ndim >= 2
-    }
+    return {layer: parameter for layer, _, parameter in owned_weights(network, name)}
+
+
+def owned_weights(network: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+    """The same as (layer, the module that owns it, parameter)."""
+    for path, module in network.named_modules(prefix=name):
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim >= 2:
+                yield path, module, parameter
 
 
 class SpectralNorm(nn.Module):

@@ -5,7 +5,7 @@ Every decision is taken by all processes together, so that none waits for one th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,6 @@ class Loop:
     report: Report | None
     saved_step: int = -1
     """Of the newest checkpoint that has the state of that step."""
-    _level: Level = Level.HEALTHY
 
     def run(self) -> None:
         """Train until the last step; raises a StoppedRun, on all processes, if the run ends before."""
@@ -106,16 +105,18 @@ class Loop:
     def _judged(self, step: int, log: bool) -> Verdict:
         """Observe what is due at G step `step`, log it, and judge."""
         monitor, vetoed_steps = self.state.monitor, int(self.guard.vetoed_steps.item())  # waits for the device
-        if log and not vetoed_steps:  # equal on all processes, as the veto is
-            self._log(step, monitor.observe(step))
+        if vetoed_steps:  # equal on all processes, as the veto is; nothing else is worth a look
+            self._write_row(step, {"non_finite_steps": vetoed_steps})
+        elif log:
+            self._log(step, {"non_finite_steps": 0, **monitor.observe(step)})
         return monitor.judge(step, vetoed_steps)
 
     def _answer(self, verdict: Verdict) -> bool:
         """Do what a verdict asks for; whether the run has gone back to another step."""
-        was = self._level
+        was = self.state.level
         if verdict.level is Level.WARNING and was.is_alarm:
             return False  # an alarm lasts until nothing departs any more: its witnesses come and go
-        self._level = verdict.level
+        self.state.level = verdict.level
         if not verdict.level.is_alarm:
             if verdict.level is not was:
                 self._record(verdict, None, "none")
@@ -178,7 +179,7 @@ class Loop:
         self.guard.clear()
         self.course.loader.close()
         self.course = self.new_course(self.state, cursors)
-        self._level, self.saved_step = Level.HEALTHY, good
+        self.state.level, self.saved_step = Level.HEALTHY, good
 
     def _halt(self, verdict: Verdict, good: int | None, vetoed_steps: int) -> None:
         """End the run; of a non-finite one, with the last finite state."""
@@ -221,21 +222,21 @@ class Loop:
             f"run the same command again to go on"
         )
 
-    def _log(self, step: int, observed: dict[str, float]) -> None:
+    def _log(self, step: int, observed: Mapping[str, float]) -> None:
         self._collect_bad_samples()
-        batch_size, known = self.config.training.batch_size, self.state.bad_samples
-        row = {"images_seen": self.state.images_seen, **observed, "bad_samples": len(known)}
-
-        def write(report: Report) -> None:
-            report.log(step, batch_size, row)
-            report.checkpoints.raise_if_failed()
-
-        self._on_main(write)
-        limit = self.config.data.max_bad_samples
+        known, limit = self.state.bad_samples, self.config.data.max_bad_samples
+        self._write_row(step, {**observed, "bad_samples": len(known)})
         if len(known) > limit:
             self._save(step)
             self._finish_saving()
             raise DataError(too_many_bad(len(known), limit, known))
+
+    def _write_row(self, step: int, row: Mapping[str, float]) -> None:
+        def write(report: Report) -> None:
+            report.log(step, self.config.training.batch_size, {"images_seen": self.state.images_seen, **row})
+            report.checkpoints.raise_if_failed()
+
+        self._on_main(write)
 
     def _collect_bad_samples(self) -> None:
         """Learn of unreadable samples on any process."""

@@ -71,7 +71,7 @@ class Report:
         self.metrics.write(row)
         if self.tracker is not None:
             self.tracker.log_metrics({k: v for k, v in row.items() if k != "step"}, step)
-        losses = "  ".join(f"{name} {row[key]:.3f}" for key, name in SHOWN.items())
+        losses = "  ".join(f"{name} {row[key]:.3f}" for key, name in SHOWN.items() if key in row)
         shown = f"{losses}  {rate:.1f} images/s"
         self._bar.update(self._task, losses=shown)
         if not self.console.is_terminal:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biggan.collapse.detector import Level
 from biggan.collapse.monitor import Monitor
 from biggan.data.loader import Cursor
 from biggan.errors import InputError
@@ -33,6 +34,8 @@ class TrainingState:
     """Real images that D was shown."""
     since_step: int = 0
     """Where the intervention in force began: 0, the first step of a child run, or where the last rollback went."""
+    level: Level = Level.HEALTHY
+    """Of the last verdict that was answered: an alarm that lasts is said once."""
     bad_samples: dict[str, str] = field(default_factory=dict)
     """Unreadable samples met so far: name -> reason."""
 
@@ -51,6 +54,7 @@ class TrainingState:
             "rollbacks": self.rollbacks,
             "since_step": self.since_step,
             "images_seen": self.images_seen,
+            "level": self.level,
             "statistics_images": self.statistics_images,
             "cursors": [list(cursor) for cursor in cursors],
             "bad_samples": dict(self.bad_samples),
@@ -69,6 +73,7 @@ class TrainingState:
         self.step = checkpoint.state["step"]
         self.rollbacks, self.since_step = checkpoint.state["rollbacks"], checkpoint.state["since_step"]
         self.images_seen = checkpoint.state["images_seen"]
+        self.level = Level(checkpoint.state["level"])
         self.bad_samples = dict(checkpoint.state["bad_samples"])
         return [Cursor(*cursor) for cursor in checkpoint.state["cursors"]]
 
