@@ -1,10 +1,11 @@
-"""What the spectrum costs, as a share of training, measured in one run.
+"""What the collapse monitor costs, as a share of training, measured in one run.
 
-    python benchmarks/spectrum_cost.py [--network cifar10|imagenet64] [--batch-size 32] [--between 50] [--rounds 3]
+    python benchmarks/monitor_cost.py [--network cifar10|imagenet64] [--batch-size 32] [--between 50] [--rounds 3]
 
-Trains on random images in the preset's bfloat16 and channels-last. Cold is the first measurement, of the weights as
-they are drawn; warm is one after `--between` more steps at the preset's learning rates. Shares are those at the
-preset's cadence. One process measures all layers here; of several, each measures its share.
+Trains on random images in the preset's bfloat16 and channels-last. A cold spectrum is the first one, of the weights as
+they are drawn; a warm one comes after `--between` more steps at the preset's learning rates. Quality is the look at
+images: diversity, steepness, D's gradient, memorisation. Shares are those at the preset's cadences. One process
+measures everything here; of several, each measures its share.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 
 from biggan import build
+from biggan.collapse.quality import REAL_IMAGES, QualityProbe, RealImages
 from biggan.collapse.spectrum import Spectrum
 from biggan.config import Config
 from biggan.distributed.finite import FiniteGuard
@@ -51,6 +53,26 @@ def trainer(config: Config) -> tuple[Gan, Callable[[], object]]:
     return gan, lambda: train_step(gan, next(numbers), itertools.repeat((x, y)), latents, recipe)
 
 
+def quality_probe(config: Config, gan: Gan) -> Callable[[], object]:
+    """A function that takes one look at images, of random real ones."""
+    process, r = Process(0, 1, this_device(), None), config.model.resolution
+    real = [
+        RealImages(torch.randint(256, (REAL_IMAGES, 3, r, r), dtype=torch.uint8), torch.zeros(REAL_IMAGES).long())
+        for _ in range(2)
+    ]
+    probe = QualityProbe(
+        classes=config.model.classes, z_dim=config.model.effective_z_dim, seed=0, process=process,
+        train=real[0], held_out=real[1],
+    )  # fmt: skip
+    networks = gan.generator.module, gan.ema.module, gan.discriminator.module
+
+    def look() -> object:
+        with build.autocast(config, process.device):
+            return probe.measure(*networks)
+
+    return look
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,19 +91,26 @@ def main() -> None:
     cold = [seconds(Spectrum(networks, count, 0, 1).measure) for _ in range(arguments.rounds)]
     spectrum = Spectrum(networks, count, 0, 1)
     spectrum.measure()
+    probe = quality_probe(config, gan)
     steps: list[float] = []
     warm: list[float] = []
+    quality: list[float] = []
     for _ in range(arguments.rounds):
         steps += [seconds(step) for _ in range(arguments.between)]
         warm.append(seconds(spectrum.measure))
+        quality.append(seconds(probe))
     elements = sum(p.numel() for network in networks.values() for p in network.parameters())
-    cadence, one_step = config.collapse.spectrum_every_steps, statistics.median(steps)
+    one_step, watch = statistics.median(steps), config.collapse
     print(f"{arguments.network}: {len(spectrum.layers)} weights, {elements / 1e6:.1f} million parameters in all")
     print(f"one step of batch {arguments.batch_size}: {one_step:.3f} s ({torch.get_num_threads()} threads)")
-    for name, taken in (("cold", cold), ("warm", warm)):
-        update = statistics.median(taken)
-        share = update / (cadence * one_step)
-        print(f"{name} measurement: {update:.3f} s, {100 * share:.2f}% of training at one every {cadence} steps")
+    for name, taken, cadence in (
+        ("cold spectrum", cold, watch.spectrum_every_steps),
+        ("warm spectrum", warm, watch.spectrum_every_steps),
+        ("quality", quality, watch.quality_every_steps),
+    ):
+        once = statistics.median(taken)
+        share = once / (cadence * one_step)
+        print(f"{name}: {once:.3f} s, {100 * share:.2f}% of training at one every {cadence} steps")
 
 
 if __name__ == "__main__":
