@@ -100,7 +100,8 @@ def check_engine(config: Config, process: Process) -> None:
 def ring(config: Config) -> Ring:
     """Which checkpoints are kept."""
     keep = config.checkpoint
-    return Ring(keep.keep_last, keep.horizon_steps, keep.keep_every_steps, int(keep.max_gib * 2**30))
+    best = config.evaluation.keep_best if config.evaluation.every_steps else 0
+    return Ring(keep.keep_last, keep.horizon_steps, keep.keep_every_steps, int(keep.max_gib * 2**30), best)
 
 
 def checkpoint_bytes(model: ModelConfig) -> int:

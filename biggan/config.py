@@ -286,6 +286,36 @@ class SamplesConfig(Section):
     """Rows of the grid; of more classes, evenly spaced ones are shown."""
 
 
+class EvaluationConfig(Section):
+    """Measuring the averaged generator while it trains. docs/evaluation.md says what the metrics mean."""
+
+    every_steps: NonNegative = 0
+    """Measure every so many generator steps, and at the end; 0 never does. A checkpoint with the score is written."""
+    num_images: Annotated[int, Field(ge=10)] = 10_000
+    """Images that are made and measured."""
+    features: Annotated[str, Field(pattern=r"^(classifier|inception|torchvision:\w+)$")] = "classifier"
+    """What looks at images: `classifier`, trained on the data set's own images; `inception`; or `torchvision:NAME`."""
+    weights: str = ""
+    """File of the weights of `inception` (without one, torch's cache is looked at) or of `torchvision:NAME`."""
+    metric: Literal["fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "accuracy"] = "fid"
+    """By which checkpoints are compared; `accuracy` needs `classifier`."""
+    keep_best: NonNegative = 1
+    """Keep so many checkpoints for their score, besides the ring's."""
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> EvaluationConfig:
+        if self.metric == "accuracy" and self.features != "classifier":
+            raise ValueError(
+                f"evaluation.metric: accuracy is not known in {self.features} features; "
+                f"set evaluation.features=classifier, or another metric"
+            )
+        if self.features == "classifier" and self.weights:
+            raise ValueError("evaluation.weights: classifier trains its own; leave it out")
+        if self.features.startswith("torchvision:") and not self.weights:
+            raise ValueError(f"evaluation.weights: missing; {self.features} needs a file of its weights")
+        return self
+
+
 class DistributedConfig(Section):
     """How processes work together."""
 
@@ -324,6 +354,7 @@ class Config(Section):
     ema: EmaConfig = EmaConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     samples: SamplesConfig = SamplesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     distributed: DistributedConfig = DistributedConfig()
     tracking: TrackingConfig = TrackingConfig()
 

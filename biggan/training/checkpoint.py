@@ -21,6 +21,7 @@ from torch import Tensor
 from biggan.data.dataset import sha256_of
 from biggan.errors import CheckpointError
 from biggan.files import sync_file, sync_folder
+from biggan.training.best import best_steps
 from biggan.training.ring import PINNED, Pins, Ring, pin_before, read_pins, steps_on_disk, write_pins
 
 MANIFEST = "manifest.json"
@@ -212,7 +213,8 @@ def thin(root: Path, ring: Ring, say: Callable[[str], object], incoming_bytes: i
     """
     pins, limit = read_pins(root), ring.max_bytes
     bytes_of = {step: bytes_in(root / folder_name(step)) for step in steps_on_disk(root)}
-    doomed = ring.doomed(bytes_of, pins.reasons, incoming_bytes, pins.good)
+    fixed = {*pins.reasons, *best(root, ring.keep_best)}
+    doomed = ring.doomed(bytes_of, fixed, incoming_bytes, pins.good)
     if unpinned := _unpin(root, doomed):
         steps = ", ".join(map(str, unpinned))
         say(f"{root}: checkpoint.max_gib: no room for all that is pinned; step {steps} is given up")
@@ -226,6 +228,11 @@ def thin(root: Path, ring: Ring, say: Callable[[str], object], incoming_bytes: i
             _remove(aside)
     if excess > 0:
         say(f"{root}: checkpoint.max_gib: exceeded by {excess / 2**30:.3g} GiB; the newest and the good one stay")
+
+
+def best(root: Path, most: int) -> list[int]:
+    """Steps of the `most` checkpoints in `root` that evaluation found best, best first; none if none was measured."""
+    return best_steps((root / folder_name(step) / STATE for step in steps_on_disk(root)), most) if most else []
 
 
 def _unpin(root: Path, steps: Collection[int]) -> list[int]:

@@ -36,6 +36,8 @@ class Ring:
     """Steps that are multiples of this stay for good; 0: none."""
     max_bytes: int
     """All of them together; 0: no limit."""
+    keep_best: int = 0
+    """So many are kept for their score, as if they were pinned."""
 
     def doomed(
         self,
@@ -101,7 +103,7 @@ class Ring:
         Beyond the newest `keep_last`, with ages of n `every_steps`, every other one has at least twice the n + 1.
         """
         span = (1 + self.horizon_steps / every_steps) / self.keep_last
-        return self.keep_last + (2 + math.floor(2 * math.log2(span)) if span > 1 else 0)
+        return self.keep_best + self.keep_last + (2 + math.floor(2 * math.log2(span)) if span > 1 else 0)
 
 
 @dataclass(frozen=True)

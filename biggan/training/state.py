@@ -36,6 +36,8 @@ class TrainingState:
     """Where the intervention in force began: 0, the first step of a child run, or where the last rollback went."""
     level: Level = Level.HEALTHY
     """Of the last verdict that was answered: an alarm that lasts is said once."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """The last one: step, metric, metrics by name, protocol."""
     bad_samples: dict[str, str] = field(default_factory=dict)
     """Unreadable samples met so far: name -> reason."""
 
@@ -56,6 +58,7 @@ class TrainingState:
             "images_seen": self.images_seen,
             "level": self.level,
             "statistics_images": self.statistics_images,
+            "evaluation": self.evaluation if self.evaluation.get("step") == self.step else None,
             "cursors": [list(cursor) for cursor in cursors],
             "bad_samples": dict(self.bad_samples),
             "classes": list(classes),
