@@ -12,6 +12,7 @@ ones (digits_quality.py). The floor is accuracy 0.5, or half of the diversity th
 `table` prints when each run fell to the floor and when the monitor spoke; it ends with 1 if it was late in more than a
 tenth of the collapses, or said `collapsing` in a healthy run. `rescue` lets runs that collapse roll back by themselves,
 and holds their quality at the end, past twice the step of the collapse, against the best of any checkpoint before it.
+Quality is accuracy times diversity: before a generator has learnt anything its noise is more varied than any digits.
 `resume` lets them halt, and goes on by hand from RUN@good. Neither simply undoes the change that made the run collapse:
 what is done leaves a part of it. The thresholds were chosen on seeds 0 and 1; the table is made of others.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -215,14 +217,14 @@ class Rescue:
     collapsed: list[int]
     good: list[int]
     reached: int
-    best: dict[str, float]
-    """Of any checkpoint from before the collapse."""
-    after: dict[str, float]
+    best: tuple[float, float]
+    """Accuracy and diversity of the best checkpoint from before the collapse."""
+    after: tuple[float, float]
 
     @property
     def ok(self) -> bool:
         """At least twice as far as the first collapse, with quality within a tenth of the best before it."""
-        well = all(self.after[name] >= 0.9 * self.best[name] for name in self.best)
+        well = math.prod(self.after) >= 0.9 * math.prod(self.best)
         return bool(self.collapsed) and self.reached >= 2 * self.collapsed[0] and well
 
 
@@ -233,10 +235,11 @@ def rescue(work: Path, seeds: list[int], go: Callable[[Path, Kind], Rescue]) -> 
         parents = dict(zip(seeds, pool.map(lambda seed: healthy(work, seed), seeds), strict=True))
         cases = [(seed, kind) for kind in kinds for seed in seeds]
         rescued = list(pool.map(lambda case: go(parents[case[0]], case[1]), cases))
-    print("| run | seed | collapse seen at step | went back to | goes on to | accuracy of | diversity of | rescued |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| run | seed | collapse seen at | went back to | goes on to | accuracy | diversity | quality | rescued |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for (seed, kind), r in zip(cases, rescued, strict=True):
-        figures = [f"{r.after[name]:.2f} of {r.best[name]:.2f}" for name in ("accuracy", "diversity")]
+        pairs = [*zip(r.after, r.best, strict=True), (math.prod(r.after), math.prod(r.best))]
+        figures = [f"{now:.2f} (best {before:.2f})" for now, before in pairs]
         seen, good = (", ".join(map(str, steps)) for steps in (r.collapsed, r.good))
         print(
             "|", " | ".join([kind.name, str(seed), seen, good, str(r.reached), *figures, "yes" if r.ok else "no"]), "|"
@@ -244,12 +247,6 @@ def rescue(work: Path, seeds: list[int], go: Callable[[Path, Kind], Rescue]) -> 
     share = {kind.name: sum(r.ok for (_, k), r in zip(cases, rescued, strict=True) if k is kind) for kind in kinds}
     print(f"\nrescued, of {len(seeds)} seeds: {share}")
     return 0 if all(count >= 0.75 * len(seeds) for count in share.values()) else 1
-
-
-def best_before(parent: Path) -> dict[str, float]:
-    """The best accuracy and the best diversity of any checkpoint of the healthy run."""
-    looks = [look(parent, step) for step in checkpoints(parent)]
-    return {"accuracy": max(a for a, _ in looks), "diversity": max(d for _, d in looks)}
 
 
 FAR_ENOUGH = f"training.steps={2 * (HEALTHY_STEPS + 150)}"
@@ -280,11 +277,10 @@ def by_hand(parent: Path, kind: Kind) -> Rescue:
     return Rescue(collapsed, good, *end_of(parent, again))
 
 
-def end_of(parent: Path, run: Path) -> tuple[int, dict[str, float], dict[str, float]]:
-    """How far a rescued run came, the best quality before the collapse, and its own at the end."""
+def end_of(parent: Path, run: Path) -> tuple[int, tuple[float, float], tuple[float, float]]:
+    """How far a rescued run came, and how its healthy parent was at its best, and itself at the end."""
     reached = checkpoints(run)[-1]
-    after = dict(zip(("accuracy", "diversity"), look(run, reached), strict=True))
-    return reached, best_before(parent), after
+    return reached, max((look(parent, step) for step in checkpoints(parent)), key=math.prod), look(run, reached)
 
 
 def main() -> None:
