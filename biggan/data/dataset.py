@@ -141,7 +141,7 @@ def _skew_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
     ]
 
 
-def sha256_of(file: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def checksum(dataset: Dataset) -> str:
+    """Hex SHA-256 of what its images and labels are: its shards' checksums, split by split, and its classes."""
+    content = [dataset.classes, {name: [s.sha256 for s in split.shards] for name, split in dataset.splits.items()}]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -13,10 +13,7 @@ import io
 import multiprocessing
 import random
 import signal
-import threading
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from biggan.data.dataset import FILE_NAME, Dataset, Shard, load, parse
+from biggan.distributed.threads import wait_for_other_threads
 from biggan.errors import DataError, InputError
 
 
@@ -361,24 +359,6 @@ class Loader:
 
     def __iter__(self) -> Loader:
         return self
-
-
-def wait_for_other_threads(seconds: float = 5.0) -> None:
-    """Until every other thread of this process sleeps, `seconds` at most: then it is safe to fork.
-
-    CPython's fork hangs in the child if some thread is just entering or leaving Python (seen with 3.11: it holds the
-    lock on the list of threads). gloo's threads do so for a moment when a collective has ended.
-    """
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        states = {}
-        for stat in Path("/proc/self/task").glob("*/stat"):
-            with suppress(OSError):  # it has ended
-                states[stat.parent.name] = stat.read_text().rpartition(") ")[2][0]
-        states.pop(str(threading.get_native_id()))
-        if set(states.values()) <= {"S"}:
-            return
-        time.sleep(0.002)
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from biggan.data.dataset import FILE_NAME, Dataset, Preprocessing, Shard, Skipped, Split, sha256_of
+from biggan.data.dataset import FILE_NAME, Dataset, Preprocessing, Shard, Skipped, Split
 from biggan.data.sources import Source, open_source
 from biggan.errors import InputError
-from biggan.files import sync_file, write_atomically
+from biggan.files import sha256_of, sync_file, write_atomically
 
 JOURNAL = "packing.jsonl"
 

@@ -10,22 +10,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biggan.data.dataset import Dataset
+from biggan.data.dataset import Dataset, Shard
 from biggan.data.loader import DealtShard, ReadPlan, Sample, decode, read_shards
 from biggan.pictures import evenly_spaced
 
 
 def readable(dataset: Dataset, root: str, split: str) -> Iterator[Sample]:
     """The samples of a split that can be read, in order; each shard is opened when its turn comes."""
-    shards = dataset.splits[split].shards
+    for shard in dataset.splits[split].shards:
+        yield from readable_in(dataset, root, shard)
+
+
+def readable_in(dataset: Dataset, root: str, shard: Shard) -> Iterator[Sample]:
+    """The samples of one shard that can be read, in order."""
     plan = ReadPlan(
-        root=root, shards=shards, resolution=dataset.resolution, classes=len(dataset.classes), streams=1,
+        root=root, shards=(shard,), resolution=dataset.resolution, classes=len(dataset.classes), streams=1,
         shuffle_buffer=1, horizontal_flip=False, seed=0, max_bad_samples=0,
     )  # fmt: skip
-    for shard in shards:
-        for sample in decode(plan, read_shards(plan, [DealtShard(0, shard, 0, 0, last=False)])):
-            if sample.image is not None:
-                yield sample
+    for sample in decode(plan, read_shards(plan, [DealtShard(0, shard, 0, 0, last=False)])):
+        if sample.image is not None:
+            yield sample
 
 
 def first_images(dataset: Dataset, root: str, split: str, most: int) -> tuple[Tensor, Tensor]:

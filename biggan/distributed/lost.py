@@ -56,6 +56,20 @@ def naming_lost_processes(process: Process, dump_folder: Path) -> Iterator[None]
         raise lost from None
 
 
+@contextmanager
+def said_once(process: Process) -> Iterator[None]:
+    """A StoppedRun that is raised inside, on all processes, is said by one of each machine, when all are there."""
+    try:
+        yield
+    except LostProcesses:
+        raise
+    except StoppedRun as error:
+        error.said = error.said or not process.is_first_of_host
+        with suppress(RuntimeError):  # of a process that is killed meanwhile: this is why the others end
+            process.barrier()  # rank 0 may still be closing its files; torchrun ends all when the first one ends
+        raise
+
+
 def is_collective_failure(error: Exception) -> bool:
     """Whether `error` is a collective's: gloo raises bare RuntimeErrors, torch's own have a type."""
     return isinstance(error, dist.DistError) or "/gloo/transport/" in str(error)

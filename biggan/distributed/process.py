@@ -22,6 +22,7 @@ from torch.distributed import (  # type: ignore[attr-defined]  # public, not in 
 from torch.distributed.rendezvous import rendezvous
 
 from biggan.distributed.bounded import within
+from biggan.distributed.threads import wait_for_other_threads
 from biggan.errors import InputError, LostProcesses, StoppedRun
 
 T = TypeVar("T")
@@ -149,8 +150,13 @@ def join(timeout_seconds: int) -> Iterator[Process]:
     except LostProcesses:  # leaving the group could wait for a kernel that hangs; this process is about to end
         raise
     except BaseException:
-        dist.destroy_process_group()
+        _leave_others()
         raise
+    _leave_others()
+
+
+def _leave_others() -> None:
+    wait_for_other_threads()  # this process may be about to end
     dist.destroy_process_group()
 
 

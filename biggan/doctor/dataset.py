@@ -10,11 +10,12 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from biggan.config import Config
-from biggan.data.dataset import FILE_NAME, Dataset, Shard, check_trainable, parse, sha256_of
+from biggan.data.dataset import FILE_NAME, Dataset, Shard, check_trainable, parse
 from biggan.data.loader import read_dataset
 from biggan.doctor.board import Pulse
 from biggan.doctor.check import Check, Status, name_ranks, not_reached, odd_ones, some
 from biggan.errors import InputError
+from biggan.files import sha256_of
 
 NAMED_SHARDS = 20
 """Troubles one rank tells the others about; the rest it counts."""

@@ -12,9 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from biggan.data import pack as packing
-from biggan.data.dataset import check_trainable, load, sha256_of
+from biggan.data.dataset import check_trainable, load
 from biggan.data.pack import Plan, begin, default_shards, square
 from biggan.errors import InputError
+from biggan.files import sha256_of
 
 
 def plan(source, **settings):

@@ -1,0 +1,9 @@
+"""Run under torchrun: ends right after a collective."""
+
+import torch
+
+from biggan.distributed.process import join
+
+with join(60) as process:
+    for _ in range(20):
+        process.gather(torch.ones(1000))
