@@ -1,0 +1,148 @@
+import os
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.lib.format import write_array_header_1_0
+from pytorch_fid.fid_score import compute_statistics_of_path
+from runs import environment, torchrun
+
+from biggan.errors import InputError
+from biggan.evaluation.statistics import Moments
+
+WORKER = Path(__file__).with_name("reductions_worker.py")
+
+
+def moments_of(rows, sizes):
+    moments = Moments(rows.shape[1])
+    for part in rows.split(sizes):
+        moments.add(part)
+    return moments
+
+
+def assert_equals_numpy(moments, rows, rtol=1e-12):
+    wide = rows.double().numpy()
+    covariance = np.cov(wide, rowvar=False)
+    assert moments.count == len(wide)
+    torch.testing.assert_close(moments.mean, torch.from_numpy(wide.mean(0)), rtol=rtol, atol=0)
+    atol = rtol * np.abs(covariance).max()
+    torch.testing.assert_close(moments.covariance, torch.from_numpy(covariance), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("sizes", [1, 7, [1, 0, 90, 9], 100], ids=str)
+def test_any_split_into_batches_equals_numpy_in_float64(sizes):
+    rows = torch.randn(100, 12, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 12) + 3
+    assert_equals_numpy(moments_of(rows, sizes), rows)
+
+
+@pytest.mark.parametrize("sizes", [1, 64, 1000])
+def test_a_mean_a_million_times_the_spread_does_not_cancel(sizes):
+    """E[x^2] - E[x]^2 would leave nothing of the variance in float32, and 4 digits of it in float64."""
+    rows = (torch.randn(1000, 5, generator=torch.Generator().manual_seed(1)) * 1e-2 + 1e4).float()
+    assert_equals_numpy(moments_of(rows, sizes), rows)
+
+
+def test_rows_of_low_precision_are_taken_as_they_are():
+    rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(2)).bfloat16()
+    assert_equals_numpy(moments_of(rows, 8), rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_any_split_over_processes_equals_one_process(processes):
+    """Moments, the distance made of them and the Inception Score, against numpy and one process's: in the worker."""
+    done = subprocess.run(
+        [*torchrun(processes), str(WORKER)], capture_output=True, text=True, env=environment(), timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checked") == processes
+
+
+def test_pytorch_fid_reads_what_we_write_and_we_read_what_it_writes(tmp_path):
+    rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+    ours, theirs = moments_of(rows, 16), tmp_path / "theirs.npz"
+    ours.to_npz(tmp_path / "ours.npz")
+    mu, sigma = compute_statistics_of_path(str(tmp_path / "ours.npz"), None, 1, 6, "cpu")
+    np.testing.assert_array_equal(mu, ours.mean.numpy())
+    np.testing.assert_array_equal(sigma, ours.covariance.numpy())
+    np.savez_compressed(theirs, mu=mu, sigma=sigma)  # as its save_fid_stats does
+    for path, count in ((theirs, 0), (tmp_path / "ours.npz", 40)):
+        read = Moments.from_npz(path, dim=6)
+        assert torch.equal(read.mean, ours.mean)
+        assert torch.equal(read.covariance, ours.covariance)
+        assert read.count == count
+    assert sorted(os.listdir(tmp_path)) == ["ours.npz", "theirs.npz"]
+
+
+GOOD = {"mu": np.zeros(3), "sigma": np.eye(3)}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"mu": np.zeros(3)}, "no float arrays mu and sigma"),
+        (GOOD | {"mu": np.array(["a", "b", "c"])}, "no float arrays"),
+        (GOOD | {"mu": np.array([{}, {}, {}])}, "not a whole .npz file"),  # would need unpickling
+        (GOOD | {"mu": np.zeros(4)}, r"mu is \[4\] and sigma \[3, 3\]"),
+        (GOOD | {"mu": np.zeros((3, 1))}, r"mu is \[3, 1\]"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, r"mu is \[0\]"),
+        (GOOD | {"mu": np.array([0, np.nan, 0])}, "NaN or infinity"),
+        (GOOD | {"sigma": np.diag([1, np.inf, 1])}, "NaN or infinity"),
+        (GOOD | {"sigma": np.triu(np.ones((3, 3)))}, "not a covariance"),
+        (GOOD | {"sigma": -np.eye(3)}, "not a covariance"),
+        (GOOD | {"count": np.array([1, 2])}, "count"),
+        (GOOD | {"count": np.array(-5)}, "count"),
+        ({"mu": np.zeros(4), "sigma": np.eye(4)}, "of 4 features, not 3"),
+    ],
+)
+def test_a_file_of_something_else_is_named_in_one_line(tmp_path, arrays, says):
+    path = tmp_path / "odd.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=rf"odd\.npz: .*{says}") as caught:
+        Moments.from_npz(path, dim=3)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_damaged_anywhere_or_not_there_is_named(tmp_path):
+    whole, cut = tmp_path / "whole.npz", tmp_path / "cut.npz"
+    np.savez_compressed(whole, mu=np.arange(20.0), sigma=np.eye(20))
+    content = whole.read_bytes()
+    for length in range(0, len(content), 7):
+        cut.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"cut\.npz: not a whole"):
+            Moments.from_npz(cut)
+    np.save(tmp_path / "cut.npy", np.eye(3))
+    (tmp_path / "cut.npy").rename(cut)
+    for path in (cut, tmp_path, tmp_path / "absent.npz"):
+        with pytest.raises(InputError, match=path.name):
+            Moments.from_npz(path)
+
+
+def test_an_array_said_to_be_larger_than_any_memory_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "vast.npz", "w") as archive, archive.open("mu.npy", "w") as member:
+        write_array_header_1_0(member, {"descr": "<f8", "fortran_order": False, "shape": (1 << 55,)})
+    with pytest.raises(InputError, match=r"vast\.npz: not a whole"):
+        Moments.from_npz(tmp_path / "vast.npz")
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_a_changed_byte_is_refused_or_changes_no_number(tmp_path, write):
+    """Names and times in the zip are not checksummed; every number is."""
+    path = tmp_path / "flipped.npz"
+    mu, sigma = np.arange(5.0), np.diag(np.arange(1.0, 6))
+    write(path, mu=mu, sigma=sigma)
+    content = path.read_bytes()
+    refused = 0
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
+        try:
+            read = Moments.from_npz(path)
+        except InputError as error:
+            refused += "flipped.npz" in str(error)
+        else:
+            np.testing.assert_array_equal(read.mean.numpy(), mu)
+            np.testing.assert_array_equal(read.covariance.numpy(), sigma)
+    assert refused > len(content) / 3
