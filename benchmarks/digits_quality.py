@@ -21,7 +21,7 @@ from sklearn.svm import SVC
 
 from biggan.data.pack import square
 from biggan.data.sources import open_source
-from biggan.generation.load import load_ema
+from biggan.generation import load
 from biggan.generation.sample import generate_rows
 
 PER_CLASS = 100
@@ -44,7 +44,7 @@ def quality(run: Path, seed: int = 0, per_class: int = PER_CLASS) -> dict[str, f
     real = features(np.stack([np.asarray(square(source.read(k), 32)) for k in range(len(source.names))]))
     labels = load_digits().target
     classifier = SVC(gamma="scale", C=10).fit(real, labels)
-    generator, _names = load_ema(run, torch.device("cpu"), print)
+    generator = load.open_source(str(run), torch.device("cpu"), print).generator
     rows = generate_rows(generator, range(10), per_class, None, seed, torch.device("cpu"))
     fake = [features(row) for row in rows]
     accuracy = [float((classifier.predict(x) == k).mean()) for k, x in enumerate(fake)]

@@ -1,4 +1,4 @@
-"""The averaged generator of a run or a checkpoint."""
+"""From what a user names to a generator: a run, one of its checkpoints, or an export."""
 
 from __future__ import annotations
 
@@ -9,27 +9,57 @@ import torch
 
 from biggan import build
 from biggan.errors import InputError
-from biggan.models.biggan import Generator
+from biggan.generation.exported import INFORMATION, is_export, read_export
+from biggan.generation.source import Source
 from biggan.preset import resolve
-from biggan.training import checkpoint, run_folder
+from biggan.training import checkpoint, lineage, run_folder
 
 
-def load_ema(
-    path: Path, device: torch.device, on_damaged: Callable[[str], object]
-) -> tuple[Generator, tuple[str, ...]]:
-    """The EMA generator, in evaluation mode, and the class names, of a checkpoint or a run's newest whole one.
+def open_source(path: str, device: torch.device, on_damaged: Callable[[str], object]) -> Source:
+    """The averaged generator of RUN (its newest whole checkpoint), RUN@STEP, RUN@best, RUN@good, a checkpoint's folder
+    or an export's.
 
-    `on_damaged(message)` is called for each newer checkpoint that is not whole.
+    `on_damaged(message)` is called for each newer checkpoint of RUN that is not whole. Raises InputError if there is no
+    such thing or an export is damaged, CheckpointError if the checkpoint that was named is.
     """
-    folder = path
-    if not (path / checkpoint.MANIFEST).is_file():
-        root = run_folder.checkpoints(path)
-        newest = checkpoint.newest_whole(root, on_damaged) if root.is_dir() else None
-        if newest is None:
-            raise InputError(f"{path}: neither a checkpoint nor a run with one; look for RUN/checkpoints/step_*")
-        folder = newest
+    if is_export(Path(path)):
+        return read_export(Path(path), device)
+    return open_checkpoint(find_checkpoint(path, on_damaged), device)
+
+
+def open_checkpoint(folder: Path, device: torch.device) -> Source:
+    """The averaged generator of one checkpoint; raises CheckpointError if it is damaged."""
     saved = checkpoint.load(folder, only={"ema"})
-    config = resolve(folder / run_folder.CONFIG)
-    generator = build.generator(config.model)
+    generator = build.generator(resolve(folder / run_folder.CONFIG).model)
     generator.load_state_dict(saved.tensors["ema"])
-    return generator.to(device).eval(), tuple(saved.state["classes"])
+    step, run = saved.state["step"], run_of(folder)
+    return Source(
+        generator=generator.to(device).eval(),
+        classes=tuple(saved.state["classes"]),
+        origin=str(folder) if run is None else f"{run}@{step}",
+        step=step,
+        images_seen=saved.state["images_seen"],
+        standing={},
+    )
+
+
+def find_checkpoint(path: str, on_damaged: Callable[[str], object]) -> Path:
+    """The folder of the checkpoint that `path` names, as `open_source` reads it; InputError if it names none."""
+    folder = Path(path)
+    if (folder / checkpoint.MANIFEST).is_file():
+        return folder
+    if is_export(folder):
+        raise InputError(f"{path}: is an export already ({INFORMATION}); name the run it was made from")
+    root = run_folder.checkpoints(folder)
+    if root.is_dir() and (newest := checkpoint.newest_whole(root, on_damaged)):
+        return newest
+    if "@" in path and not folder.is_dir():
+        return lineage.ancestor(path, "RUN@STEP").checkpoint
+    raise InputError(f"{path}: neither a checkpoint nor a run with one, nor an export; look for RUN/checkpoints/step_*")
+
+
+def run_of(folder: Path) -> Path | None:
+    """The run whose checkpoint `folder` is; None if it was copied elsewhere."""
+    run = folder.parent.parent
+    at_home = folder.parent == run_folder.checkpoints(run) and (run / run_folder.CONFIG).is_file()
+    return run if at_home else None

@@ -18,14 +18,18 @@ bits of an image, depend on the batch's shape."""
 
 @torch.no_grad()
 def make_chunk(generator: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-    """uint8 [n, R, R, 3], on the device, of n <= CHUNK_IMAGES latents [n, z_dim] and labels [n] there; in eval mode."""
+    """uint8 [n, R, R, 3], on the device, of n <= CHUNK_IMAGES latents [n, z_dim] there; in eval mode.
+
+    `y`: labels int64 [n], or class embeddings float [n, class_embedding_dim] (biggan.generation.mixing).
+    """
     assert not generator.training, "a generator in training mode would use and move batch statistics"
-    images = generator(filled(z), filled(y))[: len(z)].float()
+    forward = generator.from_condition if y.is_floating_point() else generator
+    images = forward(filled(z), filled(y))[: len(z)].float()  # type: ignore[operator]
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def generate(generator: nn.Module, z: Tensor, y: Tensor, device: torch.device) -> NDArray[np.uint8]:
-    """Images uint8 [N, R, R, 3] of latents [N, z_dim] and labels [N]; the generator must be in eval mode."""
+    """Images uint8 [N, R, R, 3] of latents [N, z_dim] and labels [N] or class embeddings [N, E]; in eval mode."""
     images = [
         make_chunk(generator, z_part.to(device), y_part.to(device)).cpu()
         for z_part, y_part in zip(z.split(CHUNK_IMAGES), y.split(CHUNK_IMAGES), strict=True)
@@ -40,14 +44,17 @@ def filled(rows: Tensor) -> Tensor:
 
 def generate_rows(
     generator: nn.Module,
-    classes: Sequence[int],
+    classes: Sequence[int] | Tensor,
     per_class: int,
     truncation: float | None,
     seed: int,
     device: torch.device,
 ) -> NDArray[np.uint8]:
-    """uint8 [classes, per_class, R, R, 3], one class per row."""
-    z = draw_latents(range(len(classes) * per_class), int(generator.z_dim), truncation, seed)  # type: ignore[arg-type]
-    y = torch.tensor(classes).repeat_interleave(per_class)
-    images = generate(generator, z, y, device)
-    return images.reshape(len(classes), per_class, *images.shape[1:])
+    """uint8 [rows, per_class, R, R, 3]: a row per class number, or per class embedding of [rows, E].
+
+    Row r, column c is image c * rows + r of the seed: a wider grid begins with the narrower one.
+    """
+    y = torch.as_tensor(classes)
+    z = draw_latents(range(len(y) * per_class), int(generator.z_dim), truncation, seed)  # type: ignore[arg-type]
+    images = generate(generator, z, torch.cat([y] * per_class), device)
+    return images.reshape(per_class, len(y), *images.shape[1:]).swapaxes(0, 1)

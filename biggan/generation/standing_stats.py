@@ -7,6 +7,7 @@ generator that is sampled with them at another truncation is not the one that wa
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 
@@ -27,16 +28,19 @@ def standing_statistics(
     batches: int = BATCHES,
     batch_images: int = BATCH_IMAGES,
     seed: int = 0,
+    on_batch: Callable[[], object] = lambda: None,
 ) -> Generator:
     """A copy in evaluation mode whose BatchNorm means and variances are the averages over `batches` batches.
 
     Latents are drawn at `truncation`, keyed by (seed, batch), labels uniformly; the generator itself is not touched.
+    `on_batch()` is called after each batch, for whoever shows progress.
     """
     copied = copy.deepcopy(generator).eval()
     norms = [module for module in copied.modules() if isinstance(module, CrossReplicaBatchNorm)]
     device = next(copied.parameters()).device
     for norm in norms:
-        norm.train()  # the others stay as they are: spectral norm's vectors must not move
+        # Not `train()`, which would reach its gain and bias: spectral norm's vectors must not move.
+        norm.training = True
         norm.process_group = None
     for k in range(batches):
         for norm in norms:
@@ -45,4 +49,5 @@ def standing_statistics(
         z = truncated_normal((batch_images, copied.z_dim), truncation, random)
         y = torch.randint(copied.classes, (batch_images,), generator=random)
         copied(z.to(device), y.to(device))
+        on_batch()
     return copied.eval()

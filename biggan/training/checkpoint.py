@@ -18,9 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from biggan.data.dataset import sha256_of
 from biggan.errors import CheckpointError
-from biggan.files import sync_file, sync_folder
+from biggan.files import sha256_of, sync_file, sync_folder
 from biggan.training.best import best_steps
 from biggan.training.ring import PINNED, Pins, Ring, pin_before, read_pins, steps_on_disk, write_pins
 

@@ -49,21 +49,23 @@ class Lineage:
 
 
 def ancestor(text: str, flag: str) -> Ancestor:
-    """Read `RUN@STEP` or `RUN@good`; raises InputError, which names `flag`, if there is no such checkpoint."""
+    """Read `RUN@STEP`, `RUN@good` or `RUN@best`; raises InputError, which names `flag`, if there is no such one."""
     name, at, which = text.rpartition("@")
-    if not at or not re.fullmatch(r"good|\d+", which):
-        raise InputError(f"{flag}: '{text}'; write RUN@STEP, as in runs/a@1000, or RUN@good for the last good one")
+    if not at or not re.fullmatch(r"good|best|\d+", which):
+        raise InputError(
+            f"{flag}: '{text}'; write RUN@STEP, as in runs/a@1000, RUN@good for the last good one, or RUN@best"
+        )
     run = Path(name)
     root = run_folder.checkpoints(run)
     if not (run / run_folder.CONFIG).is_file() or not root.is_dir():
         raise InputError(f"{flag}: {run} is no run folder (no {run_folder.CONFIG})")
     steps = steps_on_disk(root)
-    if which == "good":
-        good = read_pins(root).good
-        if good is None:
-            shown = ", ".join(map(str, steps)) or "none"
-            raise InputError(f"{flag}: no alarm has named a good checkpoint of {run}; name a step, of: {shown}")
-        return Ancestor(run, good)
+    if which in ("good", "best"):
+        named = read_pins(root).good if which == "good" else next(iter(checkpoint.best(root, 1)), None)
+        if named is None:
+            who, shown = "alarm" if which == "good" else "evaluation", ", ".join(map(str, steps)) or "none"
+            raise InputError(f"{flag}: no {who} has named a {which} checkpoint of {run}; name a step, of: {shown}")
+        which = str(named)
     if int(which) not in steps:
         near = min(steps, key=lambda step: abs(step - int(which)), default=None)
         hint = "it has none yet" if near is None else f"nearest: {run}@{near}"
@@ -93,7 +95,7 @@ def continued(text: str, run_dir: Path, overrides: Sequence[str]) -> Config | No
     Its parent may have gone on since, and no longer have that checkpoint.
     """
     found = read(run_dir)
-    if found is None or text not in (f"{found.parent}@{found.step}", f"{found.parent}@good"):
+    if found is None or text not in {f"{found.parent}@{which}" for which in (found.step, "good", "best")}:
         return None
     return resolve(run_dir / run_folder.CONFIG, [*overrides, f"run.dir={run_dir}"])
 

@@ -1,0 +1,81 @@
+"""A run that has checkpoints without having been trained, and an export of it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from runs import TINY
+
+from biggan import build, cli
+from biggan.generation.export import Request, export
+from biggan.models.biggan import initialize
+from biggan.preset import resolve
+from biggan.training import checkpoint
+from biggan.training.checkpoint import Checkpoint
+
+CPU = torch.device("cpu")
+CLASSES = tuple("abcdefghij")
+FIDS = {3: 20.5, 5: 10.5, 8: 12.5}
+PROTOCOL = {"features": "classifier", "num_images": 100}
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """Its networks have random weights and BatchNorm statistics, others at each step; 5 is the best, 3 the good one."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    folder.mkdir()
+    preset = folder / "config.yaml"
+    tree = yaml.safe_load(TINY) | {"run": {"dir": str(folder)}}
+    tree["data"]["path"] = "data/letters"
+    preset.write_text(yaml.safe_dump(tree))
+    config = resolve(preset)
+    preset.write_text(config.to_yaml())
+    for step in FIDS:
+        torch.manual_seed(step)
+        ema, D = build.generator(config.model), build.discriminator(config.model)
+        initialize(ema, "orthogonal")
+        with torch.no_grad():
+            for _ in range(3):
+                images = ema(torch.randn(16, ema.z_dim), torch.randint(10, (16,)))
+                D(images, torch.randint(10, (16,)))
+        tensors = {"ema": ema.state_dict(), "generator": ema.state_dict(), "discriminator": D.state_dict()}
+        score = {"step": step, "metric": "fid", "metrics": {"fid": FIDS[step]}, "protocol": PROTOCOL}
+        state = {"step": step, "images_seen": 24 * step, "classes": CLASSES, "evaluation": score}
+        checkpoint.save(folder / "checkpoints", step, Checkpoint(tensors, state, config.to_yaml()))
+    (folder / "checkpoints" / "pinned.json").write_text('{"good": 3, "pinned": {}}')
+    (folder / "lineage.json").write_text('{"parent": "runs/z", "step": 2, "changes": {"optimizer.g_lr": [0.1, 0.2]}}')
+    (folder / "evaluation").mkdir()
+    measured = [{"step": step, "metrics": {"kid": step / 100}, "protocol": PROTOCOL} for step in FIDS]
+    (folder / "evaluation" / "classifier.json").write_text(json.dumps({"results": measured}))
+    (folder / "evaluation" / "broken.json").write_text('{"results": [3')
+    return folder
+
+
+def request(run: Path, out: Path, step: int = 8, truncations=(None,), discriminator=False) -> Request:
+    folder = run / "checkpoints" / checkpoint.folder_name(step)
+    return Request(folder, out, truncations, "cc0-1.0", discriminator)
+
+
+@pytest.fixture(scope="session")
+def exported(run, tmp_path_factory) -> Path:
+    """Of step 8, with statistics for no truncation and 0.5, and the discriminator."""
+    out = tmp_path_factory.mktemp("exports") / "letters"
+    export(request(run, out, truncations=(None, 0.5), discriminator=True), {}, CPU, lambda: None)
+    return out
+
+
+@pytest.fixture
+def run_command(monkeypatch, capsys):
+    """Run a command in this process: (exit code, output)."""
+
+    def started(*arguments):
+        monkeypatch.setattr(sys, "argv", ["biggan", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out + captured.err
+
+    return started

@@ -1,0 +1,47 @@
+"""Small generators with random weights, and a run folder that holds one: sampling needs no training."""
+
+from pathlib import Path
+
+import torch
+from runs import TINY
+
+from biggan import build
+from biggan.models.biggan import Generator, initialize
+from biggan.preset import resolve
+from biggan.training import checkpoint, run_folder
+from biggan.training.checkpoint import Checkpoint
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def small_generator(seed: int = 0, class_embedding_dim: int = 6) -> Generator:
+    """32 px, with attention and arbitrary BatchNorm means; z is 4 chunks of 4, one without a shared embedding."""
+    torch.manual_seed(seed)
+    generator = Generator(32, 4, len(CLASSES), 16, class_embedding_dim, class_embedding_dim > 0, [16])
+    initialize(generator, "orthogonal")
+    for name, buffer in generator.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_()
+    return generator.eval()
+
+
+def saved_run(folder: Path, steps=(3,), **model) -> Path:
+    """A run folder in `folder`, with checkpoints of these steps, each of other weights."""
+    preset = folder / "preset.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    preset.write_text(TINY)
+    sizes = {"classes": len(CLASSES), **model}
+    config = resolve(
+        preset, [f"run.dir={folder / 'run'}", "data.path=x", *(f"model.{k}={v}" for k, v in sizes.items())]
+    )
+    root = run_folder.checkpoints(folder / "run")
+    root.mkdir(parents=True)
+    (folder / "run" / run_folder.CONFIG).write_text(config.to_yaml())
+    for step in steps:
+        torch.manual_seed(step)
+        generator = build.generator(config.model)
+        initialize(generator, "orthogonal")
+        tensors = {"ema": generator.state_dict()}
+        state = {"step": step, "images_seen": 24 * step, "classes": CLASSES}
+        checkpoint.save(root, step, Checkpoint(tensors, state, config.to_yaml()))
+    return folder / "run"

@@ -1,0 +1,178 @@
+"""`biggan sample` as users type it: alone, killed, under torchrun, and with what cannot be done."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import biggan, start
+from sampling_run import saved_run
+
+from biggan import cli
+from biggan.distributed.process import Process
+from biggan.errors import InputError
+from biggan.generation.outputs import Folder, is_whole
+from biggan.generation.series import Request, write_images
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return saved_run(tmp_path_factory.mktemp("run"), steps=(3, 6))
+
+
+@pytest.fixture
+def sample(monkeypatch, capsys, tmp_path):
+    """`biggan sample` in this process, in an empty folder: (exit code, output)."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["biggan", "sample", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return command
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def images(folder):
+    return {file.name: file.read_bytes() for file in folder.glob("*.png")}
+
+
+REFUSED = [
+    ("--truncation 0", "--truncation: 0.0; use a number above 0"),
+    ("--truncation -1", "--truncation: -1.0; use a number above 0"),
+    ("--truncation nan", "--truncation: nan; use a number above 0"),
+    ("--truncation inf", "--truncation: inf; use a number above 0"),
+    ("--num 0 --out a", "--num: 0; use 1 or more"),
+    ("--num -5 --out a", "--num: -5; use 1 or more"),
+    ("--per-class 0", "--per-class: 0; use 1 or more"),
+    ("--interpolate z --steps 1", "--steps: 1; use 2 or more"),
+    ("--classes ant,catt", "--classes: no class 'catt' (nearest: cat; numbers go from 0 to 3)"),
+    ("--classes 4", "--classes: no class '4'"),
+    ("--mix catt=1", "--mix: no class 'catt' (nearest: cat; numbers go from 0 to 3)"),
+    ("--mix cat", "--mix: 'cat'; write NAME=WEIGHT"),
+    ("--mix cat=1 --interpolate z", "--interpolate: means nothing with --mix"),
+    ("--num 5 --mix cat=1 --out a", "--mix: means nothing with --num"),
+    ("--num 5 --per-class 3 --out a", "--per-class: means nothing with --num"),
+    ("--interpolate class --classes ant", "--classes: one class; --interpolate class goes"),
+    ("--num 5", "--num: where to? give --out FOLDER"),
+    ("--num 5 --out a.zip", "--out: a.zip: --num writes a folder of PNG files"),
+    ("--out a.txt", "--out: a.txt: no kind of picture"),
+    ("--out a", "--out: a: no kind of picture"),
+    ("--out /dev/null/a/b.png", "--out: /dev/null/a/b.png: cannot be written (Not a directory)"),
+    ("--num 5 --out /dev/null/a", "--out: /dev/null/a: cannot be written (Not a directory)"),
+    ("--num 5 --out /dev/null/a.tar", "--out: /dev/null/a.tar: cannot be written (Not a directory)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[a for a, _ in REFUSED])
+def test_what_cannot_be_done_is_one_line_and_writes_nothing(sample, run, tmp_path, arguments, message):
+    code, output = sample(run, *arguments.split(), "--running")
+    assert (code, message in output, len(output.strip().splitlines())) == (2, True, 1), output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_and_generators_that_will_not_do(sample, run, tmp_path):
+    for arguments, message in (
+        ([f"{run}@4"], "has no checkpoint of step 4; nearest"),
+        ([f"{run}@x"], "write RUN@STEP"),
+        ([tmp_path], "neither a checkpoint nor a run with one"),
+    ):
+        code, output = sample(*arguments)
+        assert (code, message in output, len(output.strip().splitlines())) == (2, True, 1), output
+    plain = saved_run(tmp_path / "plain", class_embedding_dim=0, hierarchical_z="false")
+    for arguments in (["--mix", "cat=1,dog=1"], ["--interpolate", "both"]):
+        code, output = sample(plain, *arguments)
+        assert (code, "no shared class embedding" in output, len(output.strip().splitlines())) == (2, True, 1), output
+    assert sample(plain, "--interpolate", "z", "--out", "z.png")[0] == 0
+
+
+def test_pictures_are_of_the_request(sample, run):
+    def picture(name, *arguments, of=run, statistics="--running"):
+        code, output = sample(of, *arguments, statistics, "--out", f"{name}.png")
+        assert code == 0, output
+        return pixels(f"{name}.png")
+
+    two = ["--classes", "cat,dog", "--per-class", 3]
+    grid = picture("grid", *two)
+    assert np.array_equal(picture("again", "--classes", "2, 3", "--per-class", 3, of=f"{run}@6"), grid)
+    # The labels take the same room: a wider grid begins with the narrower one.
+    assert np.array_equal(picture("wide", "--classes", "2,3", "--per-class", 4)[:, : grid.shape[1]], grid)
+    for k, other in enumerate((["--seed", 1], ["--truncation", 0.5])):
+        assert not np.array_equal(picture(f"other{k}", *two, *other), grid)
+    assert not np.array_equal(picture("standing", *two, statistics="--standing"), grid)
+    assert not np.array_equal(picture("older", *two, of=f"{run}@3"), grid)
+    whole = picture("mix", "--mix", "cat=2", "--mix", "dog=1", "--per-class", 3)
+    assert np.array_equal(whole[:, -3 * 66 :], grid[:, -3 * 66 :])  # but for the labels
+    both = picture("both", "--interpolate", "both", "--classes", "0,1,2", "--steps", 5)
+    line = picture("line", "--interpolate", "both", "--classes", "0,1,2", "--steps", 5, "--path", "line")
+    assert both.shape == line.shape
+    assert np.array_equal(both[:, -66:], line[:, -66:])  # the same ends
+    assert not np.array_equal(both, line)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("out", ["many", "many.tar"])
+def test_killed_and_continued_is_as_if_never_killed(sample, run, tmp_path, out):
+    many = [str(run), "--num", "1500", "--running", "--seed", "2", "--out"]
+    path, parts = tmp_path / out, tmp_path / (f".{out}.partial" if out.endswith("tar") else out)
+    job = start(["sample", *many, str(path)])
+    while not parts.is_dir() or len(list(parts.iterdir())) < 9:
+        assert job.poll() is None, job.stdout.read()
+        time.sleep(0.005)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    assert not path.is_file()
+    assert not (path / "labels.csv").exists()
+    assert all(map(is_whole, path.glob("*.png")))
+    assert sample(*many, path)[0] == 0
+    assert sample(*many, tmp_path / f"whole{path.suffix}")[0] == 0
+    if path.is_file():
+        assert path.read_bytes() == (tmp_path / "whole.tar").read_bytes()
+        assert not parts.exists()
+    else:
+        assert images(path) == images(tmp_path / "whole")
+        assert {file.suffix for file in path.iterdir()} == {".png", ".csv", ".json"}
+
+
+@pytest.mark.slow
+def test_the_same_bits_on_one_two_and_three_processes(sample, run, tmp_path):
+    def made(name, number, processes=1, *more):
+        arguments = [str(run), "--num-images", str(number), *more, "--out", str(tmp_path / name)]
+        if processes == 1:
+            assert sample(*arguments)[0] == 0
+        else:
+            biggan(["sample", *arguments], processes=processes)
+        return tmp_path / name
+
+    ten, hundred = images(made("ten", 10)), images(made("hundred", 100))
+    assert ten.items() <= hundred.items()
+    assert len(hundred) == 100
+    assert images(made("two", 100, 2)) == hundred
+    one, three = (made(f"{count}.tar", 100, count, "--running", "--truncation", "0.5") for count in (1, 3))
+    assert three.read_bytes() == one.read_bytes()
+
+
+def test_processes_that_see_different_checkpoints_are_refused(tmp_path):
+    request = Request("a", ("cat",), (0,), 5, None, 0, False)
+
+    class Other(Process):
+        def gather(self, value):
+            return [value, Request("b", ("cat",), (0,), 5, None, 0, False)]
+
+    process = Other(0, 2, torch.device("cpu"), None)
+    with pytest.raises(InputError, match="do not see the same checkpoint"):
+        write_images(None, request, Folder(tmp_path / "a", request), process, print)
+    assert not (tmp_path / "a").exists()

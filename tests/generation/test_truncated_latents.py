@@ -1,0 +1,32 @@
+import pytest
+import torch
+from scipy import stats
+
+from biggan.generation.latents import draw_latents, truncated_normal
+
+
+def drawn(truncation, seed=0, count=20_000):
+    return truncated_normal((count,), truncation, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("truncation", [None, 2.0, 0.5, 1e-6])
+def test_values_are_distributed_as_those_drawn_again_until_within(truncation):
+    bound = float("inf") if truncation is None else truncation
+    z = drawn(truncation)
+    assert z.isfinite().all()
+    assert z.abs().max() <= bound * (1 + 1e-6)
+    assert stats.kstest(z.double().numpy(), stats.truncnorm(-bound, bound).cdf).pvalue > 0.01
+
+
+def test_one_seeds_values_move_evenly_with_the_truncation():
+    values = torch.stack([drawn(truncation, count=500).abs() for truncation in (0.2, 0.5, 0.51, 2.0, None)])
+    assert (values.diff(dim=0) >= 0).all()
+    assert (values[2] - values[1]).max() <= 0.0101  # a step of 0.01 in the threshold moves none by more
+    assert torch.equal(drawn(0.2, count=500).sign(), drawn(None, count=500).sign())
+
+
+def test_a_number_has_its_latents_whatever_else_is_drawn():
+    many = draw_latents(range(50), 16, 0.7, seed=3)
+    assert torch.equal(draw_latents(range(17, 20), 16, 0.7, seed=3), many[17:20])
+    assert len({tuple(row.tolist()) for row in many}) == 50
+    assert not torch.equal(draw_latents(range(50), 16, 0.7, seed=4), many)
