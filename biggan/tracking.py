@@ -104,11 +104,7 @@ class Tracker:
                 self._fail(" ".join(str(error).split())[:200])
 
     def _open(self) -> tuple[Any, str]:
-        # One short try: a call to a server that is down would otherwise retry for minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        set_environment()
         # A second to import, and this thread has it to spare.
         import mlflow  # noqa: PLC0415
 
@@ -122,17 +118,33 @@ class Tracker:
             except mlflow.exceptions.MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise  # else: another server than before; begin a run there
-        experiment = client.get_experiment_by_name(self._experiment)
-        if experiment is None:
-            local = "MLFLOW_TRACKING_URI" not in os.environ
-            artifacts = (self._run_dir.parent / "mlartifacts").resolve().as_uri() if local else None
-            experiment_id = client.create_experiment(self._experiment, artifact_location=artifacts)
-        else:
-            experiment_id = experiment.experiment_id
         tags = _environment() | lineage_tags(self._lineage)
-        run = client.create_run(experiment_id, run_name=self._run_dir.name, tags=tags)
+        experiment = experiment_id(client, self._experiment, self._run_dir)
+        run = client.create_run(experiment, run_name=self._run_dir.name, tags=tags)
         write_atomically(id_file, run.info.run_id)
         return client, run.info.run_id
+
+
+def set_environment() -> None:
+    """MLflow's settings, for before it is imported: no telemetry, few words, and one short try.
+
+    (A call to a server that is down would otherwise retry for minutes.)
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def experiment_id(client: Any, name: str, run_dir: Path) -> str:
+    """MLflow's number of an experiment, which is made if need be; without a server its files lie beside the run."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    local = "MLFLOW_TRACKING_URI" not in os.environ
+    artifacts = (run_dir.parent / "mlartifacts").resolve().as_uri() if local else None
+    return str(client.create_experiment(name, artifact_location=artifacts))
 
 
 def lineage_tags(lineage: Mapping[str, str]) -> dict[str, str]:

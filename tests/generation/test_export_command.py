@@ -1,0 +1,41 @@
+"""`biggan export` as users type it: messages, exit codes, and nothing half-written."""
+
+import json
+import sys
+
+
+def test_export(run_command, run, tmp_path):
+    out = tmp_path / "deep" / "letters"
+    code, output = run_command(
+        "export", f"{run}@best", out, "--truncations", "1,none", "--license", "mit", "--format", "torch-export"
+    )
+    assert (code, output.strip().splitlines()[-1]) == (0, str(out)), output
+    information = json.loads((out / "generator.json").read_text())
+    assert (information["step"], information["license"]) == (5, "mit")
+    assert information["statistics"]["truncations"] == [1.0, None]
+    assert information["other_forms"]["torch-export"]["truncation"] == "1.0"
+    assert not (out / "discriminator.safetensors").exists()
+
+
+def test_bad_input_is_one_line_and_nothing_is_written(run_command, run, exported, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def refuses(message, *arguments):
+        code, output = run_command("export", *arguments)
+        assert (code, len(output.strip().splitlines())) == (2, 1), output
+        assert message in output
+        assert not out.exists()
+
+    refuses("has no checkpoint of step 4; nearest", f"{run}@4", out)
+    refuses("neither a checkpoint nor a run with one", tmp_path, out)
+    refuses("is an export already", exported, out)
+    refuses("is there already", run, exported)
+    refuses("--truncations: 'big'; write numbers above 0", run, out, "--truncations", "1,big")
+    refuses("--truncations: 0.0; use a number above 0", run, out, "--truncations", "0")
+    refuses("--truncations: nan; use a number above 0", run, out, "--truncations", "nan")
+    refuses("--register: registers an MLflow model", run, out, "--register", "x")
+    (tmp_path / "file").write_text("")
+    refuses("cannot be written (Not a directory)", run, tmp_path / "file" / "out", "--truncations", "none")
+    monkeypatch.setattr(sys.modules["biggan.cli.export"], "find_spec", lambda name: name != "onnxscript" or None)
+    refuses("--format onnx: needs onnxscript: pip install 'biggan[onnx]'", run, out, "--format", "onnx")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["file"]

@@ -1,0 +1,123 @@
+"""Every form of an export makes the images of the averaged generator, on any batch, or is not written."""
+
+import json
+import os
+import sys
+
+import mlflow
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from generation.conftest import CPU, request
+
+from biggan import load_generator
+from biggan.errors import InputError
+from biggan.generation import mlflow_export, onnx_model, torch_export
+from biggan.generation.agreement import worst_difference
+from biggan.generation.export import export
+from biggan.generation.exported import read_export
+from biggan.generation.load import open_source
+from biggan.generation.sampler import Sampler
+from biggan.generation.standing_stats import standing_statistics
+
+
+@pytest.fixture(scope="module")
+def eager(run):
+    """What every form must agree with: the averaged generator with statistics for truncation 0.5."""
+    return standing_statistics(open_source(str(run), CPU, print).generator, 0.5)
+
+
+@pytest.fixture(scope="module")
+def own_path():
+    """MLflow puts the sources that lie in a model at the head of the path; later tests are to start ours."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
+@pytest.fixture(scope="module")
+def forms(run, tmp_path_factory, own_path):
+    out = tmp_path_factory.mktemp("forms") / "letters"
+    additions = {"torch-export": torch_export.write, "onnx": onnx_model.write, "mlflow": mlflow_export.write}
+    export(request(run, out, truncations=(0.5, None)), additions, CPU, lambda: None)
+    return out
+
+
+def test_torch_export(forms, eager):
+    program = torch.export.load(forms / "generator.pt2").module()
+    assert worst_difference(eager, program) <= 1e-4
+    assert program(torch.zeros(7, eager.z_dim), torch.arange(7)).shape == (7, 3, 32, 32)
+
+
+def test_onnx(forms, eager):
+    session = onnxruntime.InferenceSession(forms / "generator.onnx", providers=["CPUExecutionProvider"])
+
+    def run(z, y):
+        return torch.from_numpy(session.run(["images"], {"z": z.numpy(), "y": y.numpy()})[0])
+
+    assert worst_difference(eager, run) <= 1e-4
+
+
+def test_mlflow(forms):
+    model = mlflow.pyfunc.load_model(str(forms / "mlflow"))
+    rows = pd.DataFrame({"class": ["b", "c", "3"], "seed": [0, 7, 0], "truncation": [0.5, None, 0.5]}, index=[5, 6, 7])
+    images = model.predict(rows)
+    G = load_generator(forms, 0.5, device="cpu")
+    expected = [G.sample("b")[0], G.at(None).sample("c", seed=7)[0], G.sample(3)[0]]
+    assert np.array_equal(images, np.stack(expected))
+    untruncated = model.predict(rows[["class", "seed"]])
+    assert np.array_equal(untruncated[1], expected[1])
+    assert not np.array_equal(untruncated[0], expected[0])
+    assert model.predict(model.input_example).shape == (1, 32, 32, 3)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="seed"):  # the signature is enforced
+        model.predict(rows[["class"]])
+
+
+def test_an_mlflow_model_is_registered_beside_the_run_or_on_the_server(forms, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert mlflow_export.register(forms, "letters", tmp_path / "runs" / "a", "mine") == "letters/1"
+    model = mlflow.pyfunc.load_model("models:/letters/1")
+    assert model.predict(model.input_example).shape == (1, 32, 32, 3)
+    assert sorted(os.listdir(tmp_path)) == ["runs"]  # nothing where the command happened to be run
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the command has 1: fewer, for a quick test
+    with pytest.raises(InputError, match=r"--register: letters: .*is written, and whole"):
+        mlflow_export.register(forms, "letters", tmp_path / "runs" / "a", "mine")
+
+
+def test_generator_json_says_what_was_found(forms):
+    information = json.loads((forms / "generator.json").read_text())
+    assert {form: (f["file"], f["truncation"]) for form, f in information["other_forms"].items()} == {
+        "torch-export": ("generator.pt2", "0.5"),
+        "onnx": ("generator.onnx", "0.5"),
+        "mlflow": ("mlflow/", "any"),
+    }
+    assert information["files"].keys() == {"generator.onnx", "generator.pt2", "generator.safetensors"}
+
+
+def test_a_form_that_disagrees_is_refused_and_nothing_is_written(run, tmp_path, monkeypatch):
+    """As if torch.export wrote a bias wrong by 0.001."""
+    honest = torch.export.save
+
+    def wrong(program, file):
+        bias = program.state_dict["output_conv.bias"]
+        program.state_dict["output_conv.bias"] = torch.nn.Parameter(bias + 1e-3)
+        honest(program, file)
+
+    monkeypatch.setattr(torch.export, "save", wrong)
+    with pytest.raises(InputError, match=r"--format torch-export: its images differ by .* nothing is written"):
+        export(request(run, tmp_path / "out"), {"torch-export": torch_export.write}, CPU, lambda: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_shapes_and_nan_are_no_agreement(exported):
+    G = Sampler(read_export(exported, CPU)).network
+    assert worst_difference(G, G) == 0
+    assert worst_difference(G, lambda z, y: G(z, y)[:1]) == float("inf")
+    assert worst_difference(G, lambda z, y: G(z, y) * float("nan")) == float("inf")
+    late = worst_difference(G, lambda z, y: G(z, y) + (0.25 if len(z) == 32 else 0))
+    assert late == pytest.approx(0.25)  # a form that is right at other batch sizes only
