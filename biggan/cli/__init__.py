@@ -9,6 +9,8 @@ import typer
 
 from biggan.cli.dataset import data, pack
 from biggan.cli.diagnosis import doctor, report
+from biggan.cli.evaluation import evaluate
+from biggan.cli.export import export, serve
 from biggan.cli.failures import say
 from biggan.cli.pictures import sample
 from biggan.cli.training import probe, train
@@ -20,8 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (train, probe, pack, data, doctor, report, sample):
+for command in (train, probe, pack, data, doctor, report, sample, export, serve):
     app.command()(command)
+app.command("eval")(evaluate)
 
 
 def main() -> None:

@@ -1,0 +1,43 @@
+"""Every metric of two summaries."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from biggan.evaluation.frechet import frechet_distance
+from biggan.evaluation.kernel import kernel_distance
+from biggan.evaluation.manifold import manifold
+from biggan.evaluation.summary import Summary
+
+NEIGHBOURS = 5
+"""The manifold's k, that of Naeem et al. 2020."""
+
+
+def compare(real: Summary, fake: Summary, device: torch.device) -> dict[str, float]:
+    """FID, and, where rows of both are kept, KID and the manifold metrics, of as many rows of each."""
+    found = {"fid": frechet_distance(real.moments, fake.moments)}
+    size = compared_rows(real, fake)
+    if size > NEIGHBOURS:
+        a, b = (evenly(summary.rows, size).to(device) for summary in (real, fake))
+        found["kid"], found["kid_std"] = kernel_distance(a, b)
+        found |= asdict(manifold(a, b, NEIGHBOURS))
+    return found
+
+
+def compared_rows(real: Summary, fake: Summary) -> int:
+    """How many rows of each are compared."""
+    return min(len(real.rows), len(fake.rows))
+
+
+def evenly(rows: Tensor, count: int) -> Tensor:
+    """`count` of the rows [n, d], evenly spaced."""
+    return rows[torch.arange(count) * len(rows) // count]
+
+
+def of_classes(real: Summary, fake: Summary, classes: tuple[str, ...]) -> dict[str, float]:
+    """FID of each class that both have two images of."""
+    pairs = zip(classes, real.of_class, fake.of_class, strict=True)
+    return {name: frechet_distance(a, b) for name, a, b in pairs if min(a.count, b.count) >= 2}

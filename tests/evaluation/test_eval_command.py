@@ -1,0 +1,141 @@
+"""`biggan eval`, as users run it."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+import torchvision
+from cheap import SHORT
+from PIL import Image
+from runs import TINY, biggan, pack_digits
+
+from biggan.cli.evaluation import evaluate
+from biggan.data.dataset import FILE_NAME, load
+from biggan.errors import InputError
+from biggan.evaluation.classifier import Course, cache_file
+from biggan.evaluation.statistics import Moments
+
+
+@pytest.fixture(scope="module")
+def run(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY)
+    biggan(["train", str(folder / "tiny.yaml"), f"run.dir={folder / 'run'}", f"data.path={digits}", "training.steps=3"])
+    return folder / "run"
+
+
+@pytest.fixture
+def mobilenet(tmp_path):
+    """A network's random weights, quick to ask, and moments of real features, written as pytorch-fid writes them."""
+    torch.manual_seed(0)
+    weights, statistics = tmp_path / "mobilenet.pth", tmp_path / "real.npz"
+    torch.save(torchvision.models.mobilenet_v3_small().state_dict(), weights)
+    moments = Moments(1024)
+    moments.add(torch.rand(50, 1024))
+    moments.to_npz(statistics)
+    return ["--features", "torchvision:mobilenet_v3_small", "--weights", str(weights)], statistics
+
+
+@pytest.mark.slow
+def test_sweep_against_a_file_of_statistics_and_by_themselves(run, digits, mobilenet, tmp_path):
+    network, statistics = mobilenet
+    out = tmp_path / "results" / "sweep.json"
+    asked = ["eval", str(run), "--data", str(digits), "--num-images", "40", "--out", str(out), *network]
+    said = biggan([*asked, "--real-statistics", str(statistics), "--truncation", "none", "--truncation", "0.5"])
+    results = json.loads(out.read_text())["results"]
+    assert [result["protocol"]["truncation"] for result in results] == [None, 0.5]
+    assert results[0]["metrics"].keys() == {"fid", "inception_score", "inception_score_std"}
+    assert results[0]["origin"] == f"{run}@3"
+    assert results[0]["step"] == 3
+    for result in results:
+        assert f"{result['metrics']['fid']:.4g}" in said
+    assert "torchvision:mobilenet_v3_small features" in said
+    assert "standing (16 batches of 64) statistics" in said
+    Image.open(out.with_suffix(".png")).verify()
+    assert sorted(file.name for file in out.parent.iterdir()) == ["sweep.json", "sweep.png"]
+
+
+@pytest.mark.slow
+def test_classifier_features_neighbours_and_two_processes_from_the_command_line(run, digits, trained, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    dataset, cache = load(data), data / "evaluation"
+    cache.mkdir(exist_ok=True)
+    # As if it were the classifier of the full course, which takes a while.
+    shutil.copy(cache_file(dataset, trained[1], SHORT), cache_file(dataset, cache, Course()))
+    asked = ["eval", f"{run}@3", "--data", str(data), "--features", "classifier", "--num-images", "60", "--per-class"]
+    picture = tmp_path / "neighbours.png"
+    said = biggan(
+        [*asked, "--real-halves", "--neighbours", str(picture), "--write-statistics", str(tmp_path / "r.npz")]
+    )
+    file = run / "evaluation" / "step_00000003-classifier.json"
+    one = json.loads(file.read_text())["results"][0]
+    assert str(file) in said
+    assert re.search(r"real images: 1797/1797 +\S+/s +0 s left", said)
+    assert "training the classifier" not in said
+    assert one["held_out_accuracy"] == trained[0].held_out_accuracy
+    assert one["real_halves"]["fid"] < 0.1 * one["metrics"]["fid"]
+    assert Image.open(picture).size[0] > 8 * 64
+    assert Moments.from_npz(tmp_path / "r.npz").count == 1797
+    assert "real images: " not in biggan(asked, processes=2)
+    two = json.loads(file.read_text())["results"][0]
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+    assert [f.name for f in file.parent.iterdir()] == [file.name]
+
+
+def refused(run, digits, **options):
+    """What the command says to bad input."""
+    asked = {"source": str(run), "data": str(digits), "features": "classifier"} | options
+    with pytest.raises(InputError) as error:
+        evaluate(**asked)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_bad_input_is_refused_in_one_line(run, digits, tmp_path, monkeypatch):
+    assert "--truncation: 0" in refused(run, digits, truncation=["0"])
+    assert "--truncation: -1" in refused(run, digits, truncation=["0.5", "-1"])
+    assert "--truncation: 'big'" in refused(run, digits, truncation=["big"])
+    assert "--num-images: 0; use at least 10" in refused(run, digits, num_images=0)
+    assert "--features: 'colours'; use inception" in refused(run, digits, features="colours")
+    assert "--weights: missing; torchvision:resnet18" in refused(run, digits, features="torchvision:resnet18")
+    assert "--weights: classifier takes none" in refused(run, digits, weights=run)
+    assert "neither a checkpoint nor a run" in refused(tmp_path / "none", digits)
+    assert "no such folder" in refused(run, tmp_path / "none")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    said = refused(run, digits, features="inception")
+    assert "fetch pt_inception-2015-12-05-6726825d.pth" in said
+    assert "--features classifier" in said
+    other = tmp_path / "other.pth"
+    other.write_bytes(b"something else")
+    wrong = refused(run, digits, features="inception", inception_weights=other)
+    assert f"--inception-weights: {other}: not pt_inception" in wrong
+    statistics = tmp_path / "real.npz"
+    statistics.write_bytes(b"not a zip")
+    out = tmp_path / "no" / "out.json"
+    (tmp_path / "no").write_text("a file")
+    assert f"--out: {out}: cannot be written" in refused(run, digits, out=out)
+    assert not list(tmp_path.glob("**/*.partial"))
+
+
+def test_a_data_set_of_another_resolution_or_other_classes_is_refused(run, digits, tmp_path):
+    pack_digits(tmp_path / "small", resolution=16)
+    said = refused(run, tmp_path / "small")
+    assert "--data: " in said
+    assert "is packed at 16 px" in said
+    assert "--resolution 32" in said
+    renamed = tmp_path / "renamed"
+    shutil.copytree(digits, renamed)
+    described = json.loads((renamed / FILE_NAME).read_text())
+    described["classes"][0] = "zero"
+    (renamed / FILE_NAME).write_text(json.dumps(described))
+    assert "has classes zero, 1, 2, ... (10)" in refused(run, renamed)
+
+
+def test_the_command_ends_with_2_and_one_line(digits, tmp_path):
+    said = biggan(["eval", str(tmp_path / "none"), "--data", str(digits)], expect=2)
+    assert said.strip().count("\n") == 0
+    assert said.startswith("biggan: ")

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from cheap import Tiles, silent
+
+from biggan.data.dataset import load
+from biggan.data.preview import first_images
+from biggan.distributed.process import Process
+from biggan.errors import InputError
+from biggan.evaluation.real import RealSplit, read_statistics, real_summaries
+from biggan.evaluation.summary import check_per_class
+
+ALONE = Process(0, 1, torch.device("cpu"), None)
+
+
+@pytest.fixture
+def real(digits, tmp_path, monkeypatch):
+    """The digits, with a cache of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    return RealSplit(load(digits), str(digits))
+
+
+def summaries(real, extractor, kept=100, per_class=False, parts=1):
+    return real_summaries(real, extractor, kept, per_class, parts, ALONE, silent)
+
+
+def test_moments_and_rows_are_those_of_all_images(real, digits):
+    (summary,) = summaries(real, Tiles(), per_class=True)
+    images, labels = first_images(real.dataset, str(digits), "train", 10**6)
+    rows = Tiles()(images.permute(0, 2, 3, 1)).features.double().numpy()
+    assert summary.moments.count == 1797
+    np.testing.assert_allclose(summary.moments.mean, rows.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(summary.moments.covariance, np.cov(rows.T), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(summary.of_class[3].covariance, np.cov(rows[labels == 3].T), rtol=1e-5, atol=1e-9)
+    assert 90 < len(summary.rows) <= 100
+    np.testing.assert_allclose(summary.rows, rows[summary.numbers], rtol=1e-5)
+
+
+def test_halves_share_no_image_and_are_all(real):
+    whole, (first, second) = summaries(real, Tiles(), kept=2000)[0], summaries(real, Tiles(), kept=2000, parts=2)
+    assert sorted([*first.numbers.tolist(), *second.numbers.tolist()]) == whole.numbers.tolist() == list(range(1797))
+    rows = torch.cat([first.rows, second.rows])[torch.cat([first.numbers, second.numbers]).argsort()]
+    assert torch.equal(rows, whole.rows)
+
+
+def test_are_taken_anew_only_for_other_data_features_or_demands(real, digits):
+    (taken,) = summaries(real, Tiles())
+    again = Tiles()
+    (cached,) = summaries(real, again)
+    assert again.calls == 0
+    assert torch.equal(cached.moments.covariance, taken.moments.covariance)
+    assert torch.equal(cached.rows, taken.rows)
+    shard = real.dataset.splits["train"].shards[0].model_copy(update={"sha256": "other"})
+    split = real.dataset.splits["train"].model_copy(
+        update={"shards": (shard, *real.dataset.splits["train"].shards[1:])}
+    )
+    changed = RealSplit(real.dataset.model_copy(update={"splits": {"train": split}}), str(digits))
+    for images, extractor, demands in (
+        (real, Tiles("tiles 2"), {}),
+        (real, Tiles(), {"per_class": True}),
+        (real, Tiles(), {"kept": 50}),
+        (changed, Tiles(), {}),
+    ):
+        summaries(images, extractor, **demands)
+        assert extractor.calls > 50
+
+
+def test_a_damaged_cache_is_made_again(real):
+    (taken,) = summaries(real, Tiles())
+    (file,) = real.cache.glob("real-*")
+    file.write_bytes(file.read_bytes()[:1000])
+    extractor = Tiles()
+    (again,) = summaries(real, extractor)
+    assert extractor.calls
+    assert torch.equal(again.moments.covariance, taken.moments.covariance)
+
+
+def test_goes_on_where_it_was_interrupted(real, monkeypatch):
+    monkeypatch.setattr("biggan.evaluation.partial.SAVE_EVERY_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        summaries(real, Tiles(fails_at=40))
+    rest = Tiles()
+    (resumed,) = summaries(real, rest)
+    assert 0 < rest.calls < 40
+    assert [file.name[:5] for file in real.cache.iterdir()] == ["real-"]
+    next(real.cache.iterdir()).unlink()
+    (whole,) = summaries(real, Tiles())
+    assert torch.equal(resumed.moments.covariance, whole.moments.covariance)
+    assert torch.equal(resumed.rows, whole.rows)
+
+
+def test_pytorch_fids_file_must_be_of_as_many_features(real, tmp_path):
+    (taken,) = summaries(real, Tiles())
+    taken.moments.to_npz(tmp_path / "real.npz")
+    read = read_statistics(tmp_path / "real.npz", Tiles(), ALONE.device)
+    assert torch.equal(read.moments.covariance, taken.moments.covariance)
+    wider = Tiles()
+    wider.dim = 64
+    with pytest.raises(InputError, match=r"real.npz: of 48 features, not 64"):
+        read_statistics(tmp_path / "real.npz", wider, ALONE.device)
+
+
+def test_moments_of_a_thousand_classes_of_inception_are_refused():
+    check_per_class(2048, 10)
+    with pytest.raises(InputError, match=r"--per-class: moments of 1000 classes of 2048 features take 62.5 GiB"):
+        check_per_class(2048, 1000)

@@ -1,0 +1,50 @@
+import pytest
+import torch
+import torchvision
+
+from biggan.errors import InputError
+from biggan.evaluation.torchvision_features import TorchvisionFeatures
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18().eval()
+    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(network.state_dict(), file)
+    return network, file
+
+
+@torch.no_grad()
+def test_features_are_what_the_last_layer_is_given(resnet):
+    network, file = resnet
+    images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    extractor = TorchvisionFeatures("resnet18", file, CPU)
+    seen = extractor(images)
+    as_published = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    torch.testing.assert_close(seen.logits, network(as_published(images.permute(0, 3, 1, 2) / 255)))
+    torch.testing.assert_close(network.fc(seen.features), seen.logits)
+    assert seen.features.shape == (2, extractor.dim)
+    assert extractor.identity.startswith("torchvision:resnet18 ")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "densenet121", "vit_b_32", "swin_t"])
+def test_other_families_end_in_a_linear_layer_too(name, tmp_path):
+    torch.save(torchvision.models.get_model(name).state_dict(), tmp_path / "w.pth")
+    extractor = TorchvisionFeatures(name, tmp_path / "w.pth", CPU)
+    seen = extractor(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
+    assert seen.features.shape == (1, extractor.dim)
+    assert seen.logits.shape == (1, 1000)
+
+
+def test_refusals_name_the_flag(resnet):
+    file = resnet[1]
+    with pytest.raises(InputError, match=r"--features: .*'resnet81'; nearest: torchvision:resnet\d+"):
+        TorchvisionFeatures("resnet81", file, CPU)
+    with pytest.raises(InputError, match=r"--weights: .*not those of torchvision's resnet34"):
+        TorchvisionFeatures("resnet34", file, CPU)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), file)
+    with pytest.raises(InputError, match=r"--features: .*does not end in a linear layer"):
+        TorchvisionFeatures("squeezenet1_1", file, CPU)
