@@ -6,7 +6,7 @@ Every decision is taken by all processes together, so that none waits for one th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,9 @@ from biggan.data.loader import Cursor, to_unit, too_many_bad
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.errors import CheckpointError, CollapsedError, DataError, Interrupted, NonFiniteError
+from biggan.evaluation.result import Result
 from biggan.generation.sample import generate_rows
+from biggan.models.biggan import Generator
 from biggan.pictures import evenly_spaced, grid
 from biggan.training import checkpoint, rollback, run_folder
 from biggan.training.checkpoint import Checkpoint
@@ -44,6 +46,8 @@ class Loop:
     """From the state and every stream's position: after a rollback."""
     guard: FiniteGuard
     classes: tuple[str, ...]
+    evaluate: Callable[[Generator], Result] | None
+    """Measures the averaged generator; collective. None: never."""
     report: Report | None
     saved_step: int = -1
     """Of the newest checkpoint that has the state of that step."""
@@ -94,22 +98,37 @@ class Loop:
         """Whatever is due after G step `step`; everything but the log is also due when the run ends."""
         config = self.config
         log = step % config.training.log_every_steps == 0
-        save = step % config.checkpoint.every_steps == 0 or ending
-        if (log or save) and self._answer(self._judged(step, log)):
+        measure = self.evaluate is not None and (step % config.evaluation.every_steps == 0 or ending)
+        save = step % config.checkpoint.every_steps == 0 or ending or measure
+        if (log or save) and self._answer(self._judged(step, log, measure)):
             return  # the rest would belong to the path that was left
         if step % config.samples.every_steps == 0 or ending:
             self._draw(step)
         if save:
             self._save(step)
 
-    def _judged(self, step: int, log: bool) -> Verdict:
-        """Observe what is due at G step `step`, log it, and judge."""
+    def _judged(self, step: int, log: bool, measure: bool = False) -> Verdict:
+        """Observe and measure what is due at G step `step`, log it, and judge."""
         monitor, vetoed_steps = self.state.monitor, int(self.guard.vetoed_steps.item())  # waits for the device
         if vetoed_steps:  # equal on all processes, as the veto is; nothing else is worth a look
             self._write_row(step, {"non_finite_steps": vetoed_steps})
-        elif log:
-            self._log(step, {"non_finite_steps": 0, **monitor.observe(step)})
+        elif log or measure:
+            observed = {"non_finite_steps": 0, **monitor.observe(step)} if log else {}
+            self._log(step, observed | (self._measured(step) if measure else {}))
         return monitor.judge(step, vetoed_steps)
+
+    def _measured(self, step: int) -> dict[str, float]:
+        """Measure the averaged generator: what is due in the log, and the score that the next checkpoint holds."""
+        assert self.evaluate is not None, "only then it is due"
+        generator, metric = self.state.gan.ema.module, self.config.evaluation.metric
+        assert isinstance(generator, Generator), "the average is of one"
+        found = self.evaluate(generator)
+        self.state.evaluation = {
+            "step": step, "metric": metric, "metrics": dict(found.metrics), "protocol": asdict(found.protocol),
+        }  # fmt: skip
+        words = f"step {step}: {metric} {found.metrics[metric]:.4g} ({found.protocol.in_words()})"
+        self._on_main(lambda report: report.say(words))
+        return {f"evaluation/{name}": value for name, value in found.metrics.items()}
 
     def _answer(self, verdict: Verdict) -> bool:
         """Do what a verdict asks for; whether the run has gone back to another step."""

@@ -19,6 +19,7 @@ from biggan.tracking import Tracker
 from biggan.training.checkpoint import Writer
 from biggan.training.metrics import Metrics
 
+TICK_EVERY_SECONDS = 30
 SHOWN = {"g_loss": "G", "d_loss_real": "D real", "d_loss_fake": "D fake"}
 
 
@@ -54,7 +55,7 @@ class Report:
 
     def begin(self, step: int) -> None:
         """Training goes on after G step `step`."""
-        self._start = self._since = time.monotonic()
+        self._start = self._since = self._ticked = time.monotonic()
         self._first = self._logged = step
         self._bar.update(self._task, completed=step)
 
@@ -77,6 +78,14 @@ class Report:
         if not self.console.is_terminal:
             left = (now - self._start) / (step - self._first) * (self._steps - step)
             self.say(f"step {step}/{self._steps}  {shown}  {clock(left)} left")
+
+    def tick(self, what: str, done: int, of: int) -> None:
+        """So much of some long work between two steps is done."""
+        self._bar.update(self._task, losses=f"{what} {done}/{of}")
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self._ticked > TICK_EVERY_SECONDS:
+            self._ticked = now
+            self.say(f"{what}: {done}/{of}")
 
     def event(self, verdict: Verdict, good_step: int | None, action: str) -> None:
         """Record a change of verdict, say it, and bring the report page up to date."""

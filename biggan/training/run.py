@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,9 +16,10 @@ from biggan.config import Config
 from biggan.data.dataset import Dataset, check_trainable
 from biggan.data.loader import Cursor, read_dataset
 from biggan.distributed.finite import FiniteGuard
-from biggan.distributed.lost import naming_lost_processes
+from biggan.distributed.lost import naming_lost_processes, said_once
 from biggan.distributed.process import Process, join
-from biggan.errors import InputError, LostProcesses, StoppedRun
+from biggan.errors import InputError
+from biggan.progress import Meter, silent
 from biggan.tracking import Tracker
 from biggan.training import checkpoint, lineage, rollback, run_folder
 from biggan.training.checkpoint import Writer
@@ -28,6 +30,9 @@ from biggan.training.metrics import Metrics
 from biggan.training.report import Report
 from biggan.training.state import TrainingState
 
+if TYPE_CHECKING:
+    from biggan.evaluation.evaluate import Evaluator
+
 
 def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
     """Begin the run, or go on with it, together with the other processes; `fresh` refuses to go on.
@@ -36,20 +41,12 @@ def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
 
     Raises the StoppedRun that ended it before its last step, on every process.
     """
-    with join(config.distributed.timeout_seconds) as process:
-        try:
-            with naming_lost_processes(process, config.run.dir / run_folder.LOST):
-                loop = begun(config, fresh, parent, process)
-            # Inside the report, which takes its time to close: the others wait for a word only for seconds.
-            with loop.report or nullcontext(), naming_lost_processes(process, config.run.dir / run_folder.LOST):
-                loop.run()
-        except LostProcesses:
-            raise
-        except StoppedRun as error:  # on all processes: one of each machine says it
-            error.said = error.said or not process.is_first_of_host
-            with suppress(RuntimeError):  # of a process that is killed meanwhile: this is why the others end
-                process.barrier()  # rank 0 may still be closing its files; torchrun ends all when the first one ends
-            raise
+    with join(config.distributed.timeout_seconds) as process, said_once(process):
+        with naming_lost_processes(process, config.run.dir / run_folder.LOST):
+            loop = begun(config, fresh, parent, process)
+        # Inside the report, which takes its time to close: the others wait for a word only for seconds.
+        with loop.report or nullcontext(), naming_lost_processes(process, config.run.dir / run_folder.LOST):
+            loop.run()
 
 
 def begun(config: Config, fresh: bool, parent: Ancestor | None, process: Process) -> Loop:
@@ -109,11 +106,16 @@ def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str
         f"{process.world_size} process(es) on {process.device.type}, step {state.step} of {config.training.steps}"
     )
 
+    evaluator = opened_evaluator(config, dataset, process)
+
     def new_course(state: TrainingState, cursors: list[Cursor]) -> Course:
         return build.course(config, dataset, process, state, cursors)
 
     # The readers in it are forked before the report starts threads.
     course = new_course(state, cursors)
+    report = new_report(config, state.step, notes) if process.is_main else None
+    if evaluator is not None and report is not None:
+        evaluator.tick = report.tick
     return Loop(
         config=config,
         process=process,
@@ -122,9 +124,21 @@ def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str
         new_course=new_course,
         guard=guard,
         classes=dataset.classes,
-        report=new_report(config, state.step, notes) if process.is_main else None,
+        evaluate=evaluator,
+        report=report,
         saved_step=-1 if newest is None else state.step,
     )
+
+
+def opened_evaluator(config: Config, dataset: Dataset, process: Process) -> Evaluator | None:
+    """What measures the run; None if nothing is to. Collective; raises InputError."""
+    if not config.evaluation.every_steps:
+        return None
+    # torchvision and pytorch-fid take a second to import, which most runs need not spend.
+    from biggan.evaluation.in_training import new_evaluator  # noqa: PLC0415
+
+    with Meter() as meter:
+        return new_evaluator(config, dataset, process, meter if process.is_main else silent)
 
 
 def newest_checkpoint(run_dir: Path, root: Path, on_damaged: Callable[[str], object]) -> Path | None:
