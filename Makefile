@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-cluster lint bench docs docker-build docker-smoke clean
+.PHONY: help demo test test-long test-cluster lint bench docs docker-build docker-smoke clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -21,9 +21,12 @@ demo: $(READY)  ## handwritten digits, from nothing to a trained generator and i
 	$(BIN)/python benchmarks/digits_quality.py runs/digits
 	@echo "Look at runs/digits/digits.png, and at how it came about in runs/digits/samples/"
 
-test: $(READY)  ## all tests, two at a time (as root, installs Debian's chromium if there is no browser)
+test: $(READY)  ## the tests, two at a time (as root, installs Debian's chromium if there is no browser)
 	tests/install.sh
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not long"
+
+test-long: $(READY)  ## the rest of them: kills and restarts again and again, compiled networks, three processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long
 
 test-cluster: $(READY)  ## two hosts and Slurm on this machine (root; installs Debian's slurm-wlm, munge, iproute2)
 	tests/cluster/install.sh

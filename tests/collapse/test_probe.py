@@ -20,7 +20,7 @@ def changed(child, parent, network):
     return [n for n in names if not torch.equal(before[n], after[n])]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_experiments_on_two_processes_that_end_in_a_nan(tiny, tmp_path):
     run = tmp_path / "run"
     biggan(["train", *tiny, "training.steps=2"])

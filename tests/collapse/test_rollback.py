@@ -77,7 +77,7 @@ def test_after_a_rollback_another_path_is_walked(tiny, tmp_path):
     assert [row["g_loss"] for row in again if row["step"] <= 6] == [row["g_loss"] for row in whole if row["step"] <= 6]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_in_a_rollback_the_run_ends_as_if_it_had_not_been(tiny, tmp_path):
     """Found at step 12 to have begun at 9, it goes back to 8; the checkpoint of step 10 is of the path that is left."""
     arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback"]

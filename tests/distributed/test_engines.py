@@ -96,7 +96,7 @@ def train_keeping_names(preset, digits, run, processes, names, *overrides):
     return [" ".join(parts) for parts in zip(*ranks, strict=True)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_moves_between_engines_and_numbers_of_processes_and_skips_no_sample(tiny, digits, tmp_path):
     fixed = ["data.streams=12", "model.channels=4", "optimizer.g_lr=5e-5", "checkpoint.keep_last=9"]
     whole, moved = tmp_path / "whole", tmp_path / "moved"
@@ -116,7 +116,7 @@ def test_a_run_moves_between_engines_and_numbers_of_processes_and_skips_no_sampl
         assert mean_difference(a, b, file) <= 3e-6, file
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_zero_run_ends_where_the_uninterrupted_one_does(tiny, digits, tmp_path):
     for run, legs in (("whole", [6]), ("resumed", [3, 6])):
         for steps in legs:

@@ -15,7 +15,7 @@ def mean_difference(a, b, file):
     return torch.cat([(a[k] - b[k]).abs().flatten() for k in a if k.startswith(file)]).mean().item()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_networks_walk_the_eager_path(tiny, digits, tmp_path):
     small = ["training.steps=1", "model.channels=4", "optimizer.g_lr=5e-5"]
     eager = end_of(tmp_path / "eager", tiny, digits, *small)

@@ -64,7 +64,7 @@ def test_two_and_three_processes_walk_the_path_of_one(tiny, digits, tmp_path, se
         assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-3, abs=1e-3), key
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_batchnorm_groups_goes_on_where_they_are_of_as_many_images(tiny, tmp_path):
     whole, moved = ([tiny[0], f"run.dir={tmp_path / name}", tiny[2], *PAPER] for name in ("whole", "moved"))
     sizes = ["model.channels=4", "training.batch_size=24", "data.streams=12"]

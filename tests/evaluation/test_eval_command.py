@@ -38,7 +38,7 @@ def mobilenet(tmp_path):
     return ["--features", "torchvision:mobilenet_v3_small", "--weights", str(weights)], statistics
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sweep_against_a_file_of_statistics_and_by_themselves(run, digits, mobilenet, tmp_path):
     network, statistics = mobilenet
     out = tmp_path / "results" / "sweep.json"
@@ -57,7 +57,7 @@ def test_sweep_against_a_file_of_statistics_and_by_themselves(run, digits, mobil
     assert sorted(file.name for file in out.parent.iterdir()) == ["sweep.json", "sweep.png"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_classifier_features_neighbours_and_two_processes_from_the_command_line(run, digits, trained, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(digits, data)

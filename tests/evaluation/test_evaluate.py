@@ -135,7 +135,7 @@ def test_too_few_images_are_refused():
         Settings(num_images=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_two_and_three_processes_measure_the_same_images(digits, tmp_path):
     found = []
     for processes in (1, 2, 3):

@@ -62,7 +62,7 @@ def test_killed_while_it_starts(tiny, tmp_path):
     assert steps_saved(run)[-1] == STEPS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("processes", "kills"), [(1, 10), (2, 5)])
 def test_every_resume_continues_to_the_same_end(tiny, tmp_path, processes, kills):
     biggan(arguments(tiny, tmp_path / "whole"), processes)

@@ -82,7 +82,7 @@ def run_script(text, tmp_path, arguments):
     return subprocess.run(whole, capture_output=True, text=True, env=environment(), timeout=200, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
 def test_a_hung_process_and_the_collective_it_is_missed_in_are_named_after_the_configured_time(tiny, tmp_path, engine):
     arguments = ["train", *tiny, "training.steps=100000", "checkpoint.every_steps=2", "distributed.timeout_seconds=8"]
@@ -106,7 +106,7 @@ def test_a_hung_process_and_the_collective_it_is_missed_in_are_named_after_the_c
     assert "[rank0]" not in output, "a traceback"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_brings_a_killed_worker_back_and_the_end_is_the_undisturbed_ones(tiny, tmp_path):
     arguments = ["training.steps=40", "checkpoint.every_steps=4"]
     biggan(["train", tiny[0], f"run.dir={tmp_path / 'whole'}", tiny[2], *arguments], processes=2)

@@ -63,7 +63,7 @@ def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path):
     assert saved.name == f"step_{last:08d}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("processes", "engine"), [(1, "ddp"), (2, "ddp"), (2, "deepspeed")])
 def test_a_non_finite_loss_stops_at_the_logging_step_with_the_state_before_it(tiny, tmp_path, processes, engine):
     """The ninth D update is the first of step 5; only rank 0's loss is bad; the next log is after step 8."""
