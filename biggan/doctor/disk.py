@@ -72,8 +72,9 @@ def ring_bytes(config: Config, checkpoint: int) -> int:
     """The most a run keeps at once: the ring, what one alarm pins, those kept for good and the one being written."""
     keep, steps = config.checkpoint, config.training.steps
     forever = steps // keep.keep_every_steps if keep.keep_every_steps else 0
-    at_once = build.ring(config).most_kept(keep.every_steps) + MOST_PINNED + forever + 1
-    written = steps // keep.every_steps + 1  # the last one may come out of turn
+    cadences = [keep.every_steps, *([config.evaluation.every_steps] if config.evaluation.every_steps else [])]
+    at_once = build.ring(config).most_kept(min(cadences)) + MOST_PINNED + forever + 1
+    written = sum(steps // every_steps for every_steps in cadences) + 1  # the last one may come out of turn
     most = checkpoint * min(at_once, written)
     return min(most, limit) if (limit := build.ring(config).max_bytes) else most
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ class Score:
     metric: str
     value: float
     protocol: Mapping[str, Any]
-    """How it was measured; only numbers of one protocol are compared."""
+    """How it was measured; only numbers of one protocol are compared. Without the place of the data set, which may
+    move: its checksum says what it is."""
 
     @property
     def loss(self) -> float:
@@ -28,12 +30,14 @@ class Score:
 
 
 def read_score(state_file: Path) -> Score | None:
-    """The score in a checkpoint's `state.json`; None if it was not measured, or cannot be read."""
+    """The score in a checkpoint's `state.json`; None if it was not measured, is not finite, or cannot be read."""
     try:
         state = json.loads(state_file.read_text(encoding="utf-8"))
         found = state["evaluation"]
-        return Score(state["step"], found["metric"], float(found["metrics"][found["metric"]]), found["protocol"])
-    except (OSError, ValueError, KeyError, TypeError):
+        value = float(found["metrics"][found["metric"]])
+        protocol = {key: value for key, value in found["protocol"].items() if key != "real"}
+        return Score(state["step"], found["metric"], value, protocol) if math.isfinite(value) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -5,6 +5,7 @@ Every decision is taken by all processes together, so that none waits for one th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,12 +123,14 @@ class Loop:
         assert self.evaluate is not None, "only then it is due"
         generator, metric = self.state.gan.ema.module, self.config.evaluation.metric
         assert isinstance(generator, Generator), "the average is of one"
+        begun = time.monotonic()
         found = self.evaluate(generator)
+        seconds = time.monotonic() - begun
         self.state.evaluation = {
             "step": step, "metric": metric, "metrics": dict(found.metrics), "protocol": asdict(found.protocol),
         }  # fmt: skip
         words = f"step {step}: {metric} {found.metrics[metric]:.4g} ({found.protocol.in_words()})"
-        self._on_main(lambda report: report.say(words))
+        self._on_main(lambda report: report.aside(words, seconds))
         return {f"evaluation/{name}": value for name, value in found.metrics.items()}
 
     def _answer(self, verdict: Verdict) -> bool:

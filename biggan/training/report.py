@@ -79,6 +79,11 @@ class Report:
             left = (now - self._start) / (step - self._first) * (self._steps - step)
             self.say(f"step {step}/{self._steps}  {shown}  {clock(left)} left")
 
+    def aside(self, message: str, seconds: float) -> None:
+        """Say what took so long besides training; it is left out of the rate, and not of the time that is left."""
+        self._since += seconds
+        self.say(message)
+
     def tick(self, what: str, done: int, of: int) -> None:
         """So much of some long work between two steps is done."""
         self._bar.update(self._task, losses=f"{what} {done}/{of}")

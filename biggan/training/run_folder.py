@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "collapse.",
     "rollback.",
     "samples.",
+    "evaluation.",
     "distributed.engine",
     "distributed.zero_stage",
     "distributed.batchnorm_group_size",

@@ -36,8 +36,10 @@ def test_scores_are_those_of_eval_and_the_run_is_not_moved(tiny, digits, tmp_pat
     assert state["evaluation"]["metrics"] == pytest.approx(result["metrics"], rel=1e-4)  # channels last in training
     assert state["evaluation"]["protocol"] == result["protocol"]
 
-    biggan(["train", tiny[0], tiny[2], f"run.dir={tmp_path / 'plain'}"])
+    plain = ["train", tiny[0], tiny[2], f"run.dir={tmp_path / 'plain'}"]
+    biggan(plain)
     expected, actual = (weights(r / "checkpoints/step_00000006") for r in (tmp_path / "plain", run))
     assert expected.keys() == actual.keys()
     # History alone may differ: nothing that is measured is part of it, so not even that does.
     assert not [name for name in expected if not torch.equal(expected[name], actual[name])]
+    assert "step 7: kid" in biggan([*plain, *asked, "training.steps=7"]), "a run may begin to be measured"

@@ -39,8 +39,13 @@ def test_numbers_of_another_protocol_or_metric_are_not_compared(written):
     assert best_steps(files, 4) == [30, 40]
 
 
+def test_a_data_set_may_move(written):
+    moved = measured(1.0) | {"protocol": {"identity": "a", "real": "/elsewhere (train)"}}
+    assert best_steps(written({10: moved, 20: measured(7.0)}), 1) == [10]
+
+
 def test_checkpoints_that_were_not_measured_or_cannot_be_read_are_passed_over(written, tmp_path):
-    files = written({10: measured(2.0), 20: None, 30: measured("nonsense")})
+    files = written({5: measured(float("nan")), 10: measured(2.0), 20: None, 30: measured("nonsense")})
     (tmp_path / "cut.json").write_text('{"step": 40, "evalu')
     assert best_steps([*files, tmp_path / "cut.json", tmp_path / "missing.json"], 4) == [10]
     assert best_steps([], 4) == []
