@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from biggan.models.biggan import G_WIDTHS, Discriminator, Generator
+
+MOST = 2**20
+"""Of channels, classes and the like: sizes of tensors are far from overflowing."""
+MOST_SHOWN = 60
+"""Characters of a value that an error message shows."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +61,53 @@ class Architecture:
         """Names and values; `from_json` reads them back."""
         return asdict(self)
 
+    def digest(self) -> str:
+        """Hex SHA-256 of the canonical JSON: what tensors were written for, also where no shape depends on it."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
 
 def from_json(found: Any) -> Architecture:
-    """The architecture of a parsed `generator.json`; raises ValueError, which names the key, if it is none."""
+    """The architecture of a parsed `generator.json`; raises ValueError, one line that names the key, if it is none."""
     if not isinstance(found, dict):
         raise ValueError("not an object")
     for key in {field.name for field in fields(Architecture)} ^ found.keys():
-        raise ValueError(f"{key}: {'not a known key' if key in found else 'missing'}")
-    if found["family"] != "biggan" or found["resolution"] not in G_WIDTHS:
-        raise ValueError(f"no {found['family']} generator of {found['resolution']} px is known")
-    for key in ("channels", "classes", "z_dim"):
-        if type(found[key]) is not int or found[key] < 1:
-            raise ValueError(f"{key}: {found[key]} is not a count")
-    for key in ("g_attention", "d_attention"):
-        if not isinstance(found[key], list):
-            raise ValueError(f"{key}: {found[key]} is not a list")
-    embedding = found["class_embedding_dim"]
-    if type(embedding) is not int or embedding < 0 or (found["hierarchical"] and not embedding):
-        raise ValueError(f"class_embedding_dim: {embedding} is not a size")
-    if found["hierarchical"] and found["z_dim"] % len(G_WIDTHS[found["resolution"]]):
-        raise ValueError(f"z_dim: {found['z_dim']} is no multiple of the {len(G_WIDTHS[found['resolution']])} chunks")
+        raise ValueError(f"{key[:MOST_SHOWN]!r}: {'not a known key' if key in found else 'missing'}")
+    for key, what, fits in CHECKS:
+        if not fits(found[key]):
+            raise ValueError(f"{key}: {repr(found[key])[:MOST_SHOWN]} is not {what}")
+    hierarchical, chunks = found["hierarchical"], len(G_WIDTHS[found["resolution"]])
+    if hierarchical and not found["class_embedding_dim"]:
+        raise ValueError("class_embedding_dim: 0 is not a size, with hierarchical latents")
+    if hierarchical and found["z_dim"] % chunks:
+        raise ValueError(f"z_dim: {found['z_dim']} is no multiple of the {chunks} chunks")
     attention = {key: tuple(found[key]) for key in ("g_attention", "d_attention")}
     return Architecture(**{**found, **attention})
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MOST
+
+
+def _are_counts(value: Any) -> bool:
+    return type(value) is list and all(map(_is_count, value))
+
+
+def _is_epsilon(value: Any) -> bool:
+    return type(value) is float and 0 < value < math.inf
+
+
+def _is_resolution(value: Any) -> bool:
+    return type(value) is int and value in G_WIDTHS
+
+
+CHECKS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("family", "biggan", lambda value: bool(value == "biggan")),
+    ("resolution", f"one of {', '.join(map(str, G_WIDTHS))}", _is_resolution),
+    *((key, f"a count of 1 to {MOST}", _is_count) for key in ("channels", "classes", "z_dim")),
+    ("class_embedding_dim", f"a size of 0 to {MOST}", lambda value: type(value) is int and 0 <= value <= MOST),
+    ("hierarchical", "true or false", lambda value: type(value) is bool),
+    *((key, "a list of map sizes", _are_counts) for key in ("g_attention", "d_attention")),
+    *((key, "a number above 0", _is_epsilon) for key in ("sn_eps", "bn_eps")),
+)
+"""(key, what its value is to be, whether it is)."""

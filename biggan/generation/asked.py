@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from numbers import Real
 
 from biggan.errors import InputError
 
@@ -21,5 +22,5 @@ def class_number(text: str, names: tuple[str, ...], flag: str) -> int:
 
 def check_truncation(truncation: float | None, flag: str) -> None:
     """Raise InputError, which names `flag`, unless latents can be drawn within `truncation`."""
-    if truncation is not None and not (truncation > 0 and math.isfinite(truncation)):
-        raise InputError(f"{flag}: {truncation}; use a number above 0 (2 is mild, 0.5 strong), or leave it out")
+    if truncation is not None and not (isinstance(truncation, Real) and truncation > 0 and math.isfinite(truncation)):
+        raise InputError(f"{flag}: {truncation!r}; use a number above 0 (2 is mild, 0.5 strong), or leave it out")

@@ -24,7 +24,16 @@ from biggan.files import sha256_of, sync_file, sync_folder, write_atomically
 from biggan.generation import card
 from biggan.generation.agreement import worst_difference
 from biggan.generation.architecture import Architecture
-from biggan.generation.exported import DISCRIMINATOR, FORMAT, GENERATOR, INFORMATION, STANDING, VERSION, read_export
+from biggan.generation.exported import (
+    ARCHITECTURE,
+    DISCRIMINATOR,
+    FORMAT,
+    GENERATOR,
+    INFORMATION,
+    STANDING,
+    VERSION,
+    read_export,
+)
 from biggan.generation.load import open_checkpoint, run_of
 from biggan.generation.sampler import Sampler
 from biggan.generation.source import Source, truncation_key
@@ -100,10 +109,11 @@ def _write(
         standing = standing_statistics(source.generator, truncation, on_batch=on_batch)
         prefix = f"{STANDING}{truncation_key(truncation)}/"
         tensors |= {prefix + name: buffer for name, buffer in standing.named_buffers() if name.split(".")[-1] != "u"}
-    _save(tensors, folder / GENERATOR)
+    networks = architecture(resolve(request.checkpoint / run_folder.CONFIG).model)
+    _save(tensors, networks, folder / GENERATOR)
     if request.discriminator:
         saved = checkpoint.load(request.checkpoint, only={"discriminator"}).tensors["discriminator"]
-        _save(saved, folder / DISCRIMINATOR)
+        _save(saved, networks, folder / DISCRIMINATOR)
     information = describe(request, source)
     _write_information(folder, information)
 
@@ -119,9 +129,10 @@ def _write(
     _write_information(folder, information)
 
 
-def _save(tensors: Mapping[str, Tensor], file: Path) -> None:
+def _save(tensors: Mapping[str, Tensor], networks: Architecture, file: Path) -> None:
     contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    file.write_bytes(save(contiguous, metadata={"format": "pt"}))  # as others may read it; `save_file`'s only its owner
+    metadata = {"format": "pt", ARCHITECTURE: networks.digest()}
+    file.write_bytes(save(contiguous, metadata=metadata))  # as others may read it; `save_file`'s only its owner
 
 
 def _write_information(folder: Path, information: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -27,6 +27,8 @@ VERSION = 1
 INFORMATION = "generator.json"
 GENERATOR = "generator.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
+ARCHITECTURE = "architecture"
+"""Key of `Architecture.digest` in the metadata of both files of tensors."""
 STANDING = "standing/"
 """`standing/0.5/blocks.0.bn1.running_mean` is that buffer's standing value for truncation 0.5."""
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
@@ -43,8 +45,8 @@ def read_export(folder: Path, device: torch.device) -> Source:
     information = read_information(folder)
     file = folder / GENERATOR
     tensors = _checked_tensors(file, information)
-    architecture = _architecture(information, folder)
-    with torch.random.fork_rng(devices=[]):  # weights that are replaced are drawn first
+    architecture = _architecture(information, file)
+    with torch.device("meta"):  # shapes alone: what they are to be is known before any memory is taken
         generator = folded(architecture.generator())
     standing: dict[str, dict[str, Tensor]] = {}
     for name in [name for name in tensors if name.startswith(STANDING)]:
@@ -66,11 +68,12 @@ def read_discriminator(folder: Path, device: torch.device) -> Discriminator:
     information = read_information(folder)
     if DISCRIMINATOR not in information["files"]:
         raise InputError(f"{folder}: holds no discriminator; export it with `biggan export ... --discriminator`")
-    tensors = _checked_tensors(folder / DISCRIMINATOR, information)
-    architecture = _architecture(information, folder)
-    with torch.random.fork_rng(devices=[]):
+    file = folder / DISCRIMINATOR
+    tensors = _checked_tensors(file, information)
+    architecture = _architecture(information, file)
+    with torch.device("meta"):
         discriminator = architecture.discriminator()
-    _fill(discriminator, tensors, folder / DISCRIMINATOR)
+    _fill(discriminator, tensors, file)
     return discriminator.to(device)
 
 
@@ -81,7 +84,7 @@ def read_information(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: {_what_else(folder)}")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())}); {AGAIN}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise InputError(f"{file}: not what `biggan export` writes (format is not {FORMAT})")
@@ -91,14 +94,24 @@ def read_information(folder: Path) -> dict[str, Any]:
     for key in ("architecture", "classes", "files", "step", "images_seen"):
         if key not in found:
             raise InputError(f"{file}: has no '{key}'; {AGAIN}")
+    for key in ("step", "images_seen"):
+        if type(found[key]) is not int or found[key] < 0:
+            raise InputError(f"{file}: {key}: not a count; {AGAIN}")
     return found
 
 
-def _architecture(information: Mapping[str, Any], folder: Path) -> Architecture:
+def _architecture(information: Mapping[str, Any], file: Path) -> Architecture:
+    """What `generator.json` says; raises InputError if it is none, or not the one that `file` was written for."""
     try:
-        return from_json(information["architecture"])
+        architecture = from_json(information["architecture"])
     except ValueError as error:
-        raise InputError(f"{folder / INFORMATION}: architecture: {error}; {AGAIN}") from None
+        raise InputError(f"{file.parent / INFORMATION}: architecture: {error}; {AGAIN}") from None
+    with safe_open(file, "pt") as opened:
+        written_for = (opened.metadata() or {}).get(ARCHITECTURE)
+    if written_for != architecture.digest():
+        where = f"{file.parent / INFORMATION}: architecture"
+        raise InputError(f"{where}: not the one that {file.name} was written for; {AGAIN}")
+    return architecture
 
 
 def _what_else(path: Path) -> str:

@@ -79,10 +79,11 @@ def load_generator(
 ) -> Sampler:
     """The generator in a folder that `biggan export` wrote, ready to draw from; `device` None: the GPU if there is one.
 
-    Raises InputError, one line that names the file, if the folder is no export or damaged. Pickles are never read.
+    Raises InputError, one line that names the file or argument, if the folder is no export or damaged, or torch has no
+    such device. Pickles are never read.
     """
     check_truncation(truncation, "truncation")
-    return Sampler(read_export(Path(path), torch.device(device or this_device())), truncation)
+    return Sampler(read_export(Path(path), _usable(device)), truncation)
 
 
 def load_discriminator(path: str | Path, device: str | torch.device | None = None) -> Discriminator:
@@ -90,4 +91,16 @@ def load_discriminator(path: str | Path, device: str | torch.device | None = Non
 
     Raises InputError as `load_generator` does, and if the export holds none.
     """
-    return read_discriminator(Path(path), torch.device(device or this_device()))
+    return read_discriminator(Path(path), _usable(device))
+
+
+def _usable(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for; raises InputError, before any file is read, if torch has none by that name."""
+    if device is None:
+        return this_device()
+    try:
+        torch.zeros(1, device=device).cpu()
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # no such device; torch built without it; no device
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        raise InputError(f"device: {device!r}: {reason}; use cpu, or leave it out") from None

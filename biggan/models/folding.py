@@ -18,7 +18,8 @@ def folded(network: Network) -> Network:
     """A copy in evaluation mode whose spectrally normalised layers are plain ones of torch.
 
     Its weights are what `network` divides its own to in evaluation mode, under the same names; the vectors `u` are
-    gone. A network without such layers is only copied.
+    gone. A network without such layers is only copied; one on torch's `meta` device, which holds shapes alone, stays
+    there.
     """
     copied = copy.deepcopy(network).eval()
     for path, layer in list(copied.named_modules()):
@@ -38,7 +39,9 @@ def _plain(layer: SpectralNorm) -> nn.Module:
     else:
         assert isinstance(layer, SNEmbedding)
         plain = nn.Embedding(layer.num_embeddings, layer.embedding_dim, device="meta")
-    plain.weight = nn.Parameter(layer.normalized_weight(), requires_grad=layer.weight.requires_grad)
+    # torch has no autocast for "meta", and with it no normalised weight: only its shape, which is the weight's.
+    weight = layer.weight if layer.weight.is_meta else layer.normalized_weight()
+    plain.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     if isinstance(layer, SNConv2d | SNLinear):
         plain.bias = layer.bias
     return plain

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from biggan import load_discriminator, load_generator
 from biggan.errors import InputError
+from biggan.generation.architecture import Architecture, from_json
 
 TENSORS, INFORMATION = "generator.safetensors", "generator.json"
 
@@ -49,8 +50,12 @@ def resign(folder: Path) -> None:
 def rewrite(folder: Path, change) -> None:
     tensors = load_file(folder / TENSORS)
     change(tensors)
-    save_file(tensors, folder / TENSORS)
+    save_file(tensors, folder / TENSORS, {"architecture": architecture(folder).digest()})
     resign(folder)
+
+
+def architecture(folder: Path) -> Architecture:
+    return from_json(json.loads((folder / INFORMATION).read_text())["architecture"])
 
 
 def test_a_cut_file(copy):
@@ -121,6 +126,7 @@ def test_tensors_that_are_not_the_networks(copy, exported):
         ("classes", ["a"], "classes: not 10 names"),
         ("classes", list(range(10)), "classes: not 10 names"),
         ("architecture", None, "architecture: not an object"),
+        ("step", "x", "step: not a count"),
         ("files", {}, f"has no checksum of {TENSORS}"),
         ("files", None, f"has no checksum of {TENSORS}"),
     ],
@@ -137,15 +143,29 @@ def test_a_generator_json_that_says_something_else(copy, key, value, message):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("family", "stylegan", "no stylegan generator"),
-        ("resolution", 33, "no biggan generator of 33 px"),
-        ("channels", "2", "channels: 2 is not a count"),
+        ("family", "stylegan", "family: 'stylegan' is not biggan"),
+        ("resolution", 33, "resolution: 33 is not one of 32, 64"),
+        ("resolution", 32.0, "resolution: 32.0 is not one of"),
+        ("resolution", [32], "resolution: [32] is not one of"),
+        ("channels", "2\n", "channels: '2\\n' is not a count"),
+        ("channels", True, "channels: True is not a count"),
         ("classes", 0, "classes: 0 is not a count"),
+        ("classes", 10**12, "classes: 1000000000000 is not a count"),
+        ("z_dim", 4 * 10**12, "z_dim: 4000000000000 is not a count"),
         ("z_dim", 9, "z_dim: 9 is no multiple of the 4 chunks"),
         ("class_embedding_dim", 0, "class_embedding_dim: 0 is not a size"),
+        ("class_embedding_dim", -1, "class_embedding_dim: -1 is not a size"),
+        ("hierarchical", "yes", "hierarchical: 'yes' is not true or false"),
         ("g_attention", 16, "g_attention: 16 is not a list"),
-        ("g_attention", [8], "tensor attention."),
-        ("channels", 4, "torch.float32, not"),
+        ("g_attention", ["x"], "g_attention: ['x'] is not a list of map sizes"),
+        ("bn_eps", "x", "bn_eps: 'x' is not a number above 0"),
+        ("bn_eps", -1.0, "bn_eps: -1.0 is not a number above 0"),
+        ("bn_eps", float("nan"), "bn_eps: nan is not a number above 0"),
+        ("sn_eps", "x", "sn_eps: 'x' is not a number above 0"),
+        # Sound, and of another network, which no tensor's shape shows for the first two:
+        ("bn_eps", 1.0, f"architecture: not the one that {TENSORS} was written for"),
+        ("d_attention", [8], f"architecture: not the one that {TENSORS} was written for"),
+        ("channels", 2**20, f"architecture: not the one that {TENSORS} was written for"),
     ],
 )
 def test_an_architecture_that_is_none_or_another(copy, key, value, message):
@@ -155,7 +175,29 @@ def test_an_architecture_that_is_none_or_another(copy, key, value, message):
     assert message in refusal(copy)
     del information["architecture"][key]
     (copy / INFORMATION).write_text(json.dumps(information))
-    assert f"architecture: {key}: missing" in refusal(copy)
+    assert f"architecture: '{key}': missing" in refusal(copy)
+
+
+def test_a_network_that_would_fill_the_memory_is_refused_before_it_is_built(copy):
+    information = json.loads((copy / INFORMATION).read_text())
+    information["architecture"] |= {"channels": 2**20, "classes": 2**20, "z_dim": 2**20}
+    (copy / INFORMATION).write_text(json.dumps(information))
+    rewrite(copy, lambda tensors: None)  # even where the tensors claim to be for it
+    assert "torch.float32, not [" in refusal(copy)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "meta", "", 1.5])
+@pytest.mark.parametrize("load", [load_generator, load_discriminator])
+def test_a_device_that_is_none(exported, load, device):
+    with pytest.raises(InputError, match=r"device: .*; use cpu, or leave it out") as error:
+        load(exported, device=device)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("truncation", ["0.5", [0.5], -1])
+def test_a_truncation_that_is_none(exported, truncation):
+    with pytest.raises(InputError, match=r"truncation: .*; use a number above 0"):
+        load_generator(exported, truncation)
 
 
 def test_json_that_is_cut_and_folders_that_are_no_exports(copy, run, tmp_path):
