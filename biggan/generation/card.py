@@ -75,7 +75,7 @@ def front_matter(name: str, information: Mapping[str, Any]) -> dict[str, Any]:
         "tags": ["biggan", "gan", "class-conditional", "image-generation"],
     }
     metrics = [
-        {"type": metric, "value": value, "name": f"{metric} ({evaluation['protocol']['features']} features)"}
+        {"type": metric, "value": value, "name": f"{metric} ({_measured_with(evaluation['protocol'])})"}
         for evaluation in information["evaluations"]
         for metric, value in evaluation["metrics"].items()
     ]
@@ -85,6 +85,12 @@ def front_matter(name: str, information: Mapping[str, Any]) -> dict[str, Any]:
             {"name": name, "results": [{"task": {"type": TASK}, "dataset": data, "metrics": metrics}]}
         ]
     return matter
+
+
+def _measured_with(protocol: Mapping[str, Any]) -> str:
+    """What tells numbers of one metric apart that must not be compared."""
+    truncation, images = truncation_key(protocol["truncation"]), protocol["num_images"]
+    return f"{protocol['features']} features, truncation {truncation}, {images:,} images"
 
 
 def _lineage(found: Mapping[str, Any] | None) -> Iterator[str]:

@@ -36,6 +36,7 @@ from biggan.generation.exported import (
 )
 from biggan.generation.load import open_checkpoint, run_of
 from biggan.generation.sampler import Sampler
+from biggan.generation.series import digest
 from biggan.generation.source import Source, truncation_key
 from biggan.generation.standing_stats import BATCH_IMAGES, BATCHES, standing_statistics
 from biggan.models.folding import folded
@@ -166,7 +167,7 @@ def describe(request: Request, source: Source) -> dict[str, Any]:
         "data": Path(config.data.path).name,
         "lineage": None if parent is None else asdict(parent),
         "license": request.license,
-        "evaluations": evaluations(request.checkpoint),
+        "evaluations": evaluations(request.checkpoint, digest(source.generator)),
     }
 
 
@@ -187,17 +188,30 @@ def architecture(model: ModelConfig) -> Architecture:
     )
 
 
-def evaluations(folder: Path) -> list[dict[str, Any]]:
+def evaluations(folder: Path, generator: str) -> list[dict[str, Any]]:
     """What is known of a checkpoint: measured while it was trained, or by `biggan eval` (RUN/evaluation/*.json).
 
-    Files that cannot be read are left out.
+    Results are those of `generator`, its digest: after a rollback the same step is another one. Files that hold no
+    results are left out.
     """
     state = json.loads((folder / checkpoint.STATE).read_text(encoding="utf-8"))
     run, found = run_of(folder), [state["evaluation"]] if state.get("evaluation") else []
     for file in sorted((run / "evaluation").glob("*.json")) if run else ():
         try:
-            results = json.loads(file.read_text(encoding="utf-8"))["results"]
-            found += [result for result in results if result["step"] == state["step"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            rows = json.loads(file.read_text(encoding="utf-8"))["results"]
+            found += [row for row in rows if row.get("generator") == generator and _is_result(row)]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return found
+
+
+def _is_result(row: Mapping[str, Any]) -> bool:
+    """Whether a result has what a model card says of it; raises what looking into something else raises."""
+    protocol, numbers = row["protocol"], [*row["metrics"].values()]
+    if protocol["truncation"] is not None:
+        numbers.append(protocol["truncation"])
+    return type(protocol["num_images"]) is int and "features" in protocol and all(map(_is_number, numbers))
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)

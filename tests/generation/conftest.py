@@ -11,6 +11,7 @@ from runs import TINY
 
 from biggan import build, cli
 from biggan.generation.export import Request, export
+from biggan.generation.series import digest
 from biggan.models.biggan import initialize
 from biggan.preset import resolve
 from biggan.training import checkpoint
@@ -19,7 +20,7 @@ from biggan.training.checkpoint import Checkpoint
 CPU = torch.device("cpu")
 CLASSES = tuple("abcdefghij")
 FIDS = {3: 20.5, 5: 10.5, 8: 12.5}
-PROTOCOL = {"features": "classifier", "num_images": 100}
+PROTOCOL = {"features": "classifier", "truncation": None, "num_images": 2000}
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,7 @@ def run(tmp_path_factory) -> Path:
     preset.write_text(yaml.safe_dump(tree))
     config = resolve(preset)
     preset.write_text(config.to_yaml())
+    measured = []
     for step in FIDS:
         torch.manual_seed(step)
         ema, D = build.generator(config.model), build.discriminator(config.model)
@@ -41,6 +43,8 @@ def run(tmp_path_factory) -> Path:
             for _ in range(3):
                 images = ema(torch.randn(16, ema.z_dim), torch.randint(10, (16,)))
                 D(images, torch.randint(10, (16,)))
+        result = {"step": step, "metrics": {"kid": step / 100}, "protocol": PROTOCOL, "generator": digest(ema)}
+        measured.append(result)
         tensors = {"ema": ema.state_dict(), "generator": ema.state_dict(), "discriminator": D.state_dict()}
         score = {"step": step, "metric": "fid", "metrics": {"fid": FIDS[step]}, "protocol": PROTOCOL}
         state = {"step": step, "images_seen": 24 * step, "classes": CLASSES, "evaluation": score}
@@ -48,8 +52,11 @@ def run(tmp_path_factory) -> Path:
     (folder / "checkpoints" / "pinned.json").write_text('{"good": 3, "pinned": {}}')
     (folder / "lineage.json").write_text('{"parent": "runs/z", "step": 2, "changes": {"optimizer.g_lr": [0.1, 0.2]}}')
     (folder / "evaluation").mkdir()
-    measured = [{"step": step, "metrics": {"kid": step / 100}, "protocol": PROTOCOL} for step in FIDS]
-    (folder / "evaluation" / "classifier.json").write_text(json.dumps({"results": measured}))
+    # The last is of step 8 from before a rollback: another generator.
+    before = [result, result | {"protocol": PROTOCOL | {"truncation": 0.5}}, result | {"generator": "0" * 16}]
+    (folder / "evaluation" / "classifier.json").write_text(json.dumps({"results": [*measured[:-1], *before]}))
+    for k, other in enumerate(({"step": 8}, {"generator": result["generator"]}, 3, result | {"protocol": "none"})):
+        (folder / "evaluation" / f"other{k}.json").write_text(json.dumps({"results": [other]}))
     (folder / "evaluation" / "broken.json").write_text('{"results": [3')
     return folder
 

@@ -85,15 +85,20 @@ def test_generator_json_and_the_card_say_what_it_is(run, exported):
     information = json.loads((exported / "generator.json").read_text())
     assert information["origin"] == f"{run}@8"
     assert information["lineage"] == {"parent": "runs/z", "step": 2, "changes": {"optimizer.g_lr": [0.1, 0.2]}}
-    assert [e["metrics"] for e in information["evaluations"]] == [{"fid": 12.5}, {"kid": 0.08}]  # of step 8 alone
+    assert [e["metrics"] for e in information["evaluations"]] == [{"fid": 12.5}, {"kid": 0.08}, {"kid": 0.08}]
     assert information["statistics"]["truncations"] == [None, 0.5]
     card = (exported / "README.md").read_text()
     _, front, body = card.split("---\n", 2)
     matter = yaml.safe_load(front)
     assert matter["license"] == information["license"] == "cc0-1.0"
     metrics = matter["model-index"][0]["results"][0]["metrics"]
-    assert [(m["type"], m["value"]) for m in metrics] == [("fid", 12.5), ("kid", 0.08)]
-    assert "Measured with features: classifier; num images: 100." in card
+    assert [(m["type"], m["value"]) for m in metrics] == [("fid", 12.5), ("kid", 0.08), ("kid", 0.08)]
+    assert [m["name"] for m in metrics] == [
+        "fid (classifier features, truncation none, 2,000 images)",
+        "kid (classifier features, truncation none, 2,000 images)",
+        "kid (classifier features, truncation 0.5, 2,000 images)",
+    ]
+    assert "Measured with features: classifier; truncation: None; num images: 2000." in card
     lines = re.findall(r"^    (.*)$", body, re.MULTILINE)
     here = {}
     exec("\n".join(lines).replace('"letters"', repr(str(exported))), here)  # the card's own lines
