@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from biggan.errors import InputError
-from biggan.generation.asked import check_truncation
+from biggan.generation.asked import truncation_asked
 
 if TYPE_CHECKING:
     from biggan.generation.export import Addition
@@ -44,25 +45,23 @@ def export(
 ) -> None:
     """Hand over the averaged (EMA) generator: a folder that model hubs and biggan.load_generator read."""
     wanted = dict.fromkeys(formats or ())
-    thresholds = parsed_truncations(truncations)
+    thresholds = dict.fromkeys(truncation_asked(part.strip(), "--truncations") for part in truncations.split(","))
     if register is not None and Format.mlflow not in wanted:
         raise InputError("--register: registers an MLflow model; add --format mlflow, or leave it out")
     if out.exists():
         raise InputError(f"OUT: {out} is there already; remove it, or choose another")
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from biggan.distributed.process import this_device
     from biggan.generation import export as exporting
     from biggan.generation.load import find_checkpoint
+    from biggan.progress import Meter
 
     additions = {name.value: _addition(name) for name in wanted}
     checkpoint = find_checkpoint(source, lambda message: sys.stderr.write(f"{message}\n"))
-    request = exporting.Request(checkpoint, out, thresholds, license_id, discriminator)
-    columns = (TextColumn("standing statistics"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=exporting.batches(request))
-        exporting.export(request, additions, this_device(), lambda: progress.advance(task))
+    request = exporting.Request(checkpoint, out, tuple(thresholds), license_id, discriminator)
+    what, done, batches = "standing statistics", itertools.count(1), exporting.batches(request)
+    with Meter() as meter:
+        meter(what, 0, batches)
+        exporting.export(request, additions, this_device(), lambda: meter(what, next(done), batches))
     sys.stdout.write(f"{out}\n")
     if register is not None:
         sys.stdout.write(f"models:/{_registered(out, register, checkpoint)}\n")
@@ -76,18 +75,6 @@ def _registered(out: Path, name: str, checkpoint: Path) -> str:
 
     experiment = resolve(checkpoint / "config.yaml").tracking.experiment
     return mlflow_export.register(out, name, run_of(checkpoint) or out, experiment)
-
-
-def parsed_truncations(text: str) -> tuple[float | None, ...]:
-    """`none,1,0.5` as thresholds; raises InputError for what is none."""
-    found: list[float | None] = []
-    for part in (part.strip() for part in text.split(",")):
-        try:
-            found.append(None if part == "none" else float(part))
-        except ValueError:
-            raise InputError(f"--truncations: '{part}'; write numbers above 0, or none, as in none,1,0.5") from None
-        check_truncation(found[-1], "--truncations")
-    return tuple(dict.fromkeys(found))
 
 
 def _addition(name: Format) -> Addition:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,8 @@ import typer
 
 from biggan.cli.classes import chosen_classes, mixture, mixture_label
 from biggan.errors import InputError
-from biggan.generation.asked import check_truncation
+from biggan.files import write_atomically
+from biggan.generation.asked import truncation_asked
 from biggan.generation.route import Over, Route
 from biggan.generation.route import Path as RoutePath
 
@@ -43,8 +46,8 @@ def sample(
         int | None, typer.Option("--num", "--num-images", help="Write so many files to --out, classes in turn.")
     ] = None,
     truncation: Annotated[
-        float | None, typer.Option(help="Keep values of z within this; smaller is truer, larger more varied.")
-    ] = None,
+        str, typer.Option(help="Keep values of z within this, or none; smaller is truer, larger more varied.")
+    ] = "none",
     standing: Annotated[
         bool,
         typer.Option("--standing/--running", help="BatchNorm statistics: anew for this truncation, or training's."),
@@ -59,11 +62,12 @@ def sample(
     Many files, under torchrun too (which takes --num for an option of its own), and again after an interruption:
     torchrun --nproc_per_node N -m biggan sample RUN --num-images 50000 --out DIR
     """
-    check_numbers({"--per-class": (per_class, 1), "--steps": (steps, 2), "--num": (num, 1)}, truncation)
+    check_numbers({"--per-class": (per_class, 1), "--steps": (steps, 2), "--num": (num, 1)})
+    threshold = truncation_asked(truncation, "--truncation")
     if num is not None:
         refuse_with("--num", {"--mix": mix, "--interpolate": interpolate, "--per-class": per_class})
         folder = check_folder(out)
-        write_many(Drawer(run, truncation, standing, seed), classes, num, folder)
+        write_many(Drawer(run, threshold, standing, seed), classes, num, folder)
         return
     from biggan.distributed.process import is_first
 
@@ -73,12 +77,12 @@ def sample(
     check_picture(out)
     if mix:
         refuse_with("--mix", {"--interpolate": interpolate, "--classes": classes})
-        picture = draw_mixtures(Drawer(run, truncation, standing, seed), mix, per_class or 8)
+        picture = draw_mixtures(Drawer(run, threshold, standing, seed), mix, per_class or 8)
     elif interpolate is not None:
         route = Route(interpolate, path, steps)
-        picture = draw_strips(Drawer(run, truncation, standing, seed), classes, route, per_class or 1)
+        picture = draw_strips(Drawer(run, threshold, standing, seed), classes, route, per_class or 1)
     else:
-        picture = draw_grid(Drawer(run, truncation, standing, seed), classes, per_class or 8)
+        picture = draw_grid(Drawer(run, threshold, standing, seed), classes, per_class or 8)
     save_picture(picture, out)
 
 
@@ -157,12 +161,11 @@ def write_many(drawer: Drawer, classes: str, images: int, out: Path) -> None:
         sys.stdout.write(f"{out}\n")
 
 
-def check_numbers(least: dict[str, tuple[int | None, int]], truncation: float | None) -> None:
-    """Raise InputError unless each flag's value is at least what it is to be, and latents can be drawn."""
+def check_numbers(least: dict[str, tuple[int | None, int]]) -> None:
+    """Raise InputError unless each flag's value is at least what it is to be."""
     for flag, (value, smallest) in least.items():
         if value is not None and value < smallest:
             raise InputError(f"{flag}: {value}; use {smallest} or more")
-    check_truncation(truncation, "--truncation")
 
 
 def refuse_with(flag: str, others: dict[str, object]) -> None:
@@ -176,7 +179,7 @@ def check_folder(out: Path | None) -> Path:
     """The place for many files; raises InputError, before any work, if it was not given or is of another kind."""
     if out is None:
         raise InputError("--num: where to? give --out FOLDER, or --out FILE.tar")
-    if out.suffix.lower() in (".png", ".jpg", ".jpeg", ".zip", ".gz", ".tgz"):
+    if out.name.lower().endswith((".png", ".jpg", ".jpeg", ".zip", ".gz", ".tgz")):
         raise InputError(f"--out: {out}: --num writes a folder of PNG files, or a file that ends in .tar")
     return out
 
@@ -192,11 +195,14 @@ def check_picture(path: Path) -> None:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write it and say where; InputError that names `--out` if that cannot be."""
+    """Write it, completely or not at all, and say where; InputError that names `--out` if that cannot be."""
+    check_picture(path)
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG" if path.suffix.lower() == ".png" else "JPEG")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "use .png or .jpg"
-        raise InputError(f"--out: {path}: cannot be written ({reason})") from None
+        write_atomically(path, encoded.getvalue())
+    except OSError as error:
+        with suppress(OSError):
+            path.with_name(path.name + ".partial").unlink(missing_ok=True)
+        raise InputError(f"--out: {path}: cannot be written ({error.strerror or error})") from None
     sys.stdout.write(f"{path}\n")

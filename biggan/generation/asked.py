@@ -24,3 +24,16 @@ def check_truncation(truncation: float | None, flag: str) -> None:
     """Raise InputError, which names `flag`, unless latents can be drawn within `truncation`."""
     if truncation is not None and not (isinstance(truncation, Real) and truncation > 0 and math.isfinite(truncation)):
         raise InputError(f"{flag}: {truncation!r}; use a number above 0 (2 is mild, 0.5 strong), or leave it out")
+
+
+def truncation_asked(text: str, flag: str) -> float | None:
+    """A truncation as it is written on a command line: a number above 0, or `none`; raises InputError, which names
+    `flag`."""
+    if text == "none":
+        return None
+    try:
+        truncation = float(text)
+    except ValueError:
+        raise InputError(f"{flag}: '{text}'; use a number above 0, or none") from None
+    check_truncation(truncation, flag)
+    return truncation

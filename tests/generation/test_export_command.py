@@ -9,7 +9,9 @@ def test_export(run_command, run, tmp_path):
     code, output = run_command(
         "export", f"{run}@best", out, "--truncations", "1,none", "--license", "mit", "--format", "torch-export"
     )
-    assert (code, output.strip().splitlines()[-1]) == (0, str(out)), output
+    assert (code, output.splitlines()[0]) == (0, str(out)), output
+    assert "\nstanding statistics: 32/32 " in output  # on the error stream
+    assert "" not in output.splitlines()
     information = json.loads((out / "generator.json").read_text())
     assert (information["step"], information["license"]) == (5, "mit")
     assert information["statistics"]["truncations"] == [1.0, None]
@@ -30,7 +32,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(run_command, run, exported
     refuses("neither a checkpoint nor a run with one", tmp_path, out)
     refuses("is an export already", exported, out)
     refuses("is there already", run, exported)
-    refuses("--truncations: 'big'; write numbers above 0", run, out, "--truncations", "1,big")
+    refuses("--truncations: 'big'; use a number above 0, or none", run, out, "--truncations", "1,big")
     refuses("--truncations: 0.0; use a number above 0", run, out, "--truncations", "0")
     refuses("--truncations: nan; use a number above 0", run, out, "--truncations", "nan")
     refuses("--register: registers an MLflow model", run, out, "--register", "x")

@@ -1,6 +1,7 @@
 """`biggan sample` as users type it: alone, killed, under torchrun, and with what cannot be done."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from runs import biggan, start
 from sampling_run import saved_run
 
 from biggan import cli
+from biggan.cli.pictures import save_picture
 from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.generation.outputs import Folder, is_whole
@@ -55,6 +57,7 @@ REFUSED = [
     ("--truncation -1", "--truncation: -1.0; use a number above 0"),
     ("--truncation nan", "--truncation: nan; use a number above 0"),
     ("--truncation inf", "--truncation: inf; use a number above 0"),
+    ("--truncation big", "--truncation: 'big'; use a number above 0, or none"),
     ("--num 0 --out a", "--num: 0; use 1 or more"),
     ("--num -5 --out a", "--num: -5; use 1 or more"),
     ("--per-class 0", "--per-class: 0; use 1 or more"),
@@ -69,6 +72,7 @@ REFUSED = [
     ("--interpolate class --classes ant", "--classes: one class; --interpolate class goes"),
     ("--num 5", "--num: where to? give --out FOLDER"),
     ("--num 5 --out a.zip", "--out: a.zip: --num writes a folder of PNG files"),
+    ("--num 5 --out .zip", "--out: .zip: --num writes a folder of PNG files"),
     ("--out a.txt", "--out: a.txt: no kind of picture"),
     ("--out a", "--out: a: no kind of picture"),
     ("--out /dev/null/a/b.png", "--out: /dev/null/a/b.png: cannot be written (Not a directory)"),
@@ -99,6 +103,23 @@ def test_checkpoints_and_generators_that_will_not_do(sample, run, tmp_path):
     assert sample(plain, "--interpolate", "z", "--out", "z.png")[0] == 0
 
 
+def test_a_full_disk_leaves_no_half_picture_and_the_one_before(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    before, after = map(Image.fromarray, noise)
+    kept, new = tmp_path / "kept.png", tmp_path / "new.jpg"
+    save_picture(before, kept)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        for path in (kept, new):
+            with pytest.raises(InputError, match=rf"--out: {path}: cannot be written \(File too large\)"):
+                save_picture(after, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [kept]
+    assert np.array_equal(pixels(kept), noise[0])
+
+
 def test_pictures_are_of_the_request(sample, run):
     def picture(name, *arguments, of=run, statistics="--running"):
         code, output = sample(of, *arguments, statistics, "--out", f"{name}.png")
@@ -110,6 +131,7 @@ def test_pictures_are_of_the_request(sample, run):
     assert np.array_equal(picture("again", "--classes", "2, 3", "--per-class", 3, of=f"{run}@6"), grid)
     # The labels take the same room: a wider grid begins with the narrower one.
     assert np.array_equal(picture("wide", "--classes", "2,3", "--per-class", 4)[:, : grid.shape[1]], grid)
+    assert np.array_equal(picture("untruncated", *two, "--truncation", "none"), grid)
     for k, other in enumerate((["--seed", 1], ["--truncation", 0.5])):
         assert not np.array_equal(picture(f"other{k}", *two, *other), grid)
     assert not np.array_equal(picture("standing", *two, statistics="--standing"), grid)
