@@ -54,7 +54,7 @@ def find_checkpoint(path: str, on_damaged: Callable[[str], object]) -> Path:
     if root.is_dir() and (newest := checkpoint.newest_whole(root, on_damaged)):
         return newest
     if "@" in path and not folder.is_dir():
-        return lineage.ancestor(path, "RUN@STEP").checkpoint
+        return lineage.ancestor(path, path).checkpoint
     raise InputError(f"{path}: neither a checkpoint nor a run with one, nor an export; look for RUN/checkpoints/step_*")
 
 

@@ -23,8 +23,8 @@ MANIFEST = "sampling.json"
 
 
 def output_at(path: Path, request: Request) -> Output:
-    """A tar file if `path` ends in .tar, else a folder."""
-    return Tar(path, request) if path.suffix == ".tar" else Folder(path, request)
+    """A tar file if `path` ends in .tar, or .TAR, else a folder."""
+    return Tar(path, request) if path.name.lower().endswith(".tar") else Folder(path, request)
 
 
 def key(number: int) -> str:

@@ -53,7 +53,7 @@ def test_what_is_not_there(run, tmp_path):
     bare = shutil.copytree(run, tmp_path / "bare")
     (bare / "checkpoints" / "pinned.json").unlink()
     for name, message in (
-        (f"{run}@4", "has no checkpoint of step 4; nearest"),
+        (f"{run}@4", f"^{run}@4: .* has no checkpoint of step 4; nearest"),
         (f"{run}@soon", "write RUN@STEP"),
         (f"{bare}@good", "no alarm has named a good checkpoint of .*; name a step, of: 3, 5, 8"),
         (str(tmp_path), "neither a checkpoint nor a run with one, nor an export"),

@@ -63,6 +63,13 @@ def test_an_image_is_the_same_bits_however_many_are_asked_for(tmp_path):
     assert len({many[name] for name in names}) == 33
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.tar", Tar), ("A.TAR", Tar), (".tar", Tar), ("tar", Folder), ("a.tar.d", Folder)]
+)
+def test_what_ends_in_tar_is_one_file(tmp_path, name, kind):
+    assert isinstance(output_at(tmp_path / name, REQUEST), kind)
+
+
 def test_the_tar_is_read_by_webdataset_and_holds_the_same_images(tmp_path):
     written(tmp_path / "a")
     written(tmp_path / "a.tar")
