@@ -9,12 +9,33 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
 from biggan.models.biggan import G_WIDTHS, Discriminator, Generator
 
 MOST = 2**20
 """Of channels, classes and the like: sizes of tensors are far from overflowing."""
 MOST_SHOWN = 60
 """Characters of a value that an error message shows."""
+
+
+class _Undrawn(TorchFunctionMode):
+    """Inside, no weights are drawn, nor spectral norm's vectors: on `meta` torch would load its compiler for that.
+
+    It would take seconds, and packages that an export's reader need not have.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        if func is F.normalize:
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -34,28 +55,30 @@ class Architecture:
     bn_eps: float
 
     def generator(self) -> Generator:
-        """With torch's default weights."""
-        return Generator(
-            resolution=self.resolution,
-            channels=self.channels,
-            classes=self.classes,
-            z_dim=self.z_dim,
-            class_embedding_dim=self.class_embedding_dim,
-            hierarchical=self.hierarchical,
-            attention=self.g_attention,
-            sn_eps=self.sn_eps,
-            bn_eps=self.bn_eps,
-        )
+        """On torch's `meta` device: shapes alone, which take no memory."""
+        with torch.device("meta"), _Undrawn():
+            return Generator(
+                resolution=self.resolution,
+                channels=self.channels,
+                classes=self.classes,
+                z_dim=self.z_dim,
+                class_embedding_dim=self.class_embedding_dim,
+                hierarchical=self.hierarchical,
+                attention=self.g_attention,
+                sn_eps=self.sn_eps,
+                bn_eps=self.bn_eps,
+            )
 
     def discriminator(self) -> Discriminator:
-        """With torch's default weights."""
-        return Discriminator(
-            resolution=self.resolution,
-            channels=self.channels,
-            classes=self.classes,
-            attention=self.d_attention,
-            sn_eps=self.sn_eps,
-        )
+        """On torch's `meta` device."""
+        with torch.device("meta"), _Undrawn():
+            return Discriminator(
+                resolution=self.resolution,
+                channels=self.channels,
+                classes=self.classes,
+                attention=self.d_attention,
+                sn_eps=self.sn_eps,
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Names and values; `from_json` reads them back."""

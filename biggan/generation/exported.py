@@ -46,8 +46,7 @@ def read_export(folder: Path, device: torch.device) -> Source:
     file = folder / GENERATOR
     tensors = _checked_tensors(file, information)
     architecture = _architecture(information, file)
-    with torch.device("meta"):  # shapes alone: what they are to be is known before any memory is taken
-        generator = folded(architecture.generator())
+    generator = folded(architecture.generator())  # shapes alone: they are compared before any memory is taken
     standing: dict[str, dict[str, Tensor]] = {}
     for name in [name for name in tensors if name.startswith(STANDING)]:
         key, _, path = name.removeprefix(STANDING).partition("/")
@@ -71,8 +70,7 @@ def read_discriminator(folder: Path, device: torch.device) -> Discriminator:
     file = folder / DISCRIMINATOR
     tensors = _checked_tensors(file, information)
     architecture = _architecture(information, file)
-    with torch.device("meta"):
-        discriminator = architecture.discriminator()
+    discriminator = architecture.discriminator()
     _fill(discriminator, tensors, file)
     return discriminator.to(device)
 
