@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def open_inception(given: Path | None, device: torch.device) -> Inception:
             f"{WEIGHTS_NAME} (pytorch-fid's release fid_weights) and give it by --inception-weights FILE, or use "
             f"--features classifier or --features torchvision:NAME --weights FILE: other features, other numbers"
         )
-    checksum = sha256_of(file)
+    checksum = checksum_of(file, "--inception-weights")
     expected = Path(WEIGHTS_NAME).stem.rpartition("-")[2]
     if not checksum.startswith(expected):
         raise InputError(
@@ -81,14 +82,36 @@ def open_inception(given: Path | None, device: torch.device) -> Inception:
     return Inception(read_weights(file, "--inception-weights"), checksum[:16], device)
 
 
-def read_weights(file: Path, flag: str) -> dict[str, Tensor]:
-    """The tensors of a .pth or .safetensors file, nothing in it executed; raises InputError that names it."""
+def checksum_of(file: Path, flag: str) -> str:
+    """Hex SHA-256 of a file of weights; raises InputError that names it."""
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        return sha256_of(file)
+    except OSError as error:
+        raise InputError(f"{flag}: {file}: cannot be read ({error.strerror or error}); name another file") from None
+
+
+def read_weights(file: Path, flag: str) -> dict[str, Tensor]:
+    """The tensors of a .pth file (torch.save), nothing in it executed; raises InputError that names it."""
+    try:
+        damaged = zipfile.is_zipfile(file) and _damaged(file)
+        loaded = None if damaged else torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{flag}: {file}: cannot be read ({error.strerror or error}); check the path") from None
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
+    except Exception:  # what torch's unpickler raises depends on the bytes: an IndexError for some YAML
         raise InputError(f"{flag}: {file}: not a file of weights alone; give a state dict (torch.save)") from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if damaged:
+        raise InputError(f"{flag}: {file}: is damaged (a checksum in it does not match); copy or fetch it again")
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    ):
         raise InputError(f"{flag}: {file}: not a state dict (names and tensors); save network.state_dict()")
     return loaded
+
+
+def _damaged(file: Path) -> bool:
+    """Whether a zip, as torch.save writes it, fails its checksums, which torch.load does not look at."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip() is not None
+    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError):
+        return True

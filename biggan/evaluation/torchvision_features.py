@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from biggan.errors import InputError
 from biggan.evaluation.features import Extracted, to_unit_interval
-from biggan.evaluation.inception import read_weights
-from biggan.files import sha256_of
+from biggan.evaluation.inception import checksum_of, read_weights
 
 
 class TorchvisionFeatures:
@@ -27,16 +26,13 @@ class TorchvisionFeatures:
         self.name = f"torchvision:{name}"
         with torch.device("meta"):
             network = _model(name)
-        try:
-            network.load_state_dict(read_weights(weights, "--weights"), assign=True)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise InputError(f"--weights: {weights}: not those of torchvision's {name} ({reason})") from None
+        checksum = checksum_of(weights, "--weights")
+        _load(network, name, weights)
         preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
         self._pixels: int = preset.crop_size[0]
         self._mean, self._std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (preset.mean, preset.std))
         self.preprocessing = f"bilinear to {self._pixels} px, antialiased, ImageNet's mean and deviation"
-        self.identity = f"{self.name} {sha256_of(weights)[:16]} {self.preprocessing}"
+        self.identity = f"{self.name} {checksum[:16]} {self.preprocessing}"
         head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1:]
         if not head:
             raise InputError(f"--features: {self.name} does not end in a linear layer; take resnet18, say")
@@ -64,3 +60,16 @@ def _model(name: str) -> Any:
         hint = f"; nearest: torchvision:{near[0]}" if near else "; take torchvision:resnet18, say"
         raise InputError(f"--features: torchvision has no classification model '{name}'{hint}")
     return torchvision.models.get_model(name, weights=None)
+
+
+def _load(network: nn.Module, name: str, file: Path) -> None:
+    weights, expected = read_weights(file, "--weights"), network.state_dict()
+    for key in expected.keys() & weights.keys():
+        if (found := weights[key].dtype) != (dtype := expected[key].dtype):
+            kinds = f"{str(found).removeprefix('torch.')}, not {str(dtype).removeprefix('torch.')}"
+            raise InputError(f"--weights: {file}: {key} is {kinds}; save network.float().state_dict()")
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"--weights: {file}: not those of torchvision's {name} ({reason})") from None

@@ -4,19 +4,21 @@ import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pytorch_fid.inception import InceptionV3
-from runs import environment
+from runs import TINY, environment
 from torch import nn
 
 from biggan.errors import InputError
 from biggan.evaluation.frechet import frechet_distance
 from biggan.evaluation.inception import WEIGHTS_NAME, Inception, fid_inception, open_inception, read_weights
 from biggan.evaluation.statistics import Moments
+from biggan.evaluation.torchvision_features import TorchvisionFeatures
 
 CPU = torch.device("cpu")
 
@@ -103,3 +105,33 @@ def test_a_pickle_is_not_executed(tmp_path):
     with pytest.raises(InputError, match="not a state dict"):
         read_weights(tmp_path / "list", "--weights")
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_wrong_or_damaged_file_is_refused_in_one_line(tmp_path):
+    def refused(content):
+        file = tmp_path / "weights.pth"
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            torch.save(content, file)
+        with pytest.raises(InputError, match=rf"^--weights: {file}: ") as error:
+            read_weights(file, "--weights")
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    for words in (TINY, "a: 1\n", "run:\n  dir: x\n", "0", "}", ".", "c"):
+        assert "not a file of weights alone" in refused(words.encode())
+    assert "not a state dict" in refused({0: torch.ones(2)})
+    file = tmp_path / "whole.pth"
+    torch.save({"x": torch.arange(1000.0)}, file)
+    whole = file.read_bytes()
+    assert read_weights(file, "--weights")["x"][3] == 3
+    assert "is damaged" in refused(whole.replace(b"\0\0\x80\x3f", b"\0\0\x81\x3f", 1))
+    refused(whole[: len(whole) // 2])
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_one_line():
+    unreadable = Path("/proc/self/mem")  # an error to read, for the superuser too
+    for read in (open_inception, lambda file, _: TorchvisionFeatures("resnet18", file, CPU)):
+        with pytest.raises(InputError, match=r"weights: /proc/self/mem: cannot be read"):
+            read(unreadable, CPU)

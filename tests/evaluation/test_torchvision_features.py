@@ -45,6 +45,10 @@ def test_refusals_name_the_flag(resnet):
         TorchvisionFeatures("resnet81", file, CPU)
     with pytest.raises(InputError, match=r"--weights: .*not those of torchvision's resnet34"):
         TorchvisionFeatures("resnet34", file, CPU)
+    half = file.with_name("half.pth")
+    torch.save(resnet[0].half().state_dict(), half)
+    with pytest.raises(InputError, match=r"--weights: .*half.pth: \S+ is float16, not float32; save"):
+        TorchvisionFeatures("resnet18", half, CPU)
     torch.save(torchvision.models.squeezenet1_1().state_dict(), file)
     with pytest.raises(InputError, match=r"--features: .*does not end in a linear layer"):
         TorchvisionFeatures("squeezenet1_1", file, CPU)
