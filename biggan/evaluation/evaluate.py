@@ -89,6 +89,10 @@ class Evaluator:
         found: dict[str, float] = self._process.gather(compare(first, second, device) if main else None)[0]
         return found
 
+    def write_statistics(self, path: Path) -> None:
+        """The real images' moments and whose features they are of, for `real_statistics`; raises OSError."""
+        self.real.moments.to_npz(path, self._extractor.identity)
+
     def nearest_real(self, images: Tensor) -> Neighbours:
         """Of images uint8 [n, R, R, 3], on the device, among all the real images. Collective."""
         return nearest_real(images, self._images, self._extractor, self._process, self.tick)

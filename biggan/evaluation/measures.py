@@ -17,12 +17,17 @@ NEIGHBOURS = 5
 
 
 def compare(real: Summary, fake: Summary, device: torch.device) -> dict[str, float]:
-    """FID, and, where rows of both are kept, KID and the manifold metrics, of as many rows of each."""
+    """FID, and, where rows of both are kept, KID and the manifold metrics, of as many rows of each.
+
+    KID's deviation only where a subset is less than these rows.
+    """
     found = {"fid": frechet_distance(real.moments, fake.moments)}
     size = compared_rows(real, fake)
     if size > NEIGHBOURS:
         a, b = (evenly(summary.rows, size).to(device) for summary in (real, fake))
-        found["kid"], found["kid_std"] = kernel_distance(a, b)
+        found["kid"], deviation = kernel_distance(a, b)
+        if deviation is not None:
+            found["kid_std"] = deviation
         found |= asdict(manifold(a, b, NEIGHBOURS))
     return found
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from biggan.data.dataset import Dataset, checksum
 from biggan.data.preview import readable_in
 from biggan.distributed.process import Process
+from biggan.errors import InputError
 from biggan.evaluation.features import Extractor
 from biggan.evaluation.partial import Partial, work_through
 from biggan.evaluation.statistics import Moments
@@ -139,7 +140,24 @@ def _cache_file(real: RealSplit, request: Mapping[str, Any]) -> Path:
 
 
 def read_statistics(file: Path, extractor: Extractor, device: torch.device) -> Summary:
-    """Moments that pytorch-fid, or `Moments.to_npz`, wrote; no rows. Raises InputError that names the file."""
+    """Moments that pytorch-fid, or `Moments.to_npz`, wrote; no rows.
+
+    Raises InputError that names the file, also where they are, or may be, of other features.
+    """
+    try:
+        moments = Moments.from_npz(file, extractor.dim)
+    except InputError as error:
+        raise InputError(f"--real-statistics: {error}") from None
+    if moments.features is None and extractor.name != "inception":
+        raise InputError(
+            f"--real-statistics: {file}: does not say of which features it is, as pytorch-fid's files, which are of "
+            f"inception; use --features inception, or a file of --write-statistics with {extractor.name} features"
+        )
+    if moments.features not in (None, extractor.identity):
+        raise InputError(
+            f"--real-statistics: {file}: of other features ({moments.features}) than those in use "
+            f"({extractor.identity}); make it again with --write-statistics"
+        )
     summary = Summary(extractor.dim, 0, lambda _: False, device)
-    summary.moments = Moments.from_npz(file, extractor.dim)
+    summary.moments = moments
     return summary

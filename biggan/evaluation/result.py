@@ -50,7 +50,8 @@ class Result:
 
     metrics: Mapping[str, float]
     """fid, inception_score, inception_score_std; kid, kid_std, precision, recall, density, coverage (not against a file
-    of moments); accuracy, accuracy_worst_class (with classifier features)."""
+    of moments; kid_std not of so few rows that a subset is all of them); accuracy, accuracy_worst_class (with classifier
+    features)."""
     per_class: Mapping[str, Mapping[str, float]]
     """Metric -> class name -> value: fid (where asked for), accuracy (with classifier features)."""
     protocol: Protocol

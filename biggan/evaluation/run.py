@@ -180,7 +180,7 @@ def _write(request: Request, evaluator: Evaluator, results: Sequence[Result], ou
         _save(sweep.picture(results), out.with_suffix(".png"), "--out")
     if (path := request.write_statistics) is not None:
         try:
-            evaluator.real.moments.to_npz(path)
+            evaluator.write_statistics(path)
         except OSError as error:
             raise InputError(f"--write-statistics: {path}: cannot be written ({error.strerror or error})") from None
         sys.stdout.write(f"{path}\n")

@@ -35,6 +35,8 @@ class Moments:
         """Of no rows yet; `dim` numbers a row, kept on `device`."""
         self.count = 0
         """Rows so far; 0 of a file that does not say."""
+        self.features: str | None = None
+        """Identity of the features (`Extractor.identity`) that a file states; None if it does not."""
         self._origin = torch.zeros(dim, dtype=torch.float64, device=device)
         self._mean = torch.zeros_like(self._origin)
         """Of rows - origin."""
@@ -110,13 +112,13 @@ class Moments:
             tensors[name].to(self._mean.device) for name in ("origin", "mean", "scatter")
         )
 
-    def to_npz(self, path: Path) -> None:
-        """Write pytorch-fid's file: `mu` [dim] and `sigma` [dim, dim], float64; and `count`, beyond it.
+    def to_npz(self, path: Path, features: str) -> None:
+        """Write pytorch-fid's file: `mu` [dim] and `sigma` [dim, dim], float64; and, beyond it, `count` and `features`.
 
-        Atomic. Raises OSError.
+        `features` is the identity of the features. Atomic. Raises OSError.
         """
-        content = io.BytesIO()
-        np.savez(content, mu=self.mean.cpu().numpy(), sigma=self.covariance.cpu().numpy(), count=np.array(self.count))
+        content, words = io.BytesIO(), {"count": np.array(self.count), "features": np.array(features)}
+        np.savez(content, mu=self.mean.cpu().numpy(), sigma=self.covariance.cpu().numpy(), **words)
         write_atomically(path, content.getvalue())
 
     @classmethod
@@ -139,6 +141,7 @@ class Moments:
         moments._stated = torch.from_numpy(covariance.astype(np.float64))
         _check_values(path, moments)
         moments.count = _count(path, arrays.get("count"))
+        moments.features = _features(path, arrays.get("features"))
         return moments
 
 
@@ -147,7 +150,7 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             arrays = {}
-            for name in {"mu.npy", "sigma.npy", "count.npy"}.intersection(archive.namelist()):
+            for name in {"mu.npy", "sigma.npy", "count.npy", "features.npy"}.intersection(archive.namelist()):
                 with archive.open(name) as member:
                     arrays[name.removesuffix(".npy")] = read_array(member, allow_pickle=False)
             return arrays
@@ -177,3 +180,11 @@ def _count(path: Path, count: NDArray[np.generic] | None) -> int:
     if count.shape != () or not np.issubdtype(count.dtype, np.integer) or int(count.item()) < 0:
         raise InputError(f"{path}: count is not one whole number; make it again")
     return int(count.item())
+
+
+def _features(path: Path, features: NDArray[np.generic] | None) -> str | None:
+    if features is None:
+        return None
+    if features.shape != () or features.dtype.kind != "U":
+        raise InputError(f"{path}: features is not one text; make it again")
+    return str(features.item())

@@ -16,6 +16,7 @@ from biggan.data.dataset import FILE_NAME, load
 from biggan.errors import InputError
 from biggan.evaluation.classifier import Course, cache_file
 from biggan.evaluation.statistics import Moments
+from biggan.evaluation.torchvision_features import TorchvisionFeatures
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,8 @@ def mobilenet(tmp_path):
     torch.save(torchvision.models.mobilenet_v3_small().state_dict(), weights)
     moments = Moments(1024)
     moments.add(torch.rand(50, 1024))
-    moments.to_npz(statistics)
+    name = "mobilenet_v3_small"
+    moments.to_npz(statistics, TorchvisionFeatures(name, weights, torch.device("cpu")).identity)
     return ["--features", "torchvision:mobilenet_v3_small", "--weights", str(weights)], statistics
 
 

@@ -18,7 +18,9 @@ def test_equals_torch_fidelity_where_a_subset_is_the_whole_set():
     real, fake = drawn(150, 0), drawn(150, 1, shift=0.2)
     mean, deviation = kernel_distance(real, fake, subsets=3, subset_size=150)
     assert mean == pytest.approx(torch_fidelity(real, fake, 3, 150)[0], rel=1e-10)
-    assert deviation == pytest.approx(0, abs=1e-12)
+    assert deviation is None
+    assert kernel_distance(real, drawn(400, 1), subsets=3, subset_size=150)[1] is None
+    assert kernel_distance(real, fake, subsets=3, subset_size=149)[1] > 0
 
 
 def test_agrees_with_torch_fidelity_on_other_subsets_within_their_spread():

@@ -90,15 +90,32 @@ def test_goes_on_where_it_was_interrupted(real, monkeypatch):
     assert torch.equal(resumed.rows, whole.rows)
 
 
-def test_pytorch_fids_file_must_be_of_as_many_features(real, tmp_path):
+def test_a_file_of_statistics_must_be_of_the_same_features(real, tmp_path):
     (taken,) = summaries(real, Tiles())
-    taken.moments.to_npz(tmp_path / "real.npz")
-    read = read_statistics(tmp_path / "real.npz", Tiles(), ALONE.device)
+    file = tmp_path / "real.npz"
+    taken.moments.to_npz(file, Tiles().identity)
+    read = read_statistics(file, Tiles(), ALONE.device)
     assert torch.equal(read.moments.covariance, taken.moments.covariance)
+    with pytest.raises(InputError, match=rf"^--real-statistics: {file}: of other features \(tiles 1 .*\(tiles 2\)"):
+        read_statistics(file, Tiles("tiles 2"), ALONE.device)
     wider = Tiles()
     wider.dim = 64
-    with pytest.raises(InputError, match=r"real.npz: of 48 features, not 64"):
-        read_statistics(tmp_path / "real.npz", wider, ALONE.device)
+    with pytest.raises(InputError, match=rf"^--real-statistics: {file}: of 48 features, not 64"):
+        read_statistics(file, wider, ALONE.device)
+
+
+def test_a_file_that_does_not_say_its_features_is_taken_for_inceptions(real, tmp_path):
+    """pytorch-fid's do not."""
+    file = tmp_path / "real.npz"
+    np.savez(file, mu=np.zeros(48), sigma=np.eye(48))
+    inception = Tiles()
+    inception.name = "inception"
+    assert torch.equal(read_statistics(file, inception, ALONE.device).moments.covariance, torch.eye(48).double())
+    with pytest.raises(InputError, match=rf"{file}: does not say of which features it is"):
+        read_statistics(file, Tiles(), ALONE.device)
+    np.savez(file, mu=np.zeros(48), sigma=np.eye(48), features=np.zeros(3))
+    with pytest.raises(InputError, match=r"features is not one text"):
+        read_statistics(file, inception, ALONE.device)
 
 
 def test_moments_of_a_thousand_classes_of_inception_are_refused():

@@ -64,7 +64,7 @@ def test_any_split_over_processes_equals_one_process(processes):
 def test_pytorch_fid_reads_what_we_write_and_we_read_what_it_writes(tmp_path):
     rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
     ours, theirs = moments_of(rows, 16), tmp_path / "theirs.npz"
-    ours.to_npz(tmp_path / "ours.npz")
+    ours.to_npz(tmp_path / "ours.npz", "some")
     mu, sigma = compute_statistics_of_path(str(tmp_path / "ours.npz"), None, 1, 6, "cpu")
     np.testing.assert_array_equal(mu, ours.mean.numpy())
     np.testing.assert_array_equal(sigma, ours.covariance.numpy())
