@@ -29,7 +29,7 @@ class Meter:
         rate = (TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), Left())
         self._bar = Progress(*columns, *rate, console=self._console, disable=not self._console.is_terminal)
         self._task: TaskID | None = None
-        self._what, self._first, self._since, self._said_at = "", 0, 0.0, 0.0
+        self._what, self._first, self._done, self._since, self._said_at = "", 0, 0, 0.0, 0.0
 
     def __enter__(self) -> Meter:
         self._bar.start()
@@ -42,9 +42,10 @@ class Meter:
 
     def __call__(self, what: str, done: int, of: int) -> None:
         now = time.monotonic()
-        if what != self._what:
+        if what != self._what or done < self._done:  # the same work, done again, has a rate of its own
             self._what, self._first, self._since, self._said_at = what, done, now, now
             self._task = self._bar.add_task(what, total=of, rate="")
+        self._done = done
         rate = (done - self._first) / (now - self._since) if now > self._since else 0.0
         assert self._task is not None, "begun above"
         self._bar.update(self._task, completed=done, rate=f"{rate:.1f}/s" if rate else "")

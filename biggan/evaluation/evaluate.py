@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from biggan.data.dataset import checksum
 from biggan.distributed.process import Process
@@ -25,6 +24,7 @@ from biggan.evaluation.summary import Summary, check_per_class
 from biggan.evaluation.tally import Tally
 from biggan.generation.latents import draw_latents
 from biggan.generation.sample import CHUNK_IMAGES, make_chunk
+from biggan.generation.series import digest
 from biggan.generation.standing_stats import BATCH_IMAGES, BATCHES, standing_statistics
 from biggan.models.biggan import Generator
 from biggan.progress import Tick
@@ -112,7 +112,7 @@ class Evaluator:
         partial = None
         if partials is not None:
             request = asdict(self._settings) | {
-                "truncation": truncation, "generator": fingerprint(generator), "features": self._extractor.identity,
+                "truncation": truncation, "generator": digest(generator), "features": self._extractor.identity,
             }  # fmt: skip
             partial = Partial(partials, request, self._process)
         tally = self._new_tally()
@@ -185,12 +185,3 @@ class Evaluator:
             dataset_checksum=checksum(images.dataset),
             resolution=images.dataset.resolution,
         )
-
-
-def fingerprint(network: nn.Module) -> str:
-    """Hex SHA-256 of all its parameters and buffers."""
-    seen = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        seen.update(name.encode())
-        seen.update(tensor.cpu().contiguous().numpy().tobytes())
-    return seen.hexdigest()

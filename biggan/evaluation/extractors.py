@@ -9,9 +9,7 @@ from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.evaluation.classifier import open_classifier
 from biggan.evaluation.features import Extractor
-from biggan.evaluation.inception import open_inception
 from biggan.evaluation.real import RealSplit
-from biggan.evaluation.torchvision_features import TorchvisionFeatures
 from biggan.progress import Tick
 
 TORCHVISION = "torchvision:"
@@ -47,7 +45,12 @@ def open_extractor(features: Features, real: RealSplit, process: Process, tick: 
     if features.name == "classifier":
         return open_classifier(real.dataset, real.root, real.cache, process, tick)
     if features.name == "inception":
+        # Only here: the classifier needs neither pytorch-fid nor torchvision, which take a second to import.
+        from biggan.evaluation.inception import open_inception  # noqa: PLC0415
+
         return process.together(lambda: open_inception(features.inception_weights, process.device))
+    from biggan.evaluation.torchvision_features import TorchvisionFeatures  # noqa: PLC0415  # as above
+
     weights = features.weights
     assert weights is not None, "checked where the features were named"
     name = features.name.removeprefix(TORCHVISION)

@@ -17,7 +17,7 @@ class Protocol:
     """Its name, weights and preprocessing; `biggan.evaluation.features`."""
     preprocessing: str
     statistics: str
-    """BatchNorm's: standing, of so many batches, or running."""
+    """BatchNorm's: standing, of so many batches or an export's own, or running."""
     truncation: float | None
     num_images: int
     seed: int
@@ -50,8 +50,8 @@ class Result:
 
     metrics: Mapping[str, float]
     """fid, inception_score, inception_score_std; kid, kid_std, precision, recall, density, coverage (not against a file
-    of moments; kid_std not of so few rows that a subset is all of them); accuracy, accuracy_worst_class (with classifier
-    features)."""
+    of moments; kid_std not of so few rows that a subset is all of them); accuracy, accuracy_worst_class (with
+    classifier features)."""
     per_class: Mapping[str, Mapping[str, float]]
     """Metric -> class name -> value: fid (where asked for), accuracy (with classifier features)."""
     protocol: Protocol
@@ -59,6 +59,8 @@ class Result:
     """What the classifier reads of real images it was not trained on: the accuracy to hope for."""
     origin: str = ""
     """Of the generator: RUN@STEP, or an export's path."""
+    generator: str = ""
+    """`biggan.generation.series.digest` of its weights, before BatchNorm's statistics are taken anew."""
     step: int | None = None
     images_seen: int | None = None
     real_halves: Mapping[str, float] = field(default_factory=dict)

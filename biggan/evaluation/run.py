@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
+from biggan.data.dataset import Dataset
 from biggan.data.loader import read_dataset
 from biggan.distributed.lost import naming_lost_processes, said_once
 from biggan.distributed.process import Process, join
@@ -19,12 +20,14 @@ from biggan.errors import InputError
 from biggan.evaluation import neighbours, sweep
 from biggan.evaluation.evaluate import Evaluator, Settings
 from biggan.evaluation.extractors import Features, open_extractor
+from biggan.evaluation.places import check_places, default_out
 from biggan.evaluation.real import RealSplit
 from biggan.evaluation.result import Result
 from biggan.files import write_atomically
 from biggan.generation.asked import check_truncation
 from biggan.generation.load import open_source
-from biggan.generation.source import Source
+from biggan.generation.series import digest
+from biggan.generation.source import Source, truncation_key
 from biggan.models.biggan import Generator
 from biggan.progress import Tick, silent
 from biggan.training import run_folder
@@ -65,13 +68,16 @@ def evaluate(request: Request, tick: Tick) -> None:
 
     Raises the StoppedRun that ended it, on every process.
     """
-    lost = (request.out.parent if request.out else Path(request.source.partition("@")[0])) / run_folder.LOST
+    home = Path(request.source) if Path(request.source).is_dir() else Path(request.source.rpartition("@")[0])
+    lost = (request.out.parent if request.out else home) / run_folder.LOST
     with join(TIMEOUT_SECONDS) as process, said_once(process), naming_lost_processes(process, lost):
         source = process.together(lambda: _open(request.source, process))
-        out = request.out or default_out(source, request.features.name)
-        process.together(lambda: _check_writable(out, "--out") if process.is_main else None)
+        out = request.out or default_out(
+            source, request.features.name, request.settings.num_images, request.truncations
+        )
+        process.together(lambda: _check_places(request, out) if process.is_main else None)
         partials = out.with_name(f".{out.name}.partial")
-        real = RealSplit(process.together(lambda: read_dataset(request.data, allow_pipe=False)), request.data)
+        real = RealSplit(process.together(lambda: _read_data(request.data)), request.data)
         mine: Tick = tick if process.is_main else silent
         process.together(lambda: check_fits(source, real))
         extractor = open_extractor(request.features, real, process, mine)
@@ -90,11 +96,13 @@ def evaluate(request: Request, tick: Tick) -> None:
 def measured(request: Request, source: Source, evaluator: Evaluator, partials: Path) -> list[Result]:
     """A result for each truncation. Collective."""
     halves = evaluator.real_halves() if request.real_halves else {}
-    results = []
+    weights, results = digest(source.generator), []
     for truncation in request.truncations:
         result = evaluator.measure(_generator(request, source, truncation), truncation, partials)
+        if request.settings.standing and truncation_key(truncation) in source.standing:
+            result = replace(result, protocol=replace(result.protocol, statistics="standing (the export's own)"))
         result = replace(result, origin=source.origin, step=source.step, images_seen=source.images_seen)
-        results.append(replace(result, real_halves=halves))
+        results.append(replace(result, generator=weights, real_halves=halves))
     return results
 
 
@@ -131,26 +139,19 @@ def _named(classes: Sequence[str]) -> str:
     return f"{shown}, ... ({len(classes)})" if len(classes) > 3 else shown
 
 
-def default_out(source: Source, features: str) -> Path:
-    """RUN/evaluation/step_*-FEATURES.json; of an export, or a checkpoint by itself, a folder beside it."""
-    run, at, _ = source.origin.rpartition("@")
-    folder = Path(run) / "evaluation" if at else Path(source.origin).with_name(f"{Path(source.origin).name}-evaluation")
-    step = "" if source.step is None else f"step_{source.step:08d}-"
-    return folder / f"{step}{features.replace(':', '-')}.json"
-
-
 def _open(path: str, process: Process) -> Source:
     return open_source(path, process.device, lambda message: sys.stderr.write(f"{message}\n"))
 
 
-def _check_writable(out: Path, flag: str) -> None:
-    """Before hours of work: make the folder, and see whether a file can be written there."""
+def _read_data(path: str) -> Dataset:
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out.with_name(f".{out.name}.trial"), "")
-        out.with_name(f".{out.name}.trial").unlink()
-    except OSError as error:
-        raise InputError(f"{flag}: {out}: cannot be written ({error.strerror or error}); name another place") from None
+        return read_dataset(path, allow_pipe=False)
+    except InputError as error:  # it names the config's key, and there is no config here
+        raise InputError(f"--data: {str(error).removeprefix('data.path: ')}") from None
+
+
+def _check_places(request: Request, out: Path) -> None:
+    check_places(out, request.neighbours, request.write_statistics, sweep=len(request.truncations) > 1)
 
 
 def _print(results: Sequence[Result]) -> None:

@@ -117,8 +117,9 @@ class Moments:
 
         `features` is the identity of the features. Atomic. Raises OSError.
         """
-        content, words = io.BytesIO(), {"count": np.array(self.count), "features": np.array(features)}
-        np.savez(content, mu=self.mean.cpu().numpy(), sigma=self.covariance.cpu().numpy(), **words)
+        content = io.BytesIO()
+        mean, covariance = self.mean.cpu().numpy(), self.covariance.cpu().numpy()
+        np.savez(content, mu=mean, sigma=covariance, count=np.array(self.count), features=np.array(features))
         write_atomically(path, content.getvalue())
 
     @classmethod

@@ -40,6 +40,7 @@ def open_checkpoint(folder: Path, device: torch.device) -> Source:
         step=step,
         images_seen=saved.state["images_seen"],
         standing={},
+        run=run,
     )
 
 

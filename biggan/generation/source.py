@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -26,6 +27,8 @@ class Source:
     """Real images that training had seen."""
     standing: Mapping[str, Mapping[str, Tensor]]
     """By `truncation_key`: standing statistics (BatchNorm's buffers by name) that an export holds; a run has none."""
+    run: Path | None = None
+    """The run's folder; None of an export, and of a checkpoint by itself."""
 
     def at(self, truncation: float | None) -> Generator:
         """A copy with standing statistics for `truncation`: the export's own, or taken anew, which takes a while."""

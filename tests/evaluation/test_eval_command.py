@@ -3,20 +3,32 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from cheap import SHORT
+from cheap import SHORT, Tiles, generator, silent
 from PIL import Image
-from runs import TINY, biggan, pack_digits
+from runs import TINY, biggan, environment, pack_digits
 
 from biggan.cli.evaluation import evaluate
 from biggan.data.dataset import FILE_NAME, load
+from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.evaluation.classifier import Course, cache_file
+from biggan.evaluation.evaluate import Evaluator, Settings
+from biggan.evaluation.extractors import Features
+from biggan.evaluation.real import RealSplit
+from biggan.evaluation.run import Request, measured
 from biggan.evaluation.statistics import Moments
 from biggan.evaluation.torchvision_features import TorchvisionFeatures
+from biggan.generation.load import open_source
+from biggan.generation.series import digest
+from biggan.generation.source import Source
+from biggan.generation.standing_stats import standing_statistics
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +63,7 @@ def test_sweep_against_a_file_of_statistics_and_by_themselves(run, digits, mobil
     assert results[0]["metrics"].keys() == {"fid", "inception_score", "inception_score_std"}
     assert results[0]["origin"] == f"{run}@3"
     assert results[0]["step"] == 3
+    assert results[0]["generator"] == digest(open_source(str(run), torch.device("cpu"), print).generator)
     for result in results:
         assert f"{result['metrics']['fid']:.4g}" in said
     assert "torchvision:mobilenet_v3_small features" in said
@@ -72,7 +85,7 @@ def test_classifier_features_neighbours_and_two_processes_from_the_command_line(
     said = biggan(
         [*asked, "--real-halves", "--neighbours", str(picture), "--write-statistics", str(tmp_path / "r.npz")]
     )
-    file = run / "evaluation" / "step_00000003-classifier.json"
+    file = run / "evaluation" / "step_00000003-classifier-60-images.json"
     one = json.loads(file.read_text())["results"][0]
     assert str(file) in said
     assert re.search(r"real images: 1797/1797 +\S+/s +0 s left", said)
@@ -106,7 +119,7 @@ def test_bad_input_is_refused_in_one_line(run, digits, tmp_path, monkeypatch):
     assert "--weights: missing; torchvision:resnet18" in refused(run, digits, features="torchvision:resnet18")
     assert "--weights: classifier takes none" in refused(run, digits, weights=run)
     assert "neither a checkpoint nor a run" in refused(tmp_path / "none", digits)
-    assert "no such folder" in refused(run, tmp_path / "none")
+    assert f"--data: {tmp_path / 'none'}: no such folder" in refused(run, tmp_path / "none")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     said = refused(run, digits, features="inception")
     assert "fetch pt_inception-2015-12-05-6726825d.pth" in said
@@ -120,7 +133,34 @@ def test_bad_input_is_refused_in_one_line(run, digits, tmp_path, monkeypatch):
     out = tmp_path / "no" / "out.json"
     (tmp_path / "no").write_text("a file")
     assert f"--out: {out}: cannot be written" in refused(run, digits, out=out)
+    monkeypatch.setattr("biggan.evaluation.run.open_extractor", None)  # these are refused before
+    assert "--out: /: not the name of a file" in refused(run, digits, out=Path("/"))
+    assert "--neighbours: x.tex: not the name" in refused(
+        run, digits, neighbours=Path("x.tex"), out=tmp_path / "a.json"
+    )
+    assert "--write-statistics: x: not the name" in refused(run, digits, write_statistics=Path("x"))
     assert not list(tmp_path.glob("**/*.partial"))
+
+
+def test_a_result_says_whose_weights_and_which_statistics_were_used(digits, tmp_path):
+    G, process = generator().eval(), Process(0, 1, torch.device("cpu"), None)
+    real = RealSplit(load(digits), str(digits))
+    settings = Settings(num_images=20)
+    own = {"0.5": dict(standing_statistics(G, 0.5).named_buffers())}
+    source = Source(G, real.dataset.classes, "export", None, None, own)
+    request = Request("export", str(digits), (0.5, 0.6), Features("classifier"), settings)
+    found = measured(request, source, Evaluator(real, Tiles(), settings, process, silent), tmp_path)
+    assert [result.protocol.statistics for result in found] == [
+        "standing (the export's own)",
+        "standing (16 batches of 64)",
+    ]
+    assert {result.generator for result in found} == {digest(G)}
+
+
+def test_the_classifier_needs_neither_torchvision_nor_pytorch_fid():
+    look = "import sys, biggan.evaluation.run; print({'torchvision', 'pytorch_fid'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_a_data_set_of_another_resolution_or_other_classes_is_refused(run, digits, tmp_path):
