@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,11 +18,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biggan.data.dataset import Dataset, checksum
-from biggan.data.preview import readable
+from biggan.data.dataset import Dataset, Shard, checksum
+from biggan.data.preview import readable_in
 from biggan.distributed.process import Process
 from biggan.evaluation.features import Extracted
-from biggan.evaluation.stored import read_tensors, write_tensors
+from biggan.evaluation.stored import fits, read_tensors, write_tensors
 from biggan.pictures import evenly_spaced
 from biggan.progress import Tick
 from biggan.training.latents import keyed_generator
@@ -126,7 +127,7 @@ def open_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(course.seed)
         network = ClassifierNetwork(dataset.resolution, len(dataset.classes))
-    found = process.gather(read_tensors(file) if process.is_main else None)[0]
+    found = process.gather(_cached(file, network) if process.is_main else None)[0]
     if found is None:
         trained = _train(network, dataset, root, process, tick, course)
         process.together(lambda: write_tensors(file, *trained) if trained else None)
@@ -134,6 +135,14 @@ def open_classifier(
     tensors, about = found
     network.load_state_dict(tensors)
     return Classifier(network, about["held_out_accuracy"], process.device)
+
+
+def _cached(file: Path, network: ClassifierNetwork) -> tuple[dict[str, Tensor], dict[str, float]] | None:
+    """What `_train` gave; None if it is not there, or is of something else."""
+    found = read_tensors(file)
+    if found is None or not fits(found[0], network.state_dict()):
+        return None
+    return found if isinstance(found[1].get("held_out_accuracy"), float) else None
 
 
 def cache_file(dataset: Dataset, cache: Path, course: Course) -> Path:
@@ -145,24 +154,18 @@ def cache_file(dataset: Dataset, cache: Path, course: Course) -> Path:
 def _train(
     network: ClassifierNetwork, dataset: Dataset, root: str, process: Process, tick: Tick, course: Course
 ) -> tuple[dict[str, Tensor], dict[str, float]] | None:
-    """On rank 0, the weights and the accuracy on images held out; the others wait, once for each epoch. Collective."""
-
-    def begin() -> tuple[Lesson, Images] | None:
-        if not process.is_main:
-            return None
-        train, held_out = real_images(dataset, root, network.pixels)
-        return Lesson(network, train, course, process.device), held_out
-
-    begun = process.together(begin)
+    """On rank 0, the weights and the accuracy on images held out; the others wait for each shard and epoch. Collective."""
+    train, held_out = real_images(dataset, root, network.pixels, process, tick)
+    lesson = Lesson(network, train, course, process.device) if process.is_main else None
     epochs = course.epochs_of(dataset.splits["train"].images)
     for epoch in range(epochs):
-        if begun is not None:
-            begun[0].learn(epoch, epochs, tick)
+        if lesson is not None:
+            lesson.learn(epoch, epochs, tick)
         process.barrier()  # so that no collective waits for longer than an epoch
-    if begun is None:
+    if lesson is None:
         return None
     weights = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
-    return weights, {"held_out_accuracy": accuracy(network, begun[1], process.device)}
+    return weights, {"held_out_accuracy": accuracy(network, held_out, process.device)}
 
 
 @dataclass(frozen=True)
@@ -173,27 +176,44 @@ class Images:
     labels: Tensor
 
 
-def real_images(dataset: Dataset, root: str, pixels: int) -> tuple[Images, Images]:
-    """Those to learn from, at most MOST_IMAGES, and those held out: the data set's own, or a share."""
-    if "val" in dataset.splits and dataset.splits["val"].images:
-        return _read(dataset, root, "train", pixels), _read(dataset, root, "val", pixels)
-    everything = _read(dataset, root, "train", pixels)
+def real_images(dataset: Dataset, root: str, pixels: int, process: Process, tick: Tick) -> tuple[Images, Images]:
+    """On rank 0, those to learn from and those held out, at most MOST_IMAGES in all; none on the others. Collective.
+
+    Held out are images of the data set's own, or a share.
+    """
+    own = "val" in dataset.splits and dataset.splits["val"].images > 0
+    most_held_out = MOST_IMAGES // HELD_OUT_EVERY
+    everything = _read(dataset, root, "train", pixels, MOST_IMAGES - most_held_out * own, process, tick)
+    if own:
+        return everything, _read(dataset, root, "val", pixels, most_held_out, process, tick)
     out = torch.arange(len(everything.labels)) % HELD_OUT_EVERY == 0
     return Images(everything.images[~out], everything.labels[~out]), Images(
         everything.images[out], everything.labels[out]
     )
 
 
-def _read(dataset: Dataset, root: str, split: str, pixels: int) -> Images:
-    count = dataset.splits[split].images
-    wanted = frozenset(evenly_spaced(count, MOST_IMAGES))
-    images, labels = [], []
-    for number, sample in enumerate(readable(dataset, root, split)):
-        if number in wanted and sample.image is not None:
-            image = torch.from_numpy(sample.image.copy())[None]
-            images.append(shrunk(image, pixels).round().to(torch.uint8))
+def _read(dataset: Dataset, root: str, split: str, pixels: int, most: int, process: Process, tick: Tick) -> Images:
+    """At most `most`, evenly spaced. Shard by shard, so that no collective waits for longer than one."""
+    declared, first = dataset.splits[split], 0
+    wanted = frozenset(evenly_spaced(declared.images, most))
+    found = [Images(torch.empty(0, pixels, pixels, 3, dtype=torch.uint8), torch.empty(0, dtype=torch.long))]
+    for shard in declared.shards:
+        numbers = wanted.intersection(range(first, first + shard.images)) if process.is_main else frozenset()
+        found.append(process.together(partial(_of_shard, dataset, root, shard, first, numbers, pixels)))
+        first += shard.images
+        tick("real images for the classifier", first, declared.images)
+    return Images(torch.cat([part.images for part in found]), torch.cat([part.labels for part in found]))
+
+
+def _of_shard(dataset: Dataset, root: str, shard: Shard, first: int, numbers: frozenset[int], pixels: int) -> Images:
+    """Those of `numbers`, where the shard's first image has number `first`; without numbers, it is not opened."""
+    images = torch.empty(len(numbers), pixels, pixels, 3, dtype=torch.uint8)
+    labels: list[int] = []
+    for number, sample in enumerate(readable_in(dataset, root, shard) if numbers else (), first):
+        if number in numbers and sample.image is not None:
+            images[len(labels)] = shrunk(torch.from_numpy(sample.image.copy())[None], pixels).round()[0]
             labels.append(sample.label)
-    return Images(torch.cat(images), torch.tensor(labels))
+    return Images(images[: len(labels)], torch.tensor(labels, dtype=torch.long))
 
 
 class Lesson:

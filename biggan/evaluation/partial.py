@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from biggan.distributed.process import Process
-from biggan.evaluation.stored import read_tensors, write_tensors
+from biggan.evaluation.stored import fits, read_tensors, write_tensors
 from biggan.progress import Tick
 
 SAVE_EVERY_SECONDS = 60.0
@@ -39,9 +39,9 @@ class Partial:
         self._file, self._saved_at = folder / name, time.monotonic()
 
     def resume(self, tally: Tally) -> int:
-        """Restore what was saved, if anything; the units that it holds."""
+        """Restore what was saved, if anything that fits; the units that it holds."""
         found = read_tensors(self._file)
-        if found is None:
+        if found is None or found[1].keys() != {"units"} or not fits(found[0], tally.tensors()):
             return 0
         tally.restore(found[0])
         return int(found[1]["units"])

@@ -22,7 +22,7 @@ from biggan.errors import InputError
 from biggan.evaluation.features import Extractor
 from biggan.evaluation.partial import Partial, work_through
 from biggan.evaluation.statistics import Moments
-from biggan.evaluation.stored import prefixed, read_tensors, without_prefix, write_tensors
+from biggan.evaluation.stored import fits, prefixed, read_tensors, without_prefix, write_tensors
 from biggan.evaluation.summary import Summary
 from biggan.generation.sample import CHUNK_IMAGES
 from biggan.progress import Tick
@@ -105,19 +105,13 @@ def real_summaries(
     file = _cache_file(real, request)
     every = max(1, -(-real.count // (kept * parts)))
 
-    def empty() -> _Parts:
-        classes = len(real.dataset.classes) if per_class else 0
-        return _Parts(
-            [Summary(extractor.dim, classes, lambda n: n // parts % every == 0, process.device) for _ in range(parts)]
-        )
-
-    found = read_tensors(file) if process.is_main else None
-    if process.any(found is not None):
-        whole = empty()
-        if found is not None:
-            whole.restore(found[0])
-        return whole.parts
-    share, partial = empty(), Partial(real.cache / "partial", request, process)
+    classes = len(real.dataset.classes) if per_class else 0
+    share = _Parts(
+        [Summary(extractor.dim, classes, lambda n: n // parts % every == 0, process.device) for _ in range(parts)]
+    )
+    if process.any(process.is_main and _restored(share, file, request)):
+        return share.parts
+    partial = Partial(real.cache / "partial", request, process)
 
     def do(shard: int) -> None:
         for first, images, labels in real.batches(shard):
@@ -132,6 +126,15 @@ def real_summaries(
     process.together(lambda: write_tensors(file, whole.tensors(), request) if process.is_main else None)
     partial.remove()
     return whole.parts
+
+
+def _restored(parts: _Parts, file: Path, request: Mapping[str, Any]) -> bool:
+    """Whether the cache has them: else, or where it holds something else, they are taken anew."""
+    found = read_tensors(file)
+    if found is None or found[1] != request or not fits(found[0], parts.tensors()):
+        return False
+    parts.restore(found[0])
+    return True
 
 
 def _cache_file(real: RealSplit, request: Mapping[str, Any]) -> Path:

@@ -32,9 +32,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  # not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except (OSError, ValueError, KeyError, SafetensorError):
         return None
+    return (tensors, about) if isinstance(about, dict) else None
+
+
+def fits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds the tensors that are expected: names, types, sizes; of rows, where none are, any number."""
+    return found.keys() == expected.keys() and all(_like(found[name], tensor) for name, tensor in expected.items())
+
+
+def _like(found: Tensor, expected: Tensor) -> bool:
+    rows = found.shape[:1] if expected.ndim and not len(expected) else expected.shape[:1]
+    return found.dtype == expected.dtype and found.shape == rows + expected.shape[1:]
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,19 +1,22 @@
+from itertools import accumulate
+
 import pytest
 import torch
-from cheap import SHORT
+from cheap import SHORT, silent
 
 from biggan.data.dataset import load
 from biggan.distributed.process import Process
 from biggan.evaluation.classifier import Course, Images, cache_file, open_classifier, real_images, shifted
+from biggan.evaluation.stored import read_tensors, write_tensors
 
 ALONE = Process(0, 1, torch.device("cpu"), None)
 
 
 def test_reads_real_images_it_was_not_trained_on(trained, digits):
     classifier, _, ticks = trained
-    assert ticks[-1][1] == ticks[-1][2] == len(ticks)
+    assert ticks[-1][1] == ticks[-1][2] == sum(what == "training the classifier" for what, _, _ in ticks)
     assert classifier.held_out_accuracy > 0.9
-    _, held_out = real_images(load(digits), str(digits), 32)
+    _, held_out = real_images(load(digits), str(digits), 32, ALONE, silent)
     seen = classifier(held_out.images)
     right = float((seen.logits.argmax(1) == held_out.labels).float().mean())
     assert right == pytest.approx(classifier.held_out_accuracy)
@@ -44,7 +47,7 @@ def test_the_same_seed_gives_the_same_weights(digits, tmp_path):
 
 
 def test_held_out_images_are_no_training_images(digits):
-    train, held_out = real_images(load(digits), str(digits), 32)
+    train, held_out = real_images(load(digits), str(digits), 32, ALONE, silent)
     assert isinstance(train, Images)
     rows = {image.numpy().tobytes() for image in train.images}
     shared = sum(image.numpy().tobytes() in rows for image in held_out.images)
@@ -59,3 +62,40 @@ def test_shifts_move_whole_images_and_repeat_edges():
     places = {tuple(place) for place in moved[..., 0].nonzero()[:, 1:].tolist()}
     assert places == {(8 + a, 5 + b) for a in range(-2, 3) for b in range(-2, 3)}
     assert bool((moved.sum((1, 2)) == 255).all())
+
+
+def test_images_are_read_shard_by_shard_and_only_so_many_are_kept(digits, monkeypatch):
+    """Each shard ends with a tick, and is one wait for the others, who hold nothing."""
+    waits, ticks = [], []
+
+    class Watched(Process):
+        def together(self, action):
+            waits.append(self.rank)
+            return action()
+
+    for rank in (0, 1):
+        process = Watched(rank, 2, torch.device("cpu"), None)
+        found = real_images(load(digits), str(digits), 32, process, lambda *tick: ticks.append(tick))
+        assert sum(len(part.labels) for part in found) == (0 if rank else 1797)
+    shards = load(digits).splits["train"].shards
+    assert waits == [0] * len(shards) + [1] * len(shards)
+    assert [done for _, done, _ in ticks[: len(shards)]] == list(accumulate(shard.images for shard in shards))
+    monkeypatch.setattr("biggan.evaluation.classifier.MOST_IMAGES", 100)
+    few = real_images(load(digits), str(digits), 32, ALONE, silent)
+    assert [len(part.labels) for part in few] == [95, 5]
+    assert all(len(part.images) == len(part.labels) for part in few)
+    assert set(few[0].labels.tolist()) == set(range(10))
+
+
+def test_a_cached_classifier_that_does_not_fit_is_trained_again(digits, tmp_path):
+    quick = Course(epochs=1, least_images=1)
+    made = open_classifier(load(digits), str(digits), tmp_path, ALONE, silent, quick)
+    file = cache_file(load(digits), tmp_path, quick)
+    tensors, about = read_tensors(file)
+    wrong = {name: tensor[:1] if tensor.ndim else tensor for name, tensor in tensors.items()}
+    for others, words in (({"x": torch.ones(2)}, about), (wrong, about), (tensors, {})):
+        write_tensors(file, others, words)
+        again = open_classifier(load(digits), str(digits), tmp_path, ALONE, silent, quick)
+        assert again.identity == made.identity
+        assert read_tensors(file)[1] == about
+        assert read_tensors(file)[0].keys() == tensors.keys()

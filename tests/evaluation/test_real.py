@@ -8,6 +8,7 @@ from biggan.data.preview import first_images
 from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.evaluation.real import RealSplit, read_statistics, real_summaries
+from biggan.evaluation.stored import read_tensors, write_tensors
 from biggan.evaluation.summary import check_per_class
 
 ALONE = Process(0, 1, torch.device("cpu"), None)
@@ -74,6 +75,33 @@ def test_a_damaged_cache_is_made_again(real):
     (again,) = summaries(real, extractor)
     assert extractor.calls
     assert torch.equal(again.moments.covariance, taken.moments.covariance)
+
+
+def test_a_cache_that_holds_something_else_is_made_again(real):
+    (taken,) = summaries(real, Tiles())
+    (file,) = real.cache.glob("real-*")
+    tensors, about = read_tensors(file)
+    narrow = tensors | {"part0/rows": tensors["part0/rows"][:, :4]}
+    less = {name: tensor for name, tensor in tensors.items() if name != "part0/moments0/scatter"}
+    for others, words in (({"x": torch.ones(2)}, about), (narrow, about), (less, about), (tensors, {"other": 1})):
+        write_tensors(file, others, words)
+        extractor = Tiles()
+        (again,) = summaries(real, extractor)
+        assert extractor.calls
+        assert torch.equal(again.moments.covariance, taken.moments.covariance)
+    unharmed = Tiles()
+    summaries(real, unharmed)
+    assert not unharmed.calls
+
+
+def test_unfinished_work_of_something_else_is_begun_anew(real, monkeypatch):
+    monkeypatch.setattr("biggan.evaluation.partial.SAVE_EVERY_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        summaries(real, Tiles(fails_at=40))
+    (file,) = (real.cache / "partial").iterdir()
+    write_tensors(file, {"x": torch.ones(2)}, {"units": 3})
+    (summary,) = summaries(real, Tiles())
+    assert summary.moments.count == 1797
 
 
 def test_goes_on_where_it_was_interrupted(real, monkeypatch):
