@@ -154,7 +154,7 @@ def cache_file(dataset: Dataset, cache: Path, course: Course) -> Path:
 def _train(
     network: ClassifierNetwork, dataset: Dataset, root: str, process: Process, tick: Tick, course: Course
 ) -> tuple[dict[str, Tensor], dict[str, float]] | None:
-    """On rank 0, the weights and the accuracy on images held out; the others wait for each shard and epoch. Collective."""
+    """Rank 0's weights, and accuracy on images held out; the others wait for each shard and epoch. Collective."""
     train, held_out = real_images(dataset, root, network.pixels, process, tick)
     lesson = Lesson(network, train, course, process.device) if process.is_main else None
     epochs = course.epochs_of(dataset.splits["train"].images)
