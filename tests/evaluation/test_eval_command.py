@@ -21,6 +21,7 @@ from biggan.errors import InputError
 from biggan.evaluation.classifier import Course, cache_file
 from biggan.evaluation.evaluate import Evaluator, Settings
 from biggan.evaluation.extractors import Features
+from biggan.evaluation.places import default_out
 from biggan.evaluation.real import RealSplit
 from biggan.evaluation.run import Request, measured
 from biggan.evaluation.statistics import Moments
@@ -128,8 +129,8 @@ def test_bad_input_is_refused_in_one_line(run, digits, tmp_path, monkeypatch):
     other.write_bytes(b"something else")
     wrong = refused(run, digits, features="inception", inception_weights=other)
     assert f"--inception-weights: {other}: not pt_inception" in wrong
-    statistics = tmp_path / "real.npz"
-    statistics.write_bytes(b"not a zip")
+    words = refused(run, digits, features="torchvision:resnet18", weights=run / "config.yaml")
+    assert f"--weights: {run / 'config.yaml'}: not a file of weights alone" in words
     out = tmp_path / "no" / "out.json"
     (tmp_path / "no").write_text("a file")
     assert f"--out: {out}: cannot be written" in refused(run, digits, out=out)
@@ -155,6 +156,18 @@ def test_a_result_says_whose_weights_and_which_statistics_were_used(digits, tmp_
         "standing (16 batches of 64)",
     ]
     assert {result.generator for result in found} == {digest(G)}
+
+
+def test_results_of_a_run_go_into_it_and_those_of_a_checkpoint_by_itself_beside_it(run, tmp_path):
+    def place(path):
+        source = open_source(str(path), torch.device("cpu"), print)
+        return default_out(source, "classifier", 10, [None])
+
+    assert place(run) == place(f"{run}@3") == run / "evaluation" / "step_00000003-classifier-10-images.json"
+    (checkpoint,) = (run / "checkpoints").glob("step_*3")
+    moved = tmp_path / "b@best"
+    shutil.copytree(checkpoint, moved)
+    assert place(moved).parent == tmp_path / "b@best-evaluation"
 
 
 def test_the_classifier_needs_neither_torchvision_nor_pytorch_fid():
