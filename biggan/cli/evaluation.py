@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from biggan.errors import InputError
-
 
 def evaluate(
     source: Annotated[
@@ -47,12 +45,13 @@ def evaluate(
     from biggan.evaluation.extractors import Features
     from biggan.evaluation.run import Request
     from biggan.evaluation.run import evaluate as evaluate_source
+    from biggan.generation.asked import truncation_asked
     from biggan.progress import Meter
 
     request = Request(
         source=source,
         data=data,
-        truncations=tuple(map(threshold, truncation or ["none"])),
+        truncations=tuple(truncation_asked(text, "--truncation") for text in truncation or ["none"]),
         features=Features(features, weights, inception_weights),
         settings=Settings(num_images=num_images, seed=seed, standing=standing, per_class=per_class),
         real_statistics=real_statistics,
@@ -63,13 +62,3 @@ def evaluate(
     )
     with Meter() as meter:
         evaluate_source(request, meter)
-
-
-def threshold(text: str) -> float | None:
-    """A truncation from the command line; raises InputError."""
-    if text == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--truncation: '{text}'; use a number above 0, or none") from None
