@@ -80,7 +80,7 @@ class Monitor:
         row: dict[str, float] = {}
         for layer, found in self._spectrum.measure_all(self._process).items():
             row |= {f"sigma/{layer}/{k}": value for k, value in enumerate(found.raw)}
-            row |= {f"sigma/{layer}/normalized/{k}": value for k, value in enumerate(found.normalized or ())}
+            row |= {f"sigma/{layer}/normalized_{k}": value for k, value in enumerate(found.normalized or ())}
             if len(found.raw) > 1 and found.raw[1]:
                 row[f"sigma/{layer}/ratio"] = found.raw[0] / found.raw[1]
             past = self.history.series.get(f"sigma/{layer}/0")

@@ -64,7 +64,7 @@ def row(step: int, layers=LAYERS, onset: int = ONSET, seed: int = 0) -> dict:
             values = (top, (1 + k % 7) * 0.7, (1 + k % 7) * 0.6)
             found |= {f"sigma/{layer}/{n}": value for n, value in enumerate(values)}
             found |= {f"sigma/{layer}/ratio": values[0] / values[1], f"sigma/{layer}/slope": 0.01}
-            found[f"sigma/{layer}/normalized/0"] = 1.0
+            found[f"sigma/{layer}/normalized_0"] = 1.0
     if step % 250 == 0:
         found |= {
             "diversity/generator": 0.5 - 0.3 * ill,

@@ -145,3 +145,8 @@ def test_a_history_comes_back_from_its_tensors():
     again.restore(found.tensors())
     assert again.series["g_loss"] == found.series["g_loss"]
     assert again.series["diversity/ema"].steps == found.series["diversity/ema"].steps
+
+
+def test_what_a_layer_applies_is_no_witness_beside_its_raw_singular_value():
+    assert speaks_of("sigma/G.linear/0")
+    assert not any(speaks_of(f"sigma/G.linear/{name}") for name in ("normalized_0", "ratio", "slope", "1"))
