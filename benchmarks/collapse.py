@@ -62,14 +62,14 @@ main()
 
 @dataclass(frozen=True)
 class Kind:
-    """A way for a child run to go on; `mend`: what a rollback does about it, if anything can; `by_hand`: the same as
-    an intervention of a child run."""
+    """A way for a child run to go on; `mend`: what a rollback does about it, if anything can; `by_hand`: the
+    same as interventions of child runs, one after the other if the one before collapses too."""
 
     name: str
     collapses: bool
     overrides: tuple[str, ...] = ()
     mend: tuple[str, ...] = ()
-    by_hand: tuple[str, ...] = ()
+    by_hand: tuple[tuple[str, ...], ...] = ()
     script: str = "from biggan.cli import main\nmain()\n"
 
     def folder(self, beside: Path) -> Path:
@@ -83,7 +83,10 @@ KINDS = (
         True,
         ("intervention.g_lr_factor=10.0", "intervention.d_lr_factor=10.0"),
         ("rollback.g_lr_factor=0.2", "rollback.d_lr_factor=0.2"),
-        ("intervention.g_lr_factor=2.0", "intervention.d_lr_factor=2.0"),
+        (
+            ("intervention.g_lr_factor=2.0", "intervention.d_lr_factor=2.0"),
+            ("intervention.g_lr_factor=0.4", "intervention.d_lr_factor=0.4"),
+        ),
     ),
     Kind("D frozen", True, (f"intervention.freeze_d_steps={CHILD_STEPS}",)),
     Kind(
@@ -91,14 +94,14 @@ KINDS = (
         True,
         ("intervention.d_lr_factor=0.02",),
         ("rollback.d_lr_factor=20.0",),
-        ("intervention.d_lr_factor=0.4",),
+        (("intervention.d_lr_factor=0.4", "intervention.g_lr_factor=0.5"),),  # a rollback halves G's by default
     ),
     Kind(
         "G's learning rate x 20",
         True,
         ("optimizer.g_lr=16e-3",),
         ("rollback.g_lr_factor=0.1",),
-        ("intervention.g_lr_factor=0.1",),
+        (("intervention.g_lr_factor=0.1",),),
     ),
     Kind("non-finite loss at step 100", True, script=NON_FINITE),
     Kind("unchanged", False),
@@ -265,16 +268,26 @@ def by_itself(parent: Path, kind: Kind) -> Rescue:
 
 
 def by_hand(parent: Path, kind: Kind) -> Rescue:
-    """One child that halts, and a child of its own that goes on from its last good checkpoint."""
-    halted = kind.folder(parent).with_name(f"halt_{kind.folder(parent).name}")
-    again = halted.with_name(halted.name.replace("halt_", "resume_"))
-    arguments = ["train", "--resume", f"{parent}@{HEALTHY_STEPS}", "--as", str(halted), *kind.overrides, FAR_ENOUGH]
-    biggan(kind.script, arguments, halted.with_suffix(".log"), expect=(7,))
-    arguments = ["train", "--resume", f"{halted}@good", "--as", str(again), *kind.by_hand]
-    biggan(kind.script, arguments, again.with_suffix(".log"), expect=(0, 7))
-    halt = [event for event in map(json.loads, events_of(halted)) if event["action"] == "halted"]
-    collapsed, good = ([event[key] for event in halt] for key in ("step", "good_step"))
-    return Rescue(collapsed, good, *end_of(parent, again))
+    """One child that halts, and a child of its own that goes on from its last good checkpoint; again if that halts."""
+    run = kind.folder(parent).with_name(f"halt_{kind.folder(parent).name}")
+    arguments = ["train", "--resume", f"{parent}@{HEALTHY_STEPS}", "--as", str(run), *kind.overrides, FAR_ENOUGH]
+    biggan(kind.script, arguments, run.with_suffix(".log"), expect=(7,))
+    halts = []
+    for attempt, changes in enumerate(kind.by_hand, 1):
+        halts.append(halt_of(run))
+        if halts[-1] is None:
+            break
+        again = kind.folder(parent).with_name(f"resume_{attempt}_{kind.folder(parent).name}")
+        arguments = ["train", "--resume", f"{run}@good", "--as", str(again), *changes]
+        biggan(kind.script, arguments, again.with_suffix(".log"), expect=(0, 7))
+        run = again
+    collapsed, good = ([halt[key] for halt in halts if halt is not None] for key in ("step", "good_step"))
+    return Rescue(collapsed, good, *end_of(parent, run))
+
+
+def halt_of(run: Path) -> dict[str, int] | None:
+    """The event that halted a run; None if nothing did."""
+    return next((event for event in map(json.loads, events_of(run)) if event["action"] == "halted"), None)
 
 
 def end_of(parent: Path, run: Path) -> tuple[int, tuple[float, float], tuple[float, float]]:
