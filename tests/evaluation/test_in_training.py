@@ -10,7 +10,7 @@ from runs import biggan, weights
 from biggan.training import checkpoint
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_scores_are_those_of_eval_and_the_run_is_not_moved(tiny, digits, tmp_path):
     torch.manual_seed(0)
     file = tmp_path / "shufflenet.pth"
