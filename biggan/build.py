@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from biggan.collapse.interventions import check_layers, effective
 from biggan.collapse.monitor import Monitor
 from biggan.collapse.quality import REAL_IMAGES, QualityProbe, RealImages
-from biggan.config import Config, ModelConfig, divisors
+from biggan.config import Config, divisors
+from biggan.config.model import ModelConfig
 from biggan.data.dataset import Dataset
 from biggan.data.loader import START, Cursor, Loader, ReadPlan
 from biggan.data.preview import first_images
@@ -18,9 +19,11 @@ from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, batchnorm_group
 from biggan.distributed.zero import ZeroEngine, load_deepspeed
 from biggan.errors import InputError
+from biggan.models.architecture import Architecture
 from biggan.models.batchnorm import set_batchnorm_group
-from biggan.models.biggan import Discriminator, Generator, initialize
 from biggan.models.layers import named_weights
+from biggan.models.networks import initialize
+from biggan.objectives.losses import HINGE, NON_SATURATING
 from biggan.objectives.spectral import SpectralLimit
 from biggan.training.course import Course, course_seed
 from biggan.training.ema import Ema
@@ -30,29 +33,28 @@ from biggan.training.state import TrainingState
 from biggan.training.step import Gan, Recipe
 
 
-def generator(config: ModelConfig) -> Generator:
-    """The generator, with torch's default weights."""
-    return Generator(
-        resolution=config.resolution,
-        channels=config.channels,
-        classes=config.classes,
-        z_dim=config.effective_z_dim,
-        class_embedding_dim=config.class_embedding_dim,
-        hierarchical=config.hierarchical_z,
-        attention=config.g_attention,
-        sn_eps=config.sn_eps,
-        bn_eps=config.bn_eps,
-    )
-
-
-def discriminator(config: ModelConfig) -> Discriminator:
-    """The discriminator, with torch's default weights."""
-    return Discriminator(
-        resolution=config.resolution,
-        channels=config.channels,
-        classes=config.classes,
-        attention=config.d_attention,
-        sn_eps=config.sn_eps,
+def architecture(model: ModelConfig) -> Architecture:
+    """The networks that a config describes."""
+    deep = model.family == "biggan-deep"
+    return Architecture(
+        family=model.family,
+        resolution=model.resolution,
+        image_channels=model.image_channels,
+        channels=model.channels,
+        d_channels=model.d_channels or model.channels,
+        depth=model.depth if deep else 1,
+        d_depth=(model.d_depth or model.depth) if deep else 1,
+        classes=model.classes,
+        z_dim=model.effective_z_dim,
+        class_embedding_dim=model.class_embedding_dim,
+        hierarchical=model.hierarchical_z,
+        g_attention=model.g_attention,
+        d_attention=model.d_attention,
+        g_spectral_norm=model.g_spectral_norm,
+        residual=model.residual,
+        d_conv_shortcuts=model.d_conv_shortcuts,
+        sn_eps=model.sn_eps,
+        bn_eps=model.bn_eps,
     )
 
 
@@ -60,7 +62,8 @@ def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
     """Both networks from the seed, on the device, in their memory format, with engines and EMA."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        networks: list[nn.Module] = [generator(config.model), discriminator(config.model)]
+        described = architecture(config.model)
+        networks: list[nn.Module] = [described.generator(), described.discriminator()]
         for network in networks:
             initialize(network, config.model.initialization)
     layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
@@ -87,7 +90,8 @@ def learning_rates(config: Config, rollbacks: int = 0) -> tuple[float, float]:
 def check_interventions(config: Config) -> None:
     """Raise InputError if an intervention is meant for layers that these networks do not have."""
     with torch.device("meta"):
-        networks = {"G": generator(config.model), "D": discriminator(config.model)}
+        described = architecture(config.model)
+        networks = {"G": described.generator(), "D": described.discriminator()}
     check_layers(config, [layer for name, network in networks.items() for layer in named_weights(network, name)])
 
 
@@ -107,8 +111,9 @@ def ring(config: Config) -> Ring:
 def checkpoint_bytes(model: ModelConfig) -> int:
     """One checkpoint's tensors, float32: G's weights, Adam's two moments and EMA; D's weights and two moments."""
     with FakeTensorMode():
-        G, D = generator(model), discriminator(model)
-        counts = [sum(p.numel() for p in network.parameters()) for network in (G, D)]
+        described = architecture(model)
+        networks = described.generator(), described.discriminator()
+    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
     return 4 * (4 * counts[0] + 3 * counts[1])
 
 
@@ -172,6 +177,7 @@ def recipe(config: Config, process: Process, rollbacks: int = 0, since_step: int
         accumulation=config.training.accumulation,
         orthogonal=config.regularization.orthogonal + intervention.orthogonal,
         autocast=autocast(config, process.device),
+        loss=HINGE if config.training.loss == "hinge" else NON_SATURATING,
         r1_gamma=intervention.r1_gamma,
         r1_every_d_steps=intervention.r1_every_d_steps,
         spectral=limit if limit.strength or limit.clamp else None,

@@ -1,4 +1,4 @@
-"""Writes configuration.md from the docstrings of biggan/config.py (`make docs`); a test holds them equal."""
+"""Writes configuration.md from the docstrings of biggan/config/ (`make docs`); a test holds them equal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Configuration
 
 Every key of a preset and of the `key.sub=value` overrides. Keys without a default must be given. Written by
-`make docs` from `biggan/config.py`; change the docstrings there.
+`make docs` from `biggan/config/`; change the docstrings there.
 """
 
 

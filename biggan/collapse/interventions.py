@@ -9,7 +9,8 @@ import difflib
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
-from biggan.config import Config, InterventionConfig
+from biggan.config import Config
+from biggan.config.collapse import InterventionConfig
 from biggan.errors import InputError
 
 NEUTRAL = InterventionConfig()

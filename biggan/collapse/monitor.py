@@ -13,7 +13,7 @@ from biggan.collapse.history import History, Series
 from biggan.collapse.quality import QualityProbe
 from biggan.collapse.spectrum import Spectrum
 from biggan.collapse.window import Window
-from biggan.config import CollapseConfig
+from biggan.config.collapse import CollapseConfig
 from biggan.distributed.process import Process
 from biggan.training.step import Gan, Stats
 

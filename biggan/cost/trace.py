@@ -102,7 +102,8 @@ def fake_group() -> Iterator[ProcessGroup]:
 
 def _gan(config: Config) -> Gan:
     guard = FiniteGuard(ALONE.device)
-    G, D = build.generator(config.model), build.discriminator(config.model)
+    described = build.architecture(config.model)
+    G, D = described.generator(), described.discriminator()
 
     def engine(name: str, network: nn.Module) -> DDPEngine:
         adam = AdamSettings(lr=1e-4, betas=(0.0, 0.999), eps=1e-8, max_grad_norm=0)
@@ -112,8 +113,8 @@ def _gan(config: Config) -> Gan:
 
 
 def _batch(config: Config, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    r = config.model.resolution
-    return torch.empty(n, 3, r, r), torch.empty(n, config.model.effective_z_dim), torch.zeros(n, dtype=torch.long)
+    c, r = config.model.image_channels, config.model.resolution
+    return torch.empty(n, c, r, r), torch.empty(n, config.model.effective_z_dim), torch.zeros(n, dtype=torch.long)
 
 
 class Recorder(TorchDispatchMode):

@@ -26,7 +26,7 @@ from biggan.generation.latents import draw_latents
 from biggan.generation.sample import CHUNK_IMAGES, make_chunk
 from biggan.generation.series import digest
 from biggan.generation.standing_stats import BATCH_IMAGES, BATCHES, standing_statistics
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 from biggan.progress import Tick
 
 LEAST_IMAGES = 10

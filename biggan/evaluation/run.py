@@ -28,7 +28,7 @@ from biggan.generation.asked import check_truncation
 from biggan.generation.load import open_source
 from biggan.generation.series import digest
 from biggan.generation.source import Source, truncation_key
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 from biggan.progress import Tick, silent
 from biggan.training import run_folder
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from biggan.errors import InputError
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 from biggan.training.latents import keyed_generator
 
 MOST_DIFFERENCE = 1e-4

@@ -18,12 +18,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from biggan.config import ModelConfig
+from biggan.build import architecture
 from biggan.errors import InputError
 from biggan.files import sha256_of, sync_file, sync_folder, write_atomically
 from biggan.generation import card
 from biggan.generation.agreement import worst_difference
-from biggan.generation.architecture import Architecture
 from biggan.generation.exported import (
     ARCHITECTURE,
     DISCRIMINATOR,
@@ -39,6 +38,7 @@ from biggan.generation.sampler import Sampler
 from biggan.generation.series import digest
 from biggan.generation.source import Source, truncation_key
 from biggan.generation.standing_stats import BATCH_IMAGES, BATCHES, standing_statistics
+from biggan.models.architecture import Architecture
 from biggan.models.folding import folded
 from biggan.preset import resolve
 from biggan.training import checkpoint, lineage, run_folder
@@ -169,23 +169,6 @@ def describe(request: Request, source: Source) -> dict[str, Any]:
         "license": request.license,
         "evaluations": evaluations(request.checkpoint, digest(source.generator)),
     }
-
-
-def architecture(model: ModelConfig) -> Architecture:
-    """The networks that a config describes."""
-    return Architecture(
-        family=model.family,
-        resolution=model.resolution,
-        channels=model.channels,
-        classes=model.classes,
-        z_dim=model.effective_z_dim,
-        class_embedding_dim=model.class_embedding_dim,
-        hierarchical=model.hierarchical_z,
-        g_attention=model.g_attention,
-        d_attention=model.d_attention,
-        sn_eps=model.sn_eps,
-        bn_eps=model.bn_eps,
-    )
 
 
 def evaluations(folder: Path, generator: str) -> list[dict[str, Any]]:

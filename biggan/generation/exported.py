@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from biggan.errors import InputError
 from biggan.files import sha256_of
-from biggan.generation.architecture import Architecture, from_json
+from biggan.generation.architecture_json import from_json, shapes_of
 from biggan.generation.source import Source
-from biggan.models.biggan import Discriminator
+from biggan.models.architecture import Architecture
 from biggan.models.folding import folded
+from biggan.models.networks import Discriminator
 
 FORMAT = "biggan-generator"
 VERSION = 1
@@ -46,7 +47,7 @@ def read_export(folder: Path, device: torch.device) -> Source:
     file = folder / GENERATOR
     tensors = _checked_tensors(file, information)
     architecture = _architecture(information, file)
-    generator = folded(architecture.generator())  # shapes alone: they are compared before any memory is taken
+    generator = folded(shapes_of(architecture)[0])  # shapes alone: they are compared before any memory is taken
     standing: dict[str, dict[str, Tensor]] = {}
     for name in [name for name in tensors if name.startswith(STANDING)]:
         key, _, path = name.removeprefix(STANDING).partition("/")
@@ -70,7 +71,7 @@ def read_discriminator(folder: Path, device: torch.device) -> Discriminator:
     file = folder / DISCRIMINATOR
     tensors = _checked_tensors(file, information)
     architecture = _architecture(information, file)
-    discriminator = architecture.discriminator()
+    discriminator = shapes_of(architecture)[1]
     _fill(discriminator, tensors, file)
     return discriminator.to(device)
 

@@ -29,7 +29,7 @@ from biggan.generation.latents import draw_latents
 from biggan.generation.mixing import shared_embedding
 from biggan.generation.route import Over, Path, Route
 from biggan.generation.sample import generate
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 
 
 def between(first: Tensor, last: Tensor, route: Route) -> Tensor:

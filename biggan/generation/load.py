@@ -30,7 +30,7 @@ def open_source(path: str, device: torch.device, on_damaged: Callable[[str], obj
 def open_checkpoint(folder: Path, device: torch.device) -> Source:
     """The averaged generator of one checkpoint; raises CheckpointError if it is damaged."""
     saved = checkpoint.load(folder, only={"ema"})
-    generator = build.generator(resolve(folder / run_folder.CONFIG).model)
+    generator = build.architecture(resolve(folder / run_folder.CONFIG).model).generator()
     generator.load_state_dict(saved.tensors["ema"])
     step, run = saved.state["step"], run_of(folder)
     return Source(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from biggan.errors import InputError
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 
 
 def shared_embedding(generator: Generator) -> nn.Embedding:

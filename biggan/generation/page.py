@@ -21,7 +21,7 @@ from biggan.generation.route import Over, Route
 from biggan.generation.route import Path as Way
 from biggan.generation.sample import generate_rows
 from biggan.generation.source import Source
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 from biggan.pictures import grid
 
 ROWS, COLUMNS = 3, 6

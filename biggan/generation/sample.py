@@ -20,11 +20,11 @@ bits of an image, depend on the batch's shape."""
 def make_chunk(generator: nn.Module, z: Tensor, y: Tensor) -> Tensor:
     """uint8 [n, R, R, 3], on the device, of n <= CHUNK_IMAGES latents [n, z_dim] there; in eval mode.
 
-    `y`: labels int64 [n], or class embeddings float [n, class_embedding_dim] (biggan.generation.mixing).
+    A grey generator's images have three equal channels. `y`: labels int64 [n], or class embeddings float [n, class_embedding_dim] (biggan.generation.mixing).
     """
     assert not generator.training, "a generator in training mode would use and move batch statistics"
     forward = generator.from_condition if y.is_floating_point() else generator
-    images = forward(filled(z), filled(y))[: len(z)].float()  # type: ignore[operator]
+    images = forward(filled(z), filled(y))[: len(z)].float().expand(-1, 3, -1, -1)  # type: ignore[operator]
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 

@@ -20,7 +20,7 @@ from biggan.generation.exported import read_discriminator, read_export
 from biggan.generation.latents import draw_latents
 from biggan.generation.sample import generate
 from biggan.generation.source import Source
-from biggan.models.biggan import Discriminator
+from biggan.models.networks import Discriminator
 
 
 class Sampler:

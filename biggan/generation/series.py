@@ -24,7 +24,7 @@ from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.generation.latents import draw_latents
 from biggan.generation.sample import CHUNK_IMAGES, generate
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 from biggan.progress import Tick
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from biggan.generation.standing_stats import standing_statistics
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from biggan.generation.latents import truncated_normal
 from biggan.models.batchnorm import CrossReplicaBatchNorm
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 from biggan.training.latents import keyed_generator
 
 BATCHES = 16

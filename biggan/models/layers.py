@@ -8,6 +8,7 @@ estimate is differentiable through the weight. In evaluation mode `u` stays as i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -103,19 +104,45 @@ class SNEmbedding(SpectralNorm, nn.Embedding):
         return F.embedding(y, self.normalized_weight())
 
 
+@dataclass(frozen=True)
+class Layers:
+    """Makes a network's layers: spectrally normalised, or torch's own."""
+
+    sn_eps: float | None
+    """Guards the norms of power iteration; None: no spectral normalization."""
+
+    def conv(self, inputs: int, outputs: int, size: int, bias: bool = True) -> nn.Module:
+        """Convolution of `size` x `size`, stride 1: [N, inputs, H, W] -> [N, outputs, H, W]."""
+        if self.sn_eps is None:
+            return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias)
+        return SNConv2d(inputs, outputs, size, self.sn_eps, bias)
+
+    def linear(self, inputs: int, outputs: int, bias: bool = True) -> nn.Module:
+        """[N, inputs] -> [N, outputs]."""
+        if self.sn_eps is None:
+            return nn.Linear(inputs, outputs, bias)
+        return SNLinear(inputs, outputs, self.sn_eps, bias)
+
+    def embedding(self, classes: int, features: int) -> nn.Module:
+        """[N] -> [N, features]."""
+        if self.sn_eps is None:
+            return nn.Embedding(classes, features)
+        return SNEmbedding(classes, features, self.sn_eps)
+
+
 class SelfAttention(nn.Module):
     """Self-attention over positions (Zhang et al. 2019, SAGAN), keys and values at half resolution.
 
     [N, C, H, W] -> [N, C, H, W]: x + gamma * attention(x), gamma starting at 0.
     """
 
-    def __init__(self, channels: int, eps: float):
+    def __init__(self, channels: int, layers: Layers):
         super().__init__()
         narrow = max(1, channels // 8)
-        self.theta = SNConv2d(channels, narrow, 1, eps, bias=False)
-        self.phi = SNConv2d(channels, narrow, 1, eps, bias=False)
-        self.g = SNConv2d(channels, channels // 2, 1, eps, bias=False)
-        self.o = SNConv2d(channels // 2, channels, 1, eps, bias=False)
+        self.theta = layers.conv(channels, narrow, 1, bias=False)
+        self.phi = layers.conv(channels, narrow, 1, bias=False)
+        self.g = layers.conv(channels, channels // 2, 1, bias=False)
+        self.o = layers.conv(channels // 2, channels, 1, bias=False)
         self.gamma = nn.Parameter(torch.zeros(1))  # not a scalar: DeepSpeed cannot broadcast one
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from biggan.distributed.process import Process
 from biggan.errors import CheckpointError, CollapsedError, DataError, Interrupted, NonFiniteError
 from biggan.evaluation.result import Result
 from biggan.generation.sample import generate_rows
-from biggan.models.biggan import Generator
+from biggan.models.networks import Generator
 from biggan.pictures import evenly_spaced, grid
 from biggan.training import checkpoint, rollback, run_folder
 from biggan.training.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from biggan.distributed.engine import Engine, frozen
-from biggan.objectives.losses import d_hinge, g_hinge
+from biggan.objectives.losses import HINGE, Loss
 from biggan.objectives.regularizers import orthogonal_penalty, orthogonal_weights, r1_penalty, twice_differentiable
 from biggan.objectives.spectral import SpectralLimit
 from biggan.objectives.statistics import D_STATISTICS, d_statistics
@@ -41,6 +41,7 @@ class Recipe:
     accumulation: int
     orthogonal: float
     autocast: torch.autocast
+    loss: Loss = HINGE
     r1_gamma: float = 0.0
     r1_every_d_steps: int = 1
     spectral: SpectralLimit | None = None
@@ -73,7 +74,7 @@ def train_step(gan: Gan, step: int, real: Batches, latents: Latents, recipe: Rec
 def update_discriminator(
     gan: Gan, real: Batches, latents: Batches, recipe: Recipe, r1_gamma: float = 0.0, update: bool = True
 ) -> Stats:
-    """Hinge loss on fake and real images in one forward pass, so that D's power iteration advances once."""
+    """The loss on fake and real images in one forward pass, so that D's power iteration advances once."""
     D, seen = gan.discriminator, []
     for last, (z, y_fake) in marked_last(latents, recipe.accumulation):
         x_real, y_real = next(real)
@@ -84,7 +85,7 @@ def update_discriminator(
                     x_fake = gan.generator.module(z, y_fake)
                 logits = D(torch.cat([x_fake.float(), x_real]), torch.cat([y_fake, y_real]))
             fake_logits, real_logits = logits.float().split([len(y_fake), len(y_real)])
-            loss_real, loss_fake = d_hinge(real_logits, fake_logits)
+            loss_real, loss_fake = recipe.loss.discriminator(real_logits, fake_logits)
             loss = loss_real + loss_fake
             if r1_gamma:
                 loss = loss + r1_gamma * r1_penalty(real_logits, x_real)
@@ -98,13 +99,13 @@ def update_discriminator(
 
 
 def update_generator(gan: Gan, latents: Batches, recipe: Recipe, update: bool = True) -> Stats:
-    """The generator's hinge loss through a frozen D, plus regularization of its weights once per update."""
+    """The generator's loss through a frozen D, plus regularization of its weights once per update."""
     G, losses = gan.generator, []
     for last, (z, y) in marked_last(latents, recipe.accumulation):
         with G.micro_step(last), frozen(gan.discriminator.module) as D:
             with recipe.autocast:
                 logits = D(G(z, y), y)
-            loss = g_hinge(logits.float())
+            loss = recipe.loss.generator(logits.float())
             losses.append(loss.detach())
             loss = loss / recipe.accumulation
             if recipe.orthogonal and last:

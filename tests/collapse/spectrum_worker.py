@@ -5,13 +5,13 @@ from torch import nn
 
 from biggan.collapse.spectrum import Spectrum
 from biggan.distributed.process import join
-from biggan.models.biggan import Discriminator, Generator
+from biggan.models.biggan import BigGANDiscriminator, BigGANGenerator
 
 
 def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
-    G = Generator(32, 4, classes=5, z_dim=8, class_embedding_dim=4, hierarchical=False, attention=[16])
-    return {"G": G, "D": Discriminator(32, 4, classes=5, attention=[16])}
+    G = BigGANGenerator(32, 4, classes=5, z_dim=8, class_embedding_dim=4, hierarchical=False, attention=[16])
+    return {"G": G, "D": BigGANDiscriminator(32, 4, classes=5, attention=[16])}
 
 
 def drift(these):

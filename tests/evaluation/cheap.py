@@ -5,7 +5,8 @@ from torch.nn import functional as F
 
 from biggan.evaluation.classifier import Course
 from biggan.evaluation.features import Extracted, to_unit_interval
-from biggan.models.biggan import Generator, initialize
+from biggan.models.biggan import BigGANGenerator
+from biggan.models.networks import initialize
 
 SHORT = Course(epochs=1, least_images=8_000)
 """Of a classifier for tests: seconds."""
@@ -28,7 +29,7 @@ class Tiles:
 
 def generator():
     torch.manual_seed(0)
-    made = Generator(32, 2, classes=10, z_dim=8, class_embedding_dim=4, hierarchical=False)
+    made = BigGANGenerator(32, 2, classes=10, z_dim=8, class_embedding_dim=4, hierarchical=False)
     initialize(made, "orthogonal")
     return made
 

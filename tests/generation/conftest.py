@@ -12,7 +12,7 @@ from runs import TINY
 from biggan import build, cli
 from biggan.generation.export import Request, export
 from biggan.generation.series import digest
-from biggan.models.biggan import initialize
+from biggan.models.networks import initialize
 from biggan.preset import resolve
 from biggan.training import checkpoint
 from biggan.training.checkpoint import Checkpoint
@@ -37,7 +37,7 @@ def run(tmp_path_factory) -> Path:
     measured = []
     for step in FIDS:
         torch.manual_seed(step)
-        ema, D = build.generator(config.model), build.discriminator(config.model)
+        ema, D = build.architecture(config.model).generator(), build.architecture(config.model).discriminator()
         initialize(ema, "orthogonal")
         with torch.no_grad():
             for _ in range(3):

@@ -6,7 +6,8 @@ import torch
 from runs import TINY
 
 from biggan import build
-from biggan.models.biggan import Generator, initialize
+from biggan.models.biggan import BigGANGenerator
+from biggan.models.networks import initialize
 from biggan.preset import resolve
 from biggan.training import checkpoint, run_folder
 from biggan.training.checkpoint import Checkpoint
@@ -14,10 +15,10 @@ from biggan.training.checkpoint import Checkpoint
 CLASSES = ("ant", "bee", "cat", "dog")
 
 
-def small_generator(seed: int = 0, class_embedding_dim: int = 6) -> Generator:
+def small_generator(seed: int = 0, class_embedding_dim: int = 6) -> BigGANGenerator:
     """32 px, with attention and arbitrary BatchNorm means; z is 4 chunks of 4, one without a shared embedding."""
     torch.manual_seed(seed)
-    generator = Generator(32, 4, len(CLASSES), 16, class_embedding_dim, class_embedding_dim > 0, [16])
+    generator = BigGANGenerator(32, 4, len(CLASSES), 16, class_embedding_dim, class_embedding_dim > 0, [16])
     initialize(generator, "orthogonal")
     for name, buffer in generator.named_buffers():
         if name.endswith("running_mean"):
@@ -39,7 +40,7 @@ def saved_run(folder: Path, steps=(3,), **model) -> Path:
     (folder / "run" / run_folder.CONFIG).write_text(config.to_yaml())
     for step in steps:
         torch.manual_seed(step)
-        generator = build.generator(config.model)
+        generator = build.architecture(config.model).generator()
         initialize(generator, "orthogonal")
         tensors = {"ema": generator.state_dict()}
         state = {"step": step, "images_seen": 24 * step, "classes": CLASSES}

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from biggan import load_discriminator, load_generator
 from biggan.errors import InputError
-from biggan.generation.architecture import Architecture, from_json
+from biggan.generation.architecture_json import from_json
+from biggan.models.architecture import Architecture
 
 TENSORS, INFORMATION = "generator.safetensors", "generator.json"
 
@@ -143,7 +144,7 @@ def test_a_generator_json_that_says_something_else(copy, key, value, message):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("family", "stylegan", "family: 'stylegan' is not biggan"),
+        ("family", "stylegan", "family: 'stylegan' is not one of biggan, biggan-deep"),
         ("resolution", 33, "resolution: 33 is not one of 32, 64"),
         ("resolution", 32.0, "resolution: 32.0 is not one of"),
         ("resolution", [32], "resolution: [32] is not one of"),

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from biggan.distributed.engine import AdamSettings, DDPEngine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
-from biggan.models.biggan import Discriminator, Generator
-from biggan.training import step as step_module
+from biggan.models.architecture import Architecture
+from biggan.objectives.losses import HINGE, Loss
 from biggan.training.ema import Ema
 from biggan.training.step import Gan, Recipe, train_step
 
 HERE = Path(__file__).parent
-NAMES = ["biggan32", "biggan64"]
+NAMES = ["biggan32", "biggan64", "biggan-deep64"]
 CPU = torch.device("cpu")
 
 
@@ -28,26 +28,29 @@ def load(name):
 
 def networks(settings, tensors):
     def attention(key):
-        return [int(r) for r in settings[key].split("_") if int(r)]
+        return tuple(int(r) for r in settings[key].split("_") if int(r))
 
-    G = Generator(
-        settings["resolution"],
-        settings["G_ch"],
-        settings["n_classes"],
-        settings["dim_z_effective"],
-        settings["shared_dim"] if settings["G_shared"] else 0,
-        settings["hier"],
-        attention("G_attn"),
-        settings["SN_eps"],
-        settings["BN_eps"],
+    architecture = Architecture(
+        family=settings["arch"],
+        resolution=settings["resolution"],
+        image_channels=3,
+        channels=settings["G_ch"],
+        d_channels=settings["D_ch"],
+        depth=settings["G_depth"] if settings["arch"] == "biggan-deep" else 1,
+        d_depth=settings["D_depth"] if settings["arch"] == "biggan-deep" else 1,
+        classes=settings["n_classes"],
+        z_dim=settings["dim_z_effective"],
+        class_embedding_dim=settings["shared_dim"] if settings["G_shared"] else 0,
+        hierarchical=settings["hier"],
+        g_attention=attention("G_attn"),
+        d_attention=attention("D_attn"),
+        g_spectral_norm=True,
+        residual=True,
+        d_conv_shortcuts="downsampling",
+        sn_eps=settings["SN_eps"],
+        bn_eps=settings["BN_eps"],
     )
-    D = Discriminator(
-        settings["resolution"],
-        settings["D_ch"],
-        settings["n_classes"],
-        attention("D_attn"),
-        settings["SN_eps"],
-    )
+    G, D = architecture.generator(), architecture.discriminator()
     G.load_state_dict(our_state(tensors, "init.G"))
     D.load_state_dict(our_state(tensors, "init.D"))
     return G, D
@@ -69,12 +72,12 @@ def test_evaluation_forward_matches_the_reference(name):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", NAMES)
-def test_training_trajectory_matches_the_reference(name, memory_format, monkeypatch):
+def test_training_trajectory_matches_the_reference(name, memory_format):
     settings, tensors = load(name)
     accumulation = settings["num_D_accumulations"]
     assert sum(p.numel() for p in networks(settings, tensors)[0].parameters()) == settings["G_params"]
-    seen = record_losses(monkeypatch)
-    gan = train(settings, tensors, memory_format)
+    loss, seen = record_losses()
+    gan = train(settings, tensors, memory_format, loss)
     for network, prefix in (
         (gan.generator.module, "final.G"),
         (gan.discriminator.module, "final.D"),
@@ -94,26 +97,24 @@ def test_training_trajectory_matches_the_reference(name, memory_format, monkeypa
         assert [g, real, fake] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def record_losses(monkeypatch):
-    """Keep the value of every micro-batch's losses, in order."""
+def record_losses():
+    """The hinge loss, and where it writes the value of every micro-batch's losses, in order."""
     seen = {"d": [], "g": []}
 
-    def d_hinge(real, fake, original=step_module.d_hinge):
-        losses = original(real, fake)
+    def discriminator(real, fake):
+        losses = HINGE.discriminator(real, fake)
         seen["d"].append([loss.item() for loss in losses])
         return losses
 
-    def g_hinge(fake, original=step_module.g_hinge):
-        loss = original(fake)
+    def generator(fake):
+        loss = HINGE.generator(fake)
         seen["g"].append(loss.item())
         return loss
 
-    monkeypatch.setattr(step_module, "d_hinge", d_hinge)
-    monkeypatch.setattr(step_module, "g_hinge", g_hinge)
-    return seen
+    return Loss(discriminator, generator), seen
 
 
-def train(settings, tensors, memory_format):
+def train(settings, tensors, memory_format, loss):
     """Run the recorded steps on the recorded inputs."""
     process = Process(0, 1, CPU, None)
     guard = FiniteGuard(CPU)
@@ -130,6 +131,7 @@ def train(settings, tensors, memory_format):
         accumulation=accumulation,
         orthogonal=settings["G_ortho"] / 2,  # the reference applies half of the exact gradient
         autocast=torch.autocast("cpu", enabled=False),
+        loss=loss,
     )
     for step in range(settings["steps"]):
         x = tensors["train.x"][step].split(batch)

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from biggan.models.biggan import Discriminator, Generator, initialize
+from biggan.models.biggan import BigGANDiscriminator, BigGANGenerator
 from biggan.models.folding import folded
 from biggan.models.layers import SpectralNorm
+from biggan.models.networks import initialize
 
 
 def networks(embedding: int = 4):
     torch.manual_seed(0)
-    G = Generator(32, 3, 5, 8, embedding, embedding > 0, attention=[16])
-    D = Discriminator(32, 3, 5, attention=[16])
+    G = BigGANGenerator(32, 3, 5, 8, embedding, embedding > 0, attention=[16])
+    D = BigGANDiscriminator(32, 3, 5, attention=[16])
     for network in (G, D):
         initialize(network, "orthogonal")
         for module in network.modules():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from biggan.models.biggan import Generator
+from biggan.models.biggan import BigGANGenerator
 from biggan.objectives.losses import d_hinge, g_hinge
 from biggan.objectives.regularizers import orthogonal_penalty, orthogonal_weights
 
@@ -30,7 +30,7 @@ def test_orthogonal_rows_cost_nothing():
 
 
 def test_the_shared_embedding_is_not_regularized():
-    G = Generator(32, 4, 5, 8, 4, True)
+    G = BigGANGenerator(32, 4, 5, 8, 4, True)
     regularized = {id(p) for p in orthogonal_weights(G)}
     names = {name for name, p in G.named_parameters() if id(p) not in regularized and p.ndim >= 2}
     assert names == {"class_embedding.weight"}

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from biggan.models.biggan import Discriminator
+from biggan.models.biggan import BigGANDiscriminator
 from biggan.models.layers import SpectralNorm, as_matrix
 from biggan.objectives.regularizers import r1_penalty, twice_differentiable
 
@@ -34,7 +34,7 @@ def test_value_and_gradient_of_a_quadratic_discriminator():
 def discriminator(dtype):
     """With attention that counts, in float64 from the same weights as in float32."""
     torch.manual_seed(0)
-    D = Discriminator(32, 4, 3, [16])
+    D = BigGANDiscriminator(32, 4, 3, [16])
     torch.nn.init.constant_(D.attention["0"].gamma, 0.7)
     return D.to(dtype)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from biggan.models.biggan import Generator
+from biggan.models.biggan import BigGANGenerator
 from biggan.models.layers import as_matrix, named_weights
 from biggan.objectives.spectral import SpectralLimit, excess, leading_vectors
 
@@ -134,7 +134,7 @@ def test_a_vetoed_update_is_not_clamped():
 
 
 def test_layers_are_named_by_the_module_that_owns_the_weight():
-    G = Generator(32, 4, 5, 8, 4, True, attention=[16])
+    G = BigGANGenerator(32, 4, 5, 8, 4, True, attention=[16])
     names = named_weights(G, "G")
     assert names["G.blocks.0.bn1.gain"] is G.blocks[0].bn1.gain.weight
     assert names["G.class_embedding"] is G.class_embedding.weight

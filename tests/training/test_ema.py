@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from biggan.models.biggan import Generator
+from biggan.models.biggan import BigGANGenerator
 from biggan.training.ema import Ema
 
 NO_VETO = torch.zeros(())
@@ -45,7 +45,7 @@ def test_a_veto_leaves_the_average_alone():
 
 
 def test_buffers_are_copied_never_averaged():
-    generator = Generator(32, 2, 3, 8, 4, True)
+    generator = BigGANGenerator(32, 2, 3, 8, 4, True)
     generator.register_buffer("count", torch.tensor(3))
     ema = Ema(generator, 0.9, 0)
     generator(torch.randn(4, 8), torch.tensor([0, 1, 2, 0]))
@@ -58,6 +58,6 @@ def test_buffers_are_copied_never_averaged():
 
 
 def test_it_is_in_evaluation_mode_and_needs_no_gradient():
-    ema = Ema(Generator(32, 2, 3, 8, 4, True), 0.9, 0)
+    ema = Ema(BigGANGenerator(32, 2, 3, 8, 4, True), 0.9, 0)
     assert not any(m.training for m in ema.module.modules())
     assert not any(p.requires_grad for p in ema.module.parameters())

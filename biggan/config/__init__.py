@@ -6,27 +6,16 @@ Frozen and strict: whatever is not known here is refused (`biggan.preset` says h
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from biggan.config.collapse import CollapseConfig, InterventionConfig, RollbackConfig
+from biggan.config.model import ModelConfig
+from biggan.config.section import Fraction, LearningRate, NonNegative, Positive, Section
 from biggan.errors import InputError
-
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-LearningRate = Annotated[float, Field(gt=0, le=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """One group of keys: frozen, no unknown keys, no silent conversion between types."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class RunConfig(Section):
@@ -58,75 +47,6 @@ class DataConfig(Section):
     """Permit `pipe:` shard URLs, which run a shell command."""
 
 
-class ModelConfig(Section):
-    """The generator and discriminator (Brock et al. 2018, appendix B)."""
-
-    family: Literal["biggan"] = "biggan"
-    """Network family."""
-    resolution: Literal[32, 64, 128, 256, 512]
-    """Image height and width, pixels."""
-    channels: Positive
-    """Width multiplier `ch` of both networks (96 in the paper)."""
-    classes: Positive
-    """Number of classes; 1 is unconditional."""
-    z_dim: Positive
-    """Size of the latent. With `hierarchical_z` it is rounded down to a multiple of the number of chunks
-    (one per block and one for the first layer), as the paper's code does."""
-    class_embedding_dim: NonNegative = 128
-    """Size of the class embedding shared by all conditional BatchNorms; 0 gives each its own table."""
-    hierarchical_z: bool = True
-    """Feed a chunk of z to every block besides the first layer (needs a shared embedding)."""
-    g_attention: tuple[Positive, ...] = ()
-    """Resolutions, in pixels, after which the generator has self-attention."""
-    d_attention: tuple[Positive, ...] = ()
-    """Resolutions, in pixels, after which the discriminator has self-attention."""
-    initialization: Literal["orthogonal", "normal"] = "orthogonal"
-    """`orthogonal`, or `normal` for N(0, 0.02)."""
-    sn_eps: Annotated[float, Field(gt=0)] = 1e-6
-    """Added to norms in the power iteration of spectral normalization."""
-    bn_eps: Annotated[float, Field(gt=0)] = 1e-5
-    """Added to variances in BatchNorm."""
-
-    @property
-    def latent_chunks(self) -> int:
-        """Equal parts z is cut into: the first layer's and, when hierarchical, one per block."""
-        return 1 + int(math.log2(self.resolution // 4)) if self.hierarchical_z else 1
-
-    @property
-    def effective_z_dim(self) -> int:
-        """`z_dim` rounded down to a multiple of `latent_chunks`."""
-        return self.z_dim // self.latent_chunks * self.latent_chunks
-
-    @model_validator(mode="after")
-    def _networks_exist(self) -> ModelConfig:
-        g_resolutions = [2**k for k in range(3, int(math.log2(self.resolution)) + 1)]
-        d_resolutions = [r // 2 for r in g_resolutions if r // 2 >= (8 if self.resolution == 32 else 4)]
-        for key, wanted, available in (
-            ("g_attention", self.g_attention, g_resolutions),
-            ("d_attention", self.d_attention, d_resolutions),
-        ):
-            for r in wanted:
-                if r not in available:
-                    nearest = min(available, key=lambda a: abs(math.log2(a / r)))
-                    raise ValueError(
-                        f"model.{key}: a {self.resolution} px network has no {r} px features; "
-                        f"it has {', '.join(map(str, available))} (nearest: {nearest})"
-                    )
-            if len(set(wanted)) != len(wanted):
-                raise ValueError(f"model.{key}: {list(wanted)} names a resolution twice")
-        if self.hierarchical_z and not self.class_embedding_dim:
-            raise ValueError(
-                "model.hierarchical_z: needs a shared class embedding; "
-                "set model.class_embedding_dim (128 in the paper) or model.hierarchical_z=false"
-            )
-        if self.effective_z_dim == 0:
-            raise ValueError(
-                f"model.z_dim: {self.z_dim} is less than the {self.latent_chunks} chunks hierarchical z "
-                f"needs at {self.resolution} px; use at least {self.latent_chunks}"
-            )
-        return self
-
-
 class TrainingConfig(Section):
     """The algorithm's cadence and arithmetic."""
 
@@ -136,6 +56,8 @@ class TrainingConfig(Section):
     """Global batch of one optimizer step: all processes and accumulations together."""
     d_steps: Positive = 2
     """Discriminator steps per generator step."""
+    loss: Literal["hinge", "non_saturating"] = "hinge"
+    """`hinge`, or the `non_saturating` logistic loss of Goodfellow et al. 2014."""
     accumulation: Positive = 1
     """Micro-batches per optimizer step, for both networks. BatchNorm sees one micro-batch at a time."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -172,81 +94,6 @@ class RegularizationConfig(Section):
     """beta of the paper's R(W) = beta * ||W W^T * (1 - I)||_F^2 on the generator's raw weights except the
     shared embedding, with its exact gradient. (The published PyTorch code applies half of that gradient:
     its strength s is beta = s / 2 here.)"""
-
-
-class InterventionConfig(Section):
-    """What is done against a collapse, from the step on at which a run or a child run starts, or a rollback goes
-    on. As it stands, nothing. docs/interventions.md says what the literature reports of each."""
-
-    g_lr_factor: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """Multiplies the generator's learning rate; at each further rollback again."""
-    d_lr_factor: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """Multiplies the discriminator's learning rate; at each further rollback again."""
-    d_steps: NonNegative = 0
-    """Discriminator steps per generator step; 0 leaves `training.d_steps`."""
-    r1_gamma: Annotated[float, Field(ge=0)] = 0.0
-    """R1: gamma / 2 * E||grad_x D(x)||^2 on real images (Mescheder et al. 2018)."""
-    r1_every_d_steps: Positive = 1
-    """Apply R1 in every so many discriminator steps, so many times as strong (lazy; Karras et al. 2019, StyleGAN2)."""
-    orthogonal: Annotated[float, Field(ge=0)] = 0.0
-    """Added to `regularization.orthogonal`."""
-    spectral_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """Strength of the penalty (sigma_0 - target)^2 on raw weights whose sigma_0 is above the target."""
-    spectral_clamp: bool = False
-    """After each update, pull sigma_0 of raw weights down to the target: W - max(0, sigma_0 - target) u_0 v_0^T."""
-    spectral_target: Annotated[float, Field(ge=0)] = 0.0
-    """The target of both; 0 takes `spectral_ratio` * stopgrad(sigma_1)."""
-    spectral_ratio: Annotated[float, Field(ge=1)] = 2.0
-    """The target as a multiple of each layer's sigma_1. Weights of one row or column have none and are left alone."""
-    spectral_layers: tuple[str, ...] = ("G.linear",)
-    """The weights of both: layer names, `*` matches anything (`G.*`, `D.blocks.0.*`). Each must match a weight."""
-    freeze_g_steps: NonNegative = 0
-    """Leave the generator's weights alone for so many generator steps (the paper's diagnostic)."""
-    freeze_d_steps: NonNegative = 0
-    """Leave the discriminator's weights alone for so many generator steps (the paper's diagnostic)."""
-
-    @model_validator(mode="after")
-    def _something_learns(self) -> InterventionConfig:
-        if self.freeze_g_steps and self.freeze_d_steps:
-            section = "rollback" if isinstance(self, RollbackConfig) else "intervention"
-            raise ValueError(
-                f"{section}.freeze_g_steps: with both networks frozen nothing learns; "
-                f"set {section}.freeze_g_steps or {section}.freeze_d_steps to 0"
-            )
-        return self
-
-
-class RollbackConfig(InterventionConfig):
-    """What a rollback applies beside a new seed; what is left neutral here stays as `intervention` has it."""
-
-    g_lr_factor: Annotated[float, Field(gt=0, le=100)] = 0.5
-    """Multiplies the generator's learning rate, at each further rollback again. (Of all changes of learning rates,
-    only this one delayed collapse in the paper.)"""
-
-
-class CollapseConfig(Section):
-    """Seeing a collapse come, and what follows. docs/collapse.md says why these numbers."""
-
-    on_collapse: Literal["continue", "halt", "rollback"] = "halt"
-    """At the verdict `collapsing` or `collapsed`: go on, stop with exit code 7, or go back to the last good checkpoint,
-    apply `rollback.*` and walk another path. In each case the checkpoints from before are pinned. Non-finite gradients
-    never go on."""
-    max_rollbacks: NonNegative = 3
-    """After so many rollbacks the next collapse halts the run."""
-    spectrum_every_steps: Positive = 50
-    """Cadence of the singular values of every weight."""
-    quality_every_steps: Positive = 250
-    """Cadence of what needs images of their own: diversity of a fixed batch, memorisation."""
-    top_singular_values: Annotated[int, Field(ge=2, le=16)] = 3
-    """Singular values tracked of each weight."""
-    minimum_observations: Annotated[int, Field(ge=16)] = 30
-    """Earlier changes of a signal that one must be compared with before it can be a witness."""
-    patience_observations: Positive = 2
-    """The newest observations that must all depart."""
-    deviations: Annotated[float, Field(gt=0)] = 4.0
-    """A change departs when it is so many robust standard deviations from a signal's usual ones."""
-    agreeing_signals: Positive = 2
-    """Kinds of signals that must depart together for `collapsing`; fewer warn."""
 
 
 class EmaConfig(Section):

@@ -1,0 +1,127 @@
+"""What the networks of every family share: a stack of blocks with attention between, and the two ends of it.
+
+Images are float [N, C, R, R] in [-1, 1], latents float [N, z_dim], labels int64 [N] in [0, classes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from biggan.models.batchnorm import BatchNorm
+from biggan.models.layers import Layers, SelfAttention
+
+BOTTOM_WIDTH = 4
+"""Height and width, pixels, of the generator's first feature map."""
+
+G_WIDTHS: dict[int, tuple[int, ...]] = {
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+    512: (16, 16, 8, 8, 4, 2, 1, 1),
+}
+"""Resolution -> width, in multiples of `channels`, of the first feature map and after each stage; every stage doubles
+the resolution (Brock et al. 2018, appendix B, tables 4 to 9)."""
+
+D_WIDTHS: dict[int, tuple[int, ...]] = {
+    32: (4, 4, 4, 4),
+    64: (1, 2, 4, 8, 16),
+    128: (1, 2, 4, 8, 16, 16),
+    256: (1, 2, 4, 8, 8, 16, 16),
+    512: (1, 1, 2, 4, 8, 8, 16, 16),
+}
+"""Resolution -> the discriminator's widths, first to last; stages halve the resolution down to `smallest_map` px."""
+
+
+def smallest_map(resolution: int) -> int:
+    """Height and width, pixels, of the discriminator's last feature maps."""
+    return 8 if resolution == 32 else 4
+
+
+class Generator(nn.Module):
+    """z [N, z_dim], y [N] -> images [N, image_channels, R, R] in [-1, 1]."""
+
+    resolution: int
+    z_dim: int
+    classes: int
+    class_embedding: nn.Embedding | None
+    """Shared by all conditional BatchNorms; None: each has a table of its own."""
+    blocks: nn.ModuleList
+    attention: nn.ModuleDict
+    """By the number of the block that it follows."""
+    output_bn: BatchNorm
+    output_conv: nn.Module
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.from_condition(z, y if self.class_embedding is None else self.class_embedding(y))
+
+    def from_condition(self, z: Tensor, condition: Tensor) -> Tensor:
+        """`forward` from the class embedding [N, class_embedding_dim] itself, as mixing classes needs."""
+        raise NotImplementedError
+
+    def render(self, h: Tensor, conditions: Iterable[Tensor]) -> Tensor:
+        """The first feature map [N, width, 4, 4] and a condition per block -> images."""
+        for k, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
+            h = block(h, condition)
+            if str(k) in self.attention:
+                h = self.attention[str(k)](h)
+        return torch.tanh(self.output_conv(F.relu(self.output_bn(h))))
+
+
+class Discriminator(nn.Module):
+    """Images [N, image_channels, R, R], y [N] -> logits [N]: features summed over positions, projected on the class.
+
+    The projection discriminator of Miyato & Koyama 2018: linear(h) + <embedding(y), h>. One class alone is nothing to
+    project on: no embedding.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, attention: nn.ModuleDict, width: int, classes: int, layers: Layers):
+        """`width`: channels of the last feature maps. `attention`: by the number of the block that it follows."""
+        super().__init__()
+        self.blocks, self.attention = blocks, attention
+        self.linear = layers.linear(width, 1)
+        self.class_embedding = layers.embedding(classes, width) if classes > 1 else None
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images -> the last feature maps [N, width, H, W]."""
+        for k, block in enumerate(self.blocks):
+            x = block(x)
+            if str(k) in self.attention:
+                x = self.attention[str(k)](x)
+        return x
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = F.relu(self.features(x)).sum((2, 3))
+        logits: Tensor = self.linear(h).squeeze(1)
+        return logits if self.class_embedding is None else logits + (self.class_embedding(y) * h).sum(1)
+
+
+def attention_after(stages: Iterable[tuple[int, int, int]], at: Collection[int], layers: Layers) -> nn.ModuleDict:
+    """For the stages (number of the last block, its width, its resolution) whose resolution is in `at`."""
+    return nn.ModuleDict({str(k): SelfAttention(width, layers) for k, width, pixels in stages if pixels in at})
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Nearest-neighbour: [N, C, H, W] -> [N, C, 2H, 2W]."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def initialize(network: nn.Module, scheme: str) -> None:
+    """Draw every weight matrix anew: `orthogonal` (Saxe et al. 2014), `glorot` (uniform; Glorot & Bengio 2010) or
+    `normal`, N(0, 0.02).
+
+    Biases keep torch's default; BatchNorm and attention gains start as their classes say.
+    """
+    draws: dict[str, Callable[[Tensor], Tensor]] = {
+        "orthogonal": nn.init.orthogonal_,
+        "glorot": nn.init.xavier_uniform_,
+        "normal": partial(nn.init.normal_, mean=0.0, std=0.02),
+    }
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
+            draws[scheme](module.weight)
