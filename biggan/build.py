@@ -108,13 +108,19 @@ def ring(config: Config) -> Ring:
     return Ring(keep.keep_last, keep.horizon_steps, keep.keep_every_steps, int(keep.max_gib * 2**30), best)
 
 
-def checkpoint_bytes(model: ModelConfig) -> int:
-    """One checkpoint's tensors, float32: G's weights, Adam's two moments and EMA; D's weights and two moments."""
+def parameter_counts(model: ModelConfig) -> tuple[int, int]:
+    """How many numbers G and D learn."""
     with FakeTensorMode():
         described = architecture(model)
         networks = described.generator(), described.discriminator()
-    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
-    return 4 * (4 * counts[0] + 3 * counts[1])
+    g_count, d_count = (sum(p.numel() for p in network.parameters()) for network in networks)
+    return g_count, d_count
+
+
+def checkpoint_bytes(model: ModelConfig) -> int:
+    """One checkpoint's tensors, float32: G's weights, Adam's two moments and EMA; D's weights and two moments."""
+    g_count, d_count = parameter_counts(model)
+    return 4 * (4 * g_count + 3 * d_count)
 
 
 def check_checkpoint_limit(config: Config) -> None:

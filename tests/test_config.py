@@ -55,6 +55,9 @@ def test_overrides_are_applied_in_order_and_typed():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("model.depth=3", "model.depth: blocks a stage of family biggan-deep"),
+        ("training.loss=wasserstein", "training.loss: should be 'hinge' or 'non_saturating'"),
+        ("model.image_channels=4", "model.image_channels: should be 1 or 3"),
         ("training.stepz=3", "training.stepz: no such key; nearest: training.steps"),
         ("training.g_lr=1", "training.g_lr: no such key; nearest: optimizer.g_lr"),
         ("stepz=3", "stepz: no such key"),
@@ -168,3 +171,19 @@ def test_the_tree_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         config.training.steps = 3
     assert isinstance(Config.model_validate_json(json.dumps(json.loads(config.model_dump_json()))), Config)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.hierarchical_z=false", "model.hierarchical_z: biggan-deep always feeds z to every block"),
+        ("model.class_embedding_dim=0", "model.hierarchical_z: needs a shared class embedding"),
+        ("model.residual=false", "model.residual: biggan-deep has bottleneck blocks alone"),
+        ("model.d_conv_shortcuts=widening", "model.d_conv_shortcuts: biggan-deep's shortcuts are concatenated"),
+        ("model.channels=6", "model.channels: biggan-deep narrows by 4 inside a block; use a multiple of 4, not 6"),
+        ("model.d_channels=6", "model.d_channels: biggan-deep narrows by 4 inside a block; use a multiple of 4, not 6"),
+    ],
+)
+def test_what_biggan_deep_cannot_be(override, message):
+    with pytest.raises(InputError, match=message):
+        resolve(CONFIGS / "imagenet128-deep.yaml", [override])

@@ -12,6 +12,7 @@ from biggan.cli.diagnosis import doctor, report
 from biggan.cli.evaluation import evaluate
 from biggan.cli.export import export, serve
 from biggan.cli.failures import say
+from biggan.cli.parameters import parameters
 from biggan.cli.pictures import sample
 from biggan.cli.training import probe, train
 from biggan.errors import LostProcesses, StoppedRun
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (train, probe, pack, data, doctor, report, sample, export, serve):
+for command in (train, probe, pack, data, parameters, doctor, report, sample, export, serve):
     app.command()(command)
 app.command("eval")(evaluate)
 

@@ -20,7 +20,8 @@ bits of an image, depend on the batch's shape."""
 def make_chunk(generator: nn.Module, z: Tensor, y: Tensor) -> Tensor:
     """uint8 [n, R, R, 3], on the device, of n <= CHUNK_IMAGES latents [n, z_dim] there; in eval mode.
 
-    A grey generator's images have three equal channels. `y`: labels int64 [n], or class embeddings float [n, class_embedding_dim] (biggan.generation.mixing).
+    A grey generator's images have three equal channels.
+    `y`: labels int64 [n], or class embeddings float [n, class_embedding_dim] (biggan.generation.mixing).
     """
     assert not generator.training, "a generator in training mode would use and move batch statistics"
     forward = generator.from_condition if y.is_floating_point() else generator

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from biggan.models.biggan import BigGANGenerator
-from biggan.objectives.losses import d_hinge, g_hinge
+from biggan.objectives.losses import d_hinge, d_logistic, g_hinge, g_non_saturating
 from biggan.objectives.regularizers import orthogonal_penalty, orthogonal_weights
 
 
@@ -12,6 +14,14 @@ def test_hinge_losses_by_hand():
     assert loss_real.item() == pytest.approx((0 + 0.5 + 2) / 3)
     assert loss_fake.item() == pytest.approx((0 + 0.5 + 2) / 3)
     assert g_hinge(fake).item() == pytest.approx(2.5 / 3)
+
+
+def test_non_saturating_losses_by_hand():
+    real, fake = torch.tensor([0.0, 1.0]), torch.tensor([0.0, -2.0])
+    loss_real, loss_fake = d_logistic(real, fake)
+    assert loss_real.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-1))) / 2)
+    assert loss_fake.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-2))) / 2)
+    assert g_non_saturating(fake).item() == pytest.approx((math.log(2) + math.log(1 + math.exp(2))) / 2)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
