@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Run:
     process: subprocess.Popen
     log: Path
 
-    def end(self, timeout_seconds: int) -> int:
+    def end(self, timeout_seconds: float) -> int:
         """The exit code, once it has ended."""
         return self.process.wait(timeout=timeout_seconds)
 
@@ -147,9 +148,10 @@ class TwoHosts:
             for name, host in self.hosts.items()
         }
 
-    def cut(self) -> None:
-        """Pull the cable."""
+    def cut(self) -> float:
+        """Pull the cable; the moment it was done, on the monotonic clock."""
         ip("-n", self.hosts["beta"].namespace, "link", "set", "eth0", "down")
+        return time.monotonic()
 
     def mend(self) -> None:
         """Put it back."""
