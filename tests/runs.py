@@ -1,10 +1,12 @@
 """Running the program as users do: the command, alone or under torchrun, in processes of its own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
 from biggan.data.pack import Plan, begin
@@ -21,6 +23,16 @@ checkpoint: {every_steps: 3, keep_last: 3}
 samples: {every_steps: 1000, per_class: 1}
 tracking: {mlflow: false}
 """
+
+INTERVENTIONS = [
+    "intervention.r1_gamma=1.0",
+    "intervention.r1_every_d_steps=2",
+    "intervention.spectral_penalty=1.0",
+    "intervention.spectral_clamp=true",
+    "intervention.spectral_ratio=1.2",
+    "model.initialization=normal",  # orthogonal weights have no largest singular value to agree on
+    "intervention.spectral_layers=['G.linear','D.*']",
+]
 
 
 def pack_digits(dest: Path, **settings) -> None:
@@ -67,3 +79,13 @@ def start(arguments: list[str], processes: int = 1) -> subprocess.Popen:
 def weights(checkpoint: Path) -> dict:
     """Every tensor of a checkpoint, as FILE/NAME."""
     return {f"{f.stem}/{k}": v for f in sorted(checkpoint.glob("*.safetensors")) for k, v in load_file(f).items()}
+
+
+def assert_near(a: dict, b: dict, mean: float) -> None:
+    """Parameters differ by at most `mean` on average; statistics and vectors follow from them, and are not asked."""
+    assert a.keys() == b.keys()
+    for file in ("generator", "discriminator", "ema"):
+        keys = [k for k in a if k.startswith(f"{file}/") and not re.search(r"running_|\.u$", k)]
+        off = torch.cat([(a[k] - b[k]).abs().flatten() for k in keys]).mean().item()
+        print(f"{file}: {off:.1e}, at most {mean:.1e}")
+        assert off <= mean, f"{file}: {off}"

@@ -34,6 +34,8 @@ CASES = [
     ("bfloat16", 2, 0.0),
 ]
 """Precision, accumulation and clipping; bfloat16 is clipped by the same code, and costs as much again."""
+APART = "ddp, weights apart"
+"""As users run it; under "ddp" weights lie as ZeRO's do, see `flatten_memory`."""
 ACCUMULATING = [CASES[2], CASES[5]]
 """Enough for interventions, which are terms of the loss or follow the update."""
 
@@ -53,11 +55,10 @@ def flatten_memory(network):
 def flat_engine(config, name, network, *others):
     if config.distributed.engine == "ddp":
         flatten_memory(network)
-    return plain_engine(config, name, network, *others)
+    return usual_engine(config, name, network, *others)
 
 
-plain_engine = build.engine
-build.engine = flat_engine
+usual_engine = build.engine
 
 
 def real_batches(config, process, step):
@@ -126,7 +127,9 @@ def main(preset, out, *overrides):
     with join(120) as process:
         ends = {}
         for precision, accumulation, max_grad_norm in CASES if not overrides else ACCUMULATING:
-            for name, engine in ENGINES.items():
+            once = accumulation == 1 and not max_grad_norm
+            for name, engine in (ENGINES | ({APART: ENGINES["ddp"]} if once else {})).items():
+                build.engine = usual_engine if name == APART else flat_engine
                 arithmetic = [f"training.precision={precision}", f"training.accumulation={accumulation}"]
                 clipping = f"optimizer.max_grad_norm={max_grad_norm}"
                 config = resolve(Path(preset), [*arithmetic, clipping, *fixed, *engine, *overrides])

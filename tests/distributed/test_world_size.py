@@ -1,21 +1,10 @@
 """The same run on one process and on several."""
 
 import json
-import re
 
 import pytest
-import torch
-from runs import biggan, weights
+from runs import INTERVENTIONS, assert_near, biggan, weights
 
-INTERVENTIONS = [
-    "intervention.r1_gamma=1.0",
-    "intervention.r1_every_d_steps=2",
-    "intervention.spectral_penalty=1.0",
-    "intervention.spectral_clamp=true",
-    "intervention.spectral_ratio=1.2",
-    "model.initialization=normal",  # orthogonal weights have no largest singular value to agree on
-    "intervention.spectral_layers=['G.linear','D.*.conv1']",
-]
 PAPER = ["optimizer.g_lr=5e-5", "optimizer.d_lr=2e-4"]
 WATCHED = ["collapse.spectrum_every_steps=1", "collapse.quality_every_steps=1"]
 
@@ -52,11 +41,7 @@ def test_two_and_three_processes_walk_the_path_of_one(tiny, digits, tmp_path, se
     one = trained(digits, preset, tmp_path / "one", 1, "model.channels=4", *overrides)
     for processes in several:
         many = trained(digits, preset, tmp_path / f"many{processes}", processes, "model.channels=4", *overrides)
-        assert one.keys() == many.keys()
-        for file in ("generator", "discriminator", "ema"):
-            parameters = [k for k in one if k.startswith(file) and not re.search(r"running_|\.u$", k)]
-            diff = torch.cat([(one[k] - many[k]).abs().flatten() for k in parameters])
-            assert diff.mean() <= 1e-6, f"{file} on {processes}: {diff.mean()}"
+        assert_near(one, many, 1e-6)
     rows = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("one", "many2")]
     assert rows[0].keys() == rows[1].keys()
     assert {"d_logit_real_spread", "sigma/G.linear/0", "diversity/ema", "d_gradient"} <= rows[0].keys()
@@ -76,7 +61,4 @@ def test_a_run_with_batchnorm_groups_goes_on_where_they_are_of_as_many_images(ti
         f"statistics were those of 12 images, groups of 2 of 2 processes would take 24; go on with {group}=1" in refused
     )
     biggan(["train", *moved, *sizes, f"{group}=1", "training.steps=4"], processes=2)
-    a, b = (final_weights(tmp_path / name) for name in ("whole", "moved"))
-    for file in ("generator", "discriminator"):
-        parameters = [k for k in a if k.startswith(file) and not re.search(r"running_|\.u$", k)]
-        assert torch.cat([(a[k] - b[k]).abs().flatten() for k in parameters]).mean() <= 3e-6, file
+    assert_near(*(final_weights(tmp_path / name) for name in ("whole", "moved")), 3e-6)
