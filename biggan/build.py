@@ -247,6 +247,7 @@ def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cur
         root=config.data.path.rstrip("/"),
         shards=dataset.splits["train"].shards,
         resolution=dataset.resolution,
+        channels=dataset.channels,
         classes=len(dataset.classes),
         streams=config.data.streams,
         shuffle_buffer=config.data.shuffle_buffer,

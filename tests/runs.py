@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from biggan.data.pack import Plan, begin
+from biggan.data.sources.wanted import Wanted
 
 TINY = """
 data: {streams: 6, workers: 1, shuffle_buffer: 40, horizontal_flip: true}
@@ -36,7 +37,7 @@ INTERVENTIONS = [
 
 
 def pack_digits(dest: Path, **settings) -> None:
-    plan = Plan("digits", settings.get("resolution", 32), "png", settings.get("val_fraction", 0.0), 12, "")
+    plan = Plan(Wanted(("digits",)), **{"resolution": 32, "shards": 12} | settings)
     begin(plan, dest).run(workers=1, on_shard=lambda _: None)
 
 

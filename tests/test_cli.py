@@ -237,7 +237,7 @@ def test_pack_and_data(run, tmp_path, monkeypatch):
     sheet = Image.open(tmp_path / "packed" / "contact_sheet.png")
     assert sheet.height == 2 * 66
     refuses(run("pack", "photos", "packed", "--resolution", 32), "already holds a packed data set")
-    refuses(run("pack", "nowhere", "other", "--resolution", 32), "nowhere: no such folder or zip file")
+    refuses(run("pack", "nowhere", "other", "--resolution", 32), "nowhere: no such folder, zip or parquet file")
     assert run("pack", "photos", "other", "--resolution", "big")[0] == 2
     assert not (tmp_path / "other").exists()
 

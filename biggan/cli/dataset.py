@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from biggan.cli.pictures import save_picture
+
+if TYPE_CHECKING:
+    from biggan.data.journal import Packed
+    from biggan.data.pack import Packing
 
 
 class Encoding(StrEnum):
@@ -19,19 +23,67 @@ class Encoding(StrEnum):
     jpeg = "jpeg"
 
 
+class Crop(StrEnum):
+    """How images become squares."""
+
+    centre = "centre"
+    top = "top"
+    pad = "pad"
+    stretch = "stretch"
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder of class folders, zip of one, parquet file or folder of them, LSUN's LMDB, digits, or "
+        "torchvision:NAME; several are one data set, their classes matched by name.",
+    ),
+]
+Dest = Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write: shards and dataset.json.")]
+Pixels = Annotated[int, typer.Option(min=8, max=4096, help="Pixels; training takes 32, 64, 128, 256 or 512.")]
+Labels = Annotated[str, typer.Option(metavar="FILE", help="CSV (path,label) or JSON; paths are relative to SOURCE.")]
+Merges = Annotated[list[str] | None, typer.Option(metavar="NAME=A,B", help="Make one class of several; repeatable.")]
+Chosen = Annotated[str, typer.Option(metavar="A,B", help="Pack only these classes, in this order.")]
+OfSplit = Annotated[str, typer.Option(help="Which split of parquet files or LMDBs.")]
+Column = Annotated[str, typer.Option(help="Column of parquet files that holds the labels.")]
+
+
 def pack(
-    source: Annotated[str, typer.Argument(help="Folder of class folders, zip of one, digits, or torchvision:NAME.")],
-    dest: Annotated[Path, typer.Argument(help="Folder to write: shards and dataset.json.")],
-    resolution: Annotated[int, typer.Option(min=8, max=4096, help="Pixels; training takes 32, 64, 128, 256 or 512.")],
+    source: Sources,
+    dest: Dest,
+    resolution: Pixels,
+    labels: Labels = "",
+    unconditional: Annotated[bool, typer.Option("--unconditional", help="One class, whatever folders say.")] = False,
+    merge: Merges = None,
+    classes: Chosen = "",
+    balance: Annotated[bool, typer.Option("--balance", help="Repeat images of small classes: equal sizes.")] = False,
+    grey: Annotated[bool, typer.Option("--grey", help="One channel; train with model.image_channels=1.")] = False,
+    crop: Annotated[Crop, typer.Option(help="How images become squares; pad: black bars.")] = Crop.centre,
     val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share of each class that is held out.")] = 0.0,
     encoding: Annotated[Encoding, typer.Option(help="Lossless, or quality 95 at a third of the size.")] = Encoding.png,
     shards: Annotated[int, typer.Option(min=0, help="Training shards; 0: about 1,000 images each, 16 to 1024.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Packing processes; 0: one per CPU.")] = 0,
+    split: OfSplit = "train",
+    label_column: Column = "label",
     torchvision_root: Annotated[Path, typer.Option(help="Where torchvision finds or downloads its files.")] = Path(
         "data/torchvision"
     ),
 ) -> None:
-    """Turn images into shards: centre-cropped, resized, RGB. Run it again after an interruption."""
+    """Turn images into shards of squares. Run it again after an interruption."""
+    from biggan.data import pack as packing
+    from biggan.data.sources.selection import parse_merge, parse_names
+    from biggan.data.sources.wanted import Wanted
+
+    merges = tuple(parse_merge(text) for text in merge or ())
+    chosen = parse_names(classes, "--classes") if classes else ()
+    wanted = Wanted(tuple(source), labels, unconditional, merges, chosen, split, label_column, str(torchvision_root))
+    plan = packing.Plan(wanted, resolution, encoding.value, val_fraction, shards, crop.value, 1 if grey else 3, balance)
+    _run(packing.begin(plan, dest), workers or len(os.sched_getaffinity(0)))
+
+
+def _run(job: Packing, workers: int) -> None:
+    """Pack, with progress; say what was noticed, skipped and written."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -42,29 +94,29 @@ def pack(
         TimeRemainingColumn,
     )
 
-    from biggan.data import pack as packing
-
-    plan = packing.Plan(source, resolution, encoding.value, val_fraction, shards, str(torchvision_root))
-    job = packing.begin(plan, dest)
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    for note in job.source.notes:
+        console.print(f"note: {note}")
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=job.images)
+        said: set[str] = set()
 
-        def on_shard(shard: packing.Packed) -> None:
+        def on_shard(shard: Packed) -> None:
             for path, reason in shard.skipped:
-                console.print(f"skipped {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
+                if path not in said:
+                    console.print(f"skipped {path}: {reason}")
+                    said.add(path)
             progress.update(task, advance=shard.images + len(shard.skipped))
 
-        dataset = job.run(workers or len(os.sched_getaffinity(0)), on_shard)
-    if resolution not in (32, 64, 128, 256, 512):
-        console.print(f"note: the networks take 32, 64, 128, 256 or 512 px, not {resolution}", highlight=False)
+        dataset = job.run(workers, on_shard)
+    if dataset.resolution not in (32, 64, 128, 256, 512):
+        console.print(f"note: the networks take 32, 64, 128, 256 or 512 px, not {dataset.resolution}")
     splits = ", ".join(f"{split.images} {name}" for name, split in dataset.splits.items())
     console.print(
-        f"{dest}: {dataset.images} images ({splits}) of {len(dataset.classes)} classes at {resolution} px; "
-        f"{len(dataset.skipped)} unreadable skipped",
-        highlight=False,
-        soft_wrap=True,
+        f"{job.dest}: {dataset.images} images ({splits}) of {len(dataset.classes)} classes at {dataset.resolution} px"
+        f"{', grey' * (dataset.channels == 1)}{', balanced' * dataset.balanced}; "
+        f"{len(dataset.skipped)} unreadable skipped"
     )
 
 
@@ -86,8 +138,10 @@ def data(
     widest, most = max(len(c) for c in dataset.classes), max(dataset.class_counts)
     for name, count in zip(dataset.classes, dataset.class_counts, strict=True):
         console.print(f"{name:>{widest}} {count:>8} {'█' * round(40 * count / most)}", highlight=False, markup=False)
-    console.print(f"{dataset.images} images, {dataset.resolution} px", highlight=False)
-    for warning in check_trainable(dataset, classes=len(dataset.classes), resolution=dataset.resolution, streams=1):
+    kind = ", grey" * (dataset.channels == 1) + ", balanced" * dataset.balanced
+    console.print(f"{dataset.images} images, {dataset.resolution} px{kind}", highlight=False)
+    itself = {"classes": len(dataset.classes), "resolution": dataset.resolution, "image_channels": dataset.channels}
+    for warning in check_trainable(dataset, **itself, streams=1):
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     rows, shown = first_of_each_class(dataset, str(dataset_path), per_class, max_classes)
     save_picture(grid(rows, [dataset.classes[k] for k in shown]), out or dataset_path / "contact_sheet.png")

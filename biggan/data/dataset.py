@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -43,6 +44,7 @@ class Preprocessing(_Record):
     crop: str
     resize: str
     encoding: str
+    colour: str = "RGB"
 
 
 class Skipped(_Record):
@@ -58,6 +60,10 @@ class Dataset(_Record):
     format: int = 1
     source: str
     resolution: int
+    channels: Literal[1, 3] = 3
+    """1: grey."""
+    balanced: bool = False
+    """Training images of small classes stand there several times, so that all classes are of one size."""
     classes: tuple[str, ...]
     images: int
     class_counts: tuple[int, ...]
@@ -102,8 +108,16 @@ def load(folder: Path) -> Dataset:
     return dataset
 
 
-def check_trainable(dataset: Dataset, *, classes: int, resolution: int, streams: int) -> list[str]:
+def check_trainable(
+    dataset: Dataset, *, classes: int, resolution: int, streams: int, image_channels: int = 3
+) -> list[str]:
     """Raise InputError if the training split cannot feed such a run; return warnings, one line each."""
+    if dataset.channels != image_channels:
+        kind, other = ("grey", "without") if dataset.channels == 1 else ("RGB", "with")
+        raise InputError(
+            f"model.image_channels: {image_channels}, but the data set was packed {kind}; "
+            f"set model.image_channels={dataset.channels} or pack it {other} --grey"
+        )
     if dataset.resolution != resolution:
         raise InputError(
             f"model.resolution: {resolution}, but the data set was packed at {dataset.resolution} px; "

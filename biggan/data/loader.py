@@ -69,6 +69,8 @@ class ReadPlan:
     root: str
     shards: tuple[Shard, ...]
     resolution: int
+    channels: int
+    """3, or 1 for grey."""
     classes: int
     streams: int
     shuffle_buffer: int
@@ -196,14 +198,16 @@ def shuffle_blocks(plan: ReadPlan, samples: Iterable[Sample], stream: int, start
 
 def decode(plan: ReadPlan, samples: Iterable[Sample]) -> Iterator[Sample]:
     """Decode the image and the label, and nothing else a shard may hold: no field is ever unpickled."""
-    shape = (plan.resolution, plan.resolution, 3)
+    shape = (plan.resolution, plan.resolution, plan.channels)
     for sample in samples:
         if sample.error is not None:
             yield sample
             continue
         try:
             data = sample.fields.get("png") or sample.fields["jpg"]
-            image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            image = np.atleast_3d(
+                np.asarray(Image.open(io.BytesIO(data)).convert("L" if plan.channels == 1 else "RGB"))
+            )
             label = int(sample.fields["cls"])
             if image.shape != shape or not 0 <= label < plan.classes:
                 raise ValueError(f"image {image.shape}, label {label}; expected {shape}, below {plan.classes}")
@@ -227,7 +231,7 @@ class Part:
     """What one reading process adds to a micro-batch."""
 
     images: Tensor
-    """uint8 [n, R, R, 3]."""
+    """uint8 [n, R, R, C]."""
     labels: Tensor
     """int64 [n]."""
     names: list[str]
@@ -344,7 +348,7 @@ class Loader:
             process.kill()  # one that hangs in a read; they do not hear SIGTERM
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        """(images uint8 [n, 3, R, R] in channels-last memory, labels int64 [n]); raises DataError."""
+        """(images uint8 [n, C, R, R] in channels-last memory, labels int64 [n]); raises DataError."""
         # The parts of the readers come in turn, hence in the order of their streams.
         batch = [next(self._parts) for _ in range(max(1, self._readers))]
         for part in batch:

@@ -1,4 +1,4 @@
-"""Images to shards: decode, centre-crop, resize and write tar files, many shards at a time.
+"""Images to shards: made square, and written into tar files, many shards at a time.
 
 Each shard is a pure function of (source, plan, shard number), written beside its place and renamed; a journal
 in the destination remembers the finished ones, and `dataset.json` is written last. So a pack can be
@@ -9,76 +9,86 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import multiprocessing
-import os
 import random
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-
-from PIL import Image, ImageOps
+from typing import Literal, NamedTuple
 
 from biggan.data.dataset import FILE_NAME, Dataset, Preprocessing, Shard, Skipped, Split
-from biggan.data.sources import Source, open_source
+from biggan.data.image import COLOUR, CROPS, encode, square
+from biggan.data.journal import Packed, close_journal, open_journal, remember
+from biggan.data.sources.source import Source
+from biggan.data.sources.wanted import Wanted, open_wanted
 from biggan.errors import InputError
 from biggan.files import sha256_of, sync_file, write_atomically
-
-JOURNAL = "packing.jsonl"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything the bytes of the shards depend on, besides the source's own."""
+    """Everything the bytes of the shards depend on, besides the sources' own."""
 
-    source: str
+    wanted: Wanted
     resolution: int
-    encoding: str
+    encoding: str = "png"
     """`png` or `jpeg`."""
-    val_fraction: float
-    shards: int
-    torchvision_root: str
+    val_fraction: float = 0.0
+    shards: int = 0
+    """Of the training images; 0: `default_shards`."""
+    crop: str = "centre"
+    """A key of `image.CROPS`."""
+    channels: Literal[1, 3] = 3
+    """3, or 1 for grey."""
+    balance: bool = False
+    """Repeat the training images of small classes until every class is as large as the largest."""
+
+
+class Entry(NamedTuple):
+    """An item's place in a split: the item, and which of its copies this is."""
+
+    item: int
+    copy: int
 
 
 @cache
-def split_items(plan: Plan) -> dict[str, list[int]]:
-    """Item numbers of "train" and, if any are held out, "val"; both mixed over classes.
+def split_entries(plan: Plan) -> dict[str, list[Entry]]:
+    """The entries of "train" and, if any items are held out, "val"; both mixed over classes.
 
     Cached: a packing process needs it for each of its shards.
     """
-    source = open_source(plan.source, plan.torchvision_root)
+    source = open_wanted(plan.wanted)
     mixed = list(range(len(source.names)))
     random.Random("biggan pack").shuffle(mixed)
-    by_class: dict[int, list[int]] = {}
-    for item in mixed:
-        by_class.setdefault(source.labels[item], []).append(item)
-    held_out = {item for items in by_class.values() for item in items[: round(len(items) * plan.val_fraction)]}
+    held_out = {item for items in _by_class(source, mixed) for item in items[: round(len(items) * plan.val_fraction)]}
     if len(held_out) == len(mixed):
         raise InputError(f"--val-fraction: {plan.val_fraction} leaves no image to train on; use a smaller one")
     train, val = ([i for i in mixed if (i in held_out) is held] for held in (False, True))
-    return {"train": train, "val": val} if val else {"train": train}
+    entries = _balanced(_by_class(source, train)) if plan.balance else [Entry(item, 0) for item in train]
+    return {"train": entries, "val": [Entry(item, 0) for item in val]} if val else {"train": entries}
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A finished shard: what `dataset.json` will say of it."""
+def _by_class(source: Source, items: list[int]) -> list[list[int]]:
+    """The items of each class that has any."""
+    by_class: dict[int, list[int]] = {}
+    for item in items:
+        by_class.setdefault(source.labels[item], []).append(item)
+    return list(by_class.values())
 
-    split: str
-    number: int
-    name: str
-    labels: dict[int, int]
-    bytes: int
-    sha256: str
-    skipped: list[tuple[str, str]]
 
-    @property
-    def images(self) -> int:
-        """Images written."""
-        return sum(self.labels.values())
+def _balanced(by_class: list[list[int]]) -> list[Entry]:
+    """As many entries of each class as the largest has; no item stands there twice more often than another of it.
+
+    Mixed once more, so that the copies of an image lie apart.
+    """
+    most = max(len(items) for items in by_class)
+    entries = [Entry(items[k % len(items)], k // len(items)) for items in by_class for k in range(most)]
+    random.Random("biggan pack, balanced").shuffle(entries)
+    return entries
 
 
 def default_shards(images: int) -> int:
@@ -97,8 +107,8 @@ class Packing:
 
     @property
     def images(self) -> int:
-        """Images of the source, readable or not."""
-        return len(self.source.names)
+        """Images to write, readable or not; copies count."""
+        return sum(len(entries) for entries in split_entries(self.plan).values())
 
     def run(self, workers: int, on_shard: Callable[[Packed], None]) -> Dataset:
         """Pack what is not finished, on `workers` processes; `on_shard` hears of every shard, old ones first.
@@ -110,12 +120,12 @@ class Packing:
         todo = [key for key in shard_keys(self.plan) if key not in self.finished]
         try:
             for packed in _pack_shards(self.plan, self.dest, todo, workers):
-                _append(self.dest / JOURNAL, asdict(packed))
+                remember(self.dest, packed)
                 self.finished[packed.split, packed.number] = packed
                 on_shard(packed)
             dataset = _describe(self.plan, self.source, [self.finished[key] for key in sorted(self.finished)])
             write_atomically(self.dest / FILE_NAME, dataset.to_json())
-            (self.dest / JOURNAL).unlink()
+            close_journal(self.dest)
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{self.dest}: {reason}; free some room and run the same command again") from None
@@ -124,18 +134,20 @@ class Packing:
 
 def begin(plan: Plan, dest: Path) -> Packing:
     """Open the source and begin, or go on with, the pack in `dest`; raises InputError if either cannot be used."""
-    source = open_source(plan.source, plan.torchvision_root)
+    source = open_wanted(plan.wanted)
+    images = len(split_entries(plan)["train"]) if plan.balance else len(source.names)
     if not plan.shards:
-        plan = replace(plan, shards=min(default_shards(len(source.names)), len(source.names)))
-    if plan.shards > len(source.names):
-        raise InputError(f"--shards: {plan.shards} shards for {len(source.names)} images; use fewer")
+        plan = replace(plan, shards=min(default_shards(images), images))
+    if plan.shards > images:
+        raise InputError(f"--shards: {plan.shards} shards for {images} images; use fewer")
     shard_keys(plan)  # raises InputError if the plan cannot be followed
-    return Packing(plan, dest, source, _open_journal(plan, source, dest))
+    listing = hashlib.sha256(repr((source.classes, source.names, source.labels)).encode()).hexdigest()
+    return Packing(plan, dest, source, open_journal(dest, {"plan": asdict(plan), "source_sha256": listing}))
 
 
 def shard_keys(plan: Plan) -> list[tuple[str, int]]:
     """(split, number) of every shard; held-out images get shards in proportion."""
-    splits = split_items(plan)
+    splits = split_entries(plan)
     keys = [("train", k) for k in range(min(plan.shards, len(splits["train"])))]
     if "val" in splits:
         share = len(splits["val"]) / len(splits["train"])
@@ -160,103 +172,44 @@ def _pack_shards(plan: Plan, dest: Path, todo: list[tuple[str, int]], workers: i
 
 def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> Packed:
     """Write one shard of `dest`; the same bytes whenever and wherever it is called."""
-    source = open_source(plan.source, plan.torchvision_root)
+    source = open_wanted(plan.wanted)
     of = sum(1 for name, _ in shard_keys(plan) if name == split)
-    items = split_items(plan)[split][number::of]
+    entries = split_entries(plan)[split][number::of]
+    if source.in_groups:
+        entries = sorted(entries)  # so that each group is read once; the loader shuffles what it reads
     path = dest / f"{split}-{number:05d}.tar"
     partial = path.with_suffix(".partial")
     labels: dict[int, int] = {}
     skipped: list[tuple[str, str]] = []
     with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for item in items:
+        for item, copy in entries:
             try:
-                data = encode(square(source.read(item), plan.resolution), plan.encoding)
+                data = encode(square(source.read(item), plan.resolution, plan.crop, plan.channels), plan.encoding)
             except Exception as error:  # a damaged image can raise nearly anything in its decoder
                 skipped.append((source.names[item], " ".join(str(error).split()) or type(error).__name__))
                 continue
             label = source.labels[item]
             labels[label] = labels.get(label, 0) + 1
-            suffix = {"png": "png", "jpeg": "jpg"}[plan.encoding]
-            for name, content in ((f"{item:09d}.{suffix}", data), (f"{item:09d}.cls", str(label).encode())):
-                info = tarfile.TarInfo(name)  # no time, no owner: equal inputs give equal bytes
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+            _add(tar, f"{item:09d}-{copy}" if copy else f"{item:09d}", data, plan.encoding, label)
     sync_file(partial)
     partial.replace(path)
     return Packed(split, number, path.name, labels, path.stat().st_size, sha256_of(path), skipped)
 
 
-def square(image: Image.Image, resolution: int) -> Image.Image:
-    """Upright RGB, centre-cropped to a square, resized to `resolution` px with antialiasing (Lanczos)."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ValueError(f"more than 8 bits per channel (mode {image.mode}) is not supported")
-    image = ImageOps.exif_transpose(image)
-    if "A" in image.getbands() or "transparency" in image.info:
-        canvas = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(canvas, image.convert("RGBA"))
-    image = image.convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Cropped before: resize(box=...) would let the filter reach beyond the crop.
-    image = image.crop((left, top, left + side, top + side))
-    return image if side == resolution else image.resize((resolution, resolution), Image.Resampling.LANCZOS)
-
-
-def encode(image: Image.Image, encoding: str) -> bytes:
-    """The image file's bytes: PNG (lossless), or JPEG at quality 95 without chroma subsampling."""
-    out = io.BytesIO()
-    if encoding == "png":
-        image.save(out, "PNG", compress_level=4)
-    else:
-        image.save(out, "JPEG", quality=95, subsampling=0)
-    return out.getvalue()
-
-
-def _open_journal(plan: Plan, source: Source, dest: Path) -> dict[tuple[str, int], Packed]:
-    """Start or continue packing in `dest`; return the shards that are already there."""
-    if (dest / FILE_NAME).exists():
-        raise InputError(f"{dest}: already holds a packed data set; choose another folder or remove it")
-    journal = dest / JOURNAL
-    listing = hashlib.sha256(repr((source.classes, source.names, source.labels)).encode()).hexdigest()
-    header = json.dumps({"plan": asdict(plan), "source_sha256": listing})
-    try:
-        dest.mkdir(parents=True, exist_ok=True)
-        lines = journal.read_text(encoding="utf-8").split("\n") if journal.exists() else []
-        if len(lines) < 2:  # not begun, or interrupted while its first line was being written
-            if any(f.name != JOURNAL for f in dest.iterdir()):
-                raise InputError(f"{dest}: is not empty and was not begun by `biggan pack`; choose another folder")
-            journal.write_text(header + "\n", encoding="utf-8")
-            lines = [header]
-    except OSError as error:
-        raise InputError(f"{dest}: cannot be written ({error.strerror or error})") from None
-    if lines[0] != header:
-        raise InputError(
-            f"{dest}: holds a pack begun with other settings or another source; remove it or choose another folder"
-        )
-    finished = {}
-    for line in lines[1:]:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that was being written when the pack was interrupted
-        packed = Packed(**record | {"labels": {int(k): n for k, n in record["labels"].items()}})
-        file = dest / packed.name
-        if file.is_file() and file.stat().st_size == packed.bytes:
-            finished[packed.split, packed.number] = packed
-    return finished
-
-
-def _append(journal: Path, record: Mapping[str, object]) -> None:
-    with journal.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _add(tar: tarfile.TarFile, key: str, image: bytes, encoding: str, label: int) -> None:
+    suffix = {"png": "png", "jpeg": "jpg"}[encoding]
+    for name, content in ((f"{key}.{suffix}", image), (f"{key}.cls", str(label).encode())):
+        info = tarfile.TarInfo(name)  # no time, no owner: equal inputs give equal bytes
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
 
 
 def _describe(plan: Plan, source: Source, shards: list[Packed]) -> Dataset:
-    skipped = [Skipped(path=path, reason=reason) for s in shards for path, reason in s.skipped]
+    origin = ", ".join(plan.wanted.sources)
+    unreadable = dict(pair for s in shards for pair in s.skipped)  # once, however many copies there are
     if not any(s.images for s in shards):
-        raise InputError(f"{plan.source}: none of its {len(skipped)} images could be read; {skipped[0].reason}")
+        reason = next(iter(unreadable.values()))
+        raise InputError(f"{origin}: none of its {len(unreadable)} images could be read; {reason}")
 
     def counts(of: list[Packed]) -> tuple[int, ...]:
         return tuple(sum(s.labels.get(k, 0) for s in of) for k in range(len(source.classes)))
@@ -267,14 +220,19 @@ def _describe(plan: Plan, source: Source, shards: list[Packed]) -> Dataset:
         records = tuple(Shard(name=s.name, images=s.images, bytes=s.bytes, sha256=s.sha256) for s in of)
         splits[name] = Split(images=sum(s.images for s in of), class_counts=counts(of), shards=records)
     return Dataset(
-        source=plan.source,
+        source=origin,
         resolution=plan.resolution,
+        channels=plan.channels,
+        balanced=plan.balance,
         classes=tuple(source.classes),
         images=sum(s.images for s in shards),
         class_counts=counts(shards),
         splits=splits,
         preprocessing=Preprocessing(
-            crop="centre, to a square", resize="Lanczos with antialiasing (Pillow)", encoding=plan.encoding
+            crop=CROPS[plan.crop],
+            resize="Lanczos with antialiasing (Pillow)",
+            encoding=plan.encoding,
+            colour=COLOUR[plan.channels],
         ),
-        skipped=tuple(skipped),
+        skipped=tuple(Skipped(path=path, reason=reason) for path, reason in unreadable.items()),
     )

@@ -24,26 +24,31 @@ def readable(dataset: Dataset, root: str, split: str) -> Iterator[Sample]:
 def readable_in(dataset: Dataset, root: str, shard: Shard) -> Iterator[Sample]:
     """The samples of one shard that can be read, in order."""
     plan = ReadPlan(
-        root=root, shards=(shard,), resolution=dataset.resolution, classes=len(dataset.classes), streams=1,
-        shuffle_buffer=1, horizontal_flip=False, seed=0, max_bad_samples=0,
+        root=root, shards=(shard,), resolution=dataset.resolution, channels=dataset.channels,
+        classes=len(dataset.classes), streams=1, shuffle_buffer=1, horizontal_flip=False, seed=0, max_bad_samples=0,
     )  # fmt: skip
     for sample in decode(plan, read_shards(plan, [DealtShard(0, shard, 0, 0, last=False)])):
         if sample.image is not None:
             yield sample
 
 
+def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[..., R, R, 1 or 3] -> [..., R, R, 3]: grey is repeated, for pictures and for extractors of features."""
+    return np.broadcast_to(image, (*image.shape[:-1], 3))
+
+
 def first_images(dataset: Dataset, root: str, split: str, most: int) -> tuple[Tensor, Tensor]:
-    """At most `most` images uint8 [N, 3, R, R] and labels int64 [N]; N is 0 where there is no such split."""
+    """At most `most` images uint8 [N, C, R, R] and labels int64 [N]; N is 0 where there is no such split."""
     samples = list(islice(readable(dataset, root, split), most)) if split in dataset.splits else []
     r = dataset.resolution
-    images = np.array([sample.image for sample in samples], np.uint8).reshape(-1, r, r, 3)
+    images = np.array([sample.image for sample in samples], np.uint8).reshape(-1, r, r, dataset.channels)
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor([s.label for s in samples], dtype=torch.long)
 
 
 def first_of_each_class(
     dataset: Dataset, root: str, per_class: int, max_classes: int
 ) -> tuple[NDArray[np.uint8], list[int]]:
-    """uint8 [rows, per_class, R, R, 3] (white where a class has fewer) and the class of each row.
+    """uint8 [rows, per_class, R, R, 3] (RGB, white where a class has fewer) and the class of each row.
 
     Of more than `max_classes` classes, evenly spaced ones are shown. Reads only as many shards as it needs.
     """

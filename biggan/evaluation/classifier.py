@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from biggan.data.dataset import Dataset, Shard, checksum
-from biggan.data.preview import readable_in
+from biggan.data.preview import as_rgb, readable_in
 from biggan.distributed.process import Process
 from biggan.evaluation.features import Extracted
 from biggan.evaluation.stored import fits, read_tensors, write_tensors
@@ -211,7 +211,7 @@ def _of_shard(dataset: Dataset, root: str, shard: Shard, first: int, numbers: fr
     labels: list[int] = []
     for number, sample in enumerate(readable_in(dataset, root, shard) if numbers else (), first):
         if number in numbers and sample.image is not None:
-            images[len(labels)] = shrunk(torch.from_numpy(sample.image.copy())[None], pixels).round()[0]
+            images[len(labels)] = shrunk(torch.from_numpy(as_rgb(sample.image).copy())[None], pixels).round()[0]
             labels.append(sample.label)
     return Images(images[: len(labels)], torch.tensor(labels, dtype=torch.long))
 

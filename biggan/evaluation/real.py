@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from biggan.data.dataset import Dataset, checksum
-from biggan.data.preview import readable_in
+from biggan.data.preview import as_rgb, readable_in
 from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.evaluation.features import Extractor
@@ -57,13 +57,14 @@ class RealSplit:
     def batches(self, shard: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(first number, images uint8 [n, R, R, 3], labels [n]), CHUNK_IMAGES at most, of one shard: what can be read.
 
+        Grey images are repeated to three channels, as extractors take them.
         The same batches on any number of processes. Raises DataError for a shard that is missing.
         """
         shards = self.dataset.splits[self.split].shards
         number = sum(s.images for s in shards[:shard])
         found = readable_in(self.dataset, self.root, shards[shard])
         while samples := list(islice(found, CHUNK_IMAGES)):
-            images = np.stack([sample.image for sample in samples if sample.image is not None])
+            images = np.stack([as_rgb(sample.image) for sample in samples if sample.image is not None])
             yield number, torch.from_numpy(images), torch.tensor([sample.label for sample in samples])
             number += len(samples)
 

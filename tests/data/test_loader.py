@@ -29,6 +29,7 @@ def plan(folder, **settings):
         root=str(folder),
         shards=dataset.splits["train"].shards,
         resolution=32,
+        channels=dataset.channels,
         classes=10,
         streams=6,
         shuffle_buffer=40,

@@ -1,0 +1,32 @@
+"""What every kind of source is opened as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+ONE_CLASS = "images"
+"""The class of images that have none."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images: item k has the name `names[k]`, no other's, and the class `classes[labels[k]]`."""
+
+    classes: list[str]
+    names: list[str]
+    labels: list[int]
+    read: Callable[[int], Image.Image]
+    """Open item k; raises OSError, ValueError or another error of the decoder if it is damaged."""
+    in_groups: bool = False
+    """Neighbours are stored, and read, together: a shard's items are best read in their order here."""
+    notes: tuple[str, ...] = ()
+    """What the user should hear of, one line each."""
+
+
+def numbered(found: list[str], classes: list[str]) -> list[int]:
+    """The numbers of classes given by name."""
+    index = {name: k for k, name in enumerate(classes)}
+    return [index[name] for name in found]

@@ -1,0 +1,109 @@
+"""Which images are packed, under which labels: what `biggan pack` is given, opened as one source."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from biggan.data.sources import known, labels, lsun, selection, tree
+from biggan.data.sources.selection import Merge
+from biggan.data.sources.source import Source
+from biggan.errors import InputError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The sources, and what is taken of them."""
+
+    sources: tuple[str, ...]
+    """Folders, zips, parquet files, LMDBs, `digits` or `torchvision:NAME`: together one data set."""
+    labels: str = ""
+    """CSV or JSON with the label of every image of the only source, a folder or a zip."""
+    unconditional: bool = False
+    """One class, whatever the sources say."""
+    merges: tuple[Merge, ...] = ()
+    classes: tuple[str, ...] = ()
+    """After merging, those to pack, in this order; empty: all."""
+    split: str = "train"
+    """Of parquet files and LMDBs."""
+    label_column: str = "label"
+    """Of parquet files."""
+    torchvision_root: str = ""
+
+    def __post_init__(self) -> None:
+        given = {"--labels": self.labels, "--classes": self.classes, "--merge": self.merges}
+        if self.unconditional and any(given.values()):
+            flag = next(flag for flag, value in given.items() if value)
+            raise InputError(f"--unconditional: there is one class then, and nothing for {flag} to do; leave one out")
+        if self.labels and len(self.sources) > 1:
+            raise InputError("--labels: its paths are relative to one SOURCE; give the folder above these instead")
+        for k, source in enumerate(self.sources):
+            if Path(source).resolve() in [Path(other).resolve() for other in self.sources[:k]]:
+                raise InputError(f"SOURCE: {source} is given twice; give each source once")
+
+
+@cache
+def open_wanted(wanted: Wanted) -> Source:
+    """One source of all that is wanted; raises InputError.
+
+    Kept open for the process's life: each packing process opens a source once, not once per shard.
+    """
+    sources = [_opened(source, wanted) for source in wanted.sources]
+    source = sources[0] if len(sources) == 1 else selection.joined(sources, wanted.sources)
+    if wanted.unconditional:
+        return selection.unconditional(source)
+    source = selection.merged(source, wanted.merges)
+    return selection.chosen(source, wanted.classes) if wanted.classes else source
+
+
+def _opened(source: str, wanted: Wanted) -> Source:
+    path = Path(source)
+    if source == "digits" or source.startswith("torchvision:"):
+        _refuse_labels(source, wanted)
+        if source == "digits":
+            return known.digits()
+        return known.torchvision(source.removeprefix("torchvision:"), Path(wanted.torchvision_root))
+    if path.is_dir():
+        return _folder(path, wanted)
+    if path.suffix == ".parquet" and path.is_file():
+        return _parquet(path.parent, [path], wanted)
+    if path.is_file() and zipfile.is_zipfile(path):
+        return _tree(tree.archive(path), wanted)
+    if path.is_file() and path.suffix == ".zip":
+        raise InputError(f"{source}: is no zip that can be read (cut short?); copy it here again")
+    if path.exists():
+        raise InputError(f"{source}: neither a folder, a zip nor a parquet file")
+    raise InputError(f"{source}: no such folder, zip or parquet file (also known: digits, torchvision:NAME)")
+
+
+def _folder(path: Path, wanted: Wanted) -> Source:
+    if folders := lsun.lmdb_folders(path, wanted.split):
+        _refuse_labels(str(path), wanted)
+        return lsun.open_lmdbs(folders)
+    here = tree.folder(path)
+    parquet_files = [file for file in here.files if file.endswith(".parquet")]
+    if parquet_files and not here.holds_images():
+        from biggan.data.sources.parquet import files_of_split  # noqa: PLC0415  (pyarrow: only this source needs it)
+
+        return _parquet(path, files_of_split(path, parquet_files, wanted.split), wanted)
+    return _tree(here, wanted)
+
+
+def _tree(images: tree.Tree, wanted: Wanted) -> Source:
+    if wanted.labels:
+        return labels.by_file(images, wanted.labels)
+    return tree.in_one_class(images) if wanted.unconditional else tree.by_class_folder(images)
+
+
+def _parquet(root: Path, files: list[Path], wanted: Wanted) -> Source:
+    from biggan.data.sources.parquet import open_parquet  # noqa: PLC0415  (as above)
+
+    _refuse_labels(str(root), wanted)
+    return open_parquet(root, files, wanted.label_column, labelled=not wanted.unconditional)
+
+
+def _refuse_labels(source: str, wanted: Wanted) -> None:
+    if wanted.labels:
+        raise InputError(f"--labels: {source} has labels of its own; --labels is for folders and zips")
