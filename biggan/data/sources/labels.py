@@ -107,11 +107,11 @@ def _from_json(file: str, text: str) -> Iterator[Pair]:
     try:
         content = json.loads(text, object_pairs_hook=_unless_doubled)
     except ValueError as error:
-        raise InputError(f"--labels: {file}: is not JSON ({error})") from None
+        raise InputError(f"--labels: {file}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
         raise InputError(f'--labels: {file}: neither {{"labels": [[path, label], ...]}} nor {{path: label}}')
     pairs: Iterable[object] = content.items()
-    if "labels" in content and not isinstance(content["labels"], str | int):
+    if isinstance(content.get("labels", 0), list | None):
         pairs = content["labels"] or ()
         if not pairs:
             raise InputError(f"--labels: {file}: holds no labels; pack with --unconditional instead")

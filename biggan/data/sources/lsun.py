@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def open_lmdbs(folders: Sequence[Path]) -> Source:
     return Source(classes, names, [number for number, _ in items], read)
 
 
+@cache  # LMDB opens a folder once in a process
 def _environment(folder: Path) -> Any:
     try:
         import lmdb  # noqa: PLC0415  (optional: an extra of its own)

@@ -27,7 +27,7 @@ def parse_names(text: str, flag: str) -> tuple[str, ...]:
     except (csv.Error, ValueError):
         raise InputError(f"{flag}: '{text}': a quote is not closed, or no name is given") from None
     names = tuple(name.strip() for name in row)
-    if not all(names):
+    if not names or not all(names):
         raise InputError(f"{flag}: '{text}': an empty name; write a,b,c")
     _refuse_twice(names, flag)
     return names

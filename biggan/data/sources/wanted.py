@@ -39,9 +39,11 @@ class Wanted:
             raise InputError(f"--unconditional: there is one class then, and nothing for {flag} to do; leave one out")
         if self.labels and len(self.sources) > 1:
             raise InputError("--labels: its paths are relative to one SOURCE; give the folder above these instead")
-        for k, source in enumerate(self.sources):
-            if Path(source).resolve() in [Path(other).resolve() for other in self.sources[:k]]:
-                raise InputError(f"SOURCE: {source} is given twice; give each source once")
+        places = [Path(source).resolve() for source in self.sources]
+        for k, place in enumerate(places):
+            inside = [other for other in places[:k] + places[k + 1 :] if place.is_relative_to(other)]
+            if inside:
+                raise InputError(f"SOURCE: {self.sources[k]} is, or lies in, {inside[0]}; give each image once")
 
 
 @cache
