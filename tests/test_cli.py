@@ -242,6 +242,33 @@ def test_pack_and_data(run, tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
+def test_what_is_packed_and_how(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place, name, count in (("a", "ant", 6), ("a", "bee", 2), ("b", "cow", 3), ("b", "ant", 1)):
+        (tmp_path / place / name).mkdir(parents=True)
+        for k in range(count):
+            Image.new("RGB", (50, 40), (200, 0, 0)).save(tmp_path / place / name / f"{k}.png")
+    flags = ("--resolution", 32, "--shards", 2, "--workers", 1)
+    merged = ("--merge", "insects=ant,bee", "--classes", "cow,insects", "--balance", "--grey", "--crop", "pad")
+    code, output = run("pack", "a", "b", "packed", *flags, *merged)
+    assert code == 0, output
+    assert "packed: 18 images (18 train) of 2 classes at 32 px, grey, balanced; 0 unreadable skipped" in output
+    packed = load(tmp_path / "packed")
+    assert (packed.classes, packed.class_counts, packed.channels) == (("cow", "insects"), (9, 9), 1)
+    assert packed.preprocessing.crop == "none: black bars make it a square"
+    code, output = run("data", "packed", "--out", "sheet.png")
+    assert code == 0, output
+    assert "18 images, 32 px, grey, balanced" in output
+    assert (60, 60, 60) in Image.open(tmp_path / "sheet.png").get_flattened_data()  # 0.299 * 200
+    (tmp_path / "labels.json").write_text(json.dumps({"ant/0.png": 1}))
+    refuses(run("pack", "b", "other", *flags, "--labels", "labels.json"), "--labels: labels.json: 3 of 4 images in b")
+    refuses(run("pack", "a", "other", *flags, "--merge", "ant"), "--merge: 'ant'; write NAME=CLASS,CLASS")
+    refuses(run("pack", "a", "other", *flags, "--classes", "wasp"), "--classes: no class 'wasp'")
+    refuses(run("pack", "a", "a", "other", *flags), "SOURCE: a is, or lies in, ")
+    assert run("pack", "a", "other", *flags, "--crop", "sideways")[0] == 2
+    assert not (tmp_path / "other").exists()
+
+
 def test_python_dash_m_is_the_same_program():
     assert "Train class-conditional BigGANs" in biggan(["--help"])
     done = subprocess.run(

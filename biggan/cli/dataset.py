@@ -75,10 +75,16 @@ def pack(
     from biggan.data.sources.selection import parse_merge, parse_names
     from biggan.data.sources.wanted import Wanted
 
-    merges = tuple(parse_merge(text) for text in merge or ())
-    chosen = parse_names(classes, "--classes") if classes else ()
-    wanted = Wanted(tuple(source), labels, unconditional, merges, chosen, split, label_column, str(torchvision_root))
-    plan = packing.Plan(wanted, resolution, encoding.value, val_fraction, shards, crop.value, 1 if grey else 3, balance)
+    wanted = Wanted(
+        tuple(source), labels=labels, unconditional=unconditional, split=split, label_column=label_column,
+        merges=tuple(parse_merge(text) for text in merge or ()),
+        classes=parse_names(classes, "--classes") if classes else (),
+        torchvision_root=str(torchvision_root),
+    )  # fmt: skip
+    plan = packing.Plan(
+        wanted, resolution, encoding=encoding.value, val_fraction=val_fraction, shards=shards,
+        crop=crop.value, channels=1 if grey else 3, balance=balance,
+    )  # fmt: skip
     _run(packing.begin(plan, dest), workers or len(os.sched_getaffinity(0)))
 
 

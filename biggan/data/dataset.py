@@ -151,7 +151,8 @@ def _skew_warnings(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
         return []
     return [
         f"classes are skewed: '{classes[most]}' has {counts[most]} images, "
-        f"'{classes[least]}' {counts[least]}; labels of fakes are drawn uniformly all the same"
+        f"'{classes[least]}' {counts[least]}; labels of fakes are drawn uniformly all the same; "
+        f"to make them of one size, pack with --balance"
     ]
 
 
