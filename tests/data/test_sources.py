@@ -32,7 +32,7 @@ def test_several_sources_are_one_data_set_by_class_name(tmp_path):
     a = farm(tmp_path / "a", cat=[1, 2], dog=[3])
     b = farm(tmp_path / "b", bird=[4], cat=[5])
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
-        archive.write(flat(tmp_path / "6.png", (6, 0, 0)), "dog/1.png")  # a name that `a` has too
+        archive.write(flat(tmp_path / "6.png", (6, 0, 0)), "dog/3.png")  # a name that `a` has too
     dataset = run(plan(a, b, tmp_path / "c.zip"), tmp_path / "d")
     assert dataset.classes == ("cat", "dog", "bird"), "in the order in which they are met"
     assert reds(tmp_path / "d") == [("bird", 4), ("cat", 1), ("cat", 2), ("cat", 5), ("dog", 3), ("dog", 6)]
@@ -55,7 +55,7 @@ def labelled(tmp_path, text, name="labels.csv"):
     ("name", "text"),
     [
         ("l.csv", "path,label\nx/1.png,cat\n2.png,dog\n./x/3.png,cat\n"),
-        ("l.csv", "\ufeffid, Label ,file_name\n7,cat,x/1.png\n8,dog,2.png\n9,cat,x/3.png\n"),
+        ("l.csv", "\ufefffile_name, Label ,id\nx/1.png,cat,7\n2.png,dog,8\nx/3.png,cat,9\n"),
         ("l.csv", 'x/1.png,"cat"\n\n2.png,dog\nx/3.png, cat'),
         ("l.json", '{"labels": [["x/1.png", "cat"], ["2.png", "dog"], ["x/3.png", "cat"]]}'),
         ("l.json", '{"x/1.png": "cat", "2.png": "dog", "x/3.png": "cat"}'),
