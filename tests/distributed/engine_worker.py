@@ -108,9 +108,15 @@ def assert_d_stays(gan, config, process, latents, recipe):
 
 
 def trained(config, process):
-    """A network pair after STEPS steps, and each step's gradient norms; its G step is found to leave D alone."""
+    """A network pair after an update of D and STEPS steps, with that update's gradients and each step's norms.
+
+    Its G step is found to leave D alone.
+    """
     recipe, latents = build.recipe(config, process), build.latents(config, process)
     gan = build.gan(config, process, FiniteGuard(process.device))
+    update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), recipe)
+    # beta1 is 0: exp_avg is the last gradient.
+    gradients = {f"gradient/{k}": host_copy(v) for k, v in gan.discriminator.optimizer_state() if k.endswith("exp_avg")}
     norms = []
     for step in range(1, STEPS + 1):
         stats = train_step(gan, step, real_batches(config, process, step), latents, recipe)
@@ -119,7 +125,7 @@ def trained(config, process):
     end = {f"{file}/{k}": host_copy(v) for file, named in tensors.items() for k, v in named}
     assert_g_step_leaves_d_alone(gan, config, process, latents, recipe)
     assert_d_stays(gan, config, process, latents, recipe)
-    return end | {"norms": torch.stack(norms)}
+    return end | gradients | {"norms": torch.stack(norms)}
 
 
 def main(preset, out, *overrides):

@@ -14,6 +14,8 @@ WORKER = Path(__file__).with_name("engine_worker.py")
 ZERO = "distributed.engine=deepspeed"
 WITHOUT_GRADIENT = re.compile(r"^(generator|ema|g_optimizer)/(linear|blocks.*conv.*)\.bias(/|$)|running_|\.u$")
 """Biases before a BatchNorm, whose rounding errors Adam (beta1 = 0) takes for gradients, and what follows from them."""
+MEAN_OFF = {"generator": 1e-6, "ema": 1e-6, "discriminator": 1e-8}
+"""Means over a parameter; seen were up to 2e-9, and 9e-10 in D."""
 MOMENTS_OFF = 1e-4
 """Of a moment's norm: seen were up to 3.6e-5, of a scalar whose gradient is a sum that nearly cancels; mostly 1e-7."""
 WEIGHTS_APART = {"float32": 9e-7, "bfloat16": 3e-6}
@@ -54,25 +56,27 @@ def test_zero_walks_ddps_path_in_both_precisions_and_with_accumulation(tmp_path,
             for zero in ("zero-1", "zero-2"):
                 assert_near(ends[*key[:3], zero], end, WEIGHTS_APART[key[0]])
         else:
-            assert_same_path(key, end, ends[*key[:3], "ddp"], not overrides)
+            assert_same_path(key, end, ends[*key[:3], "ddp"])
 
 
-def assert_same_path(key, end, ddp, plain):
-    _, accumulation, max_grad_norm, _ = key
+def assert_same_path(key, end, ddp):
+    _, accumulation, max_grad_norm, engine = key
     # Adam with beta1 = 0 hides a gradient's scale: the norms do not, nor do the moments.
     torch.testing.assert_close(end["norms"], ddp["norms"], rtol=1e-5, atol=0, msg=lambda m: f"{key}: {m}")
-    # With accumulation, stage 2 sums micro-batches after the processes, and norms (for clipping) are float64's.
-    # Adam's vector kernel rounds the end of a tensor differently, and that is elsewhere in ZeRO's flat slices: squares
-    # show it; plain gradients, which beta1 = 0 makes of the first moments, have not met it.
-    exact = plain and accumulation == 1 and not max_grad_norm
+    # Equal weights have equal gradients, but stage 2 sums micro-batches after the processes, and norms (for clipping)
+    # are float64's. Later weights differ: Adam's vector kernel rounds the end of a tensor differently, and that is
+    # elsewhere in ZeRO's flat slices.
+    exact = not max_grad_norm and (accumulation == 1 or engine == "zero-1")
     for name in end.keys() - {"norms"}:
-        difference, d = end[name] - ddp[name], name.startswith(("discriminator/", "d_optimizer/"))
-        if name.endswith("/step") or (exact and d and not name.endswith("/exp_avg_sq")):
+        file, difference = name.split("/")[0], end[name] - ddp[name]
+        if name.endswith("/step") or (exact and file == "gradient"):
             assert not difference.any(), f"{key}: {name}"
         elif not WITHOUT_GRADIENT.search(name):
-            moment = name.endswith(("/exp_avg", "/exp_avg_sq"))
-            off = difference.norm() / ddp[name].norm() if moment else difference.abs().mean()
-            assert off <= (MOMENTS_OFF if moment else 1e-6), f"{key}: {name}: {off}"
+            if name.endswith(("/exp_avg", "/exp_avg_sq")):
+                off, most = difference.norm(), MOMENTS_OFF * ddp[name].norm()
+            else:
+                off, most = difference.abs().mean(), MEAN_OFF[file]
+            assert off <= most, f"{key}: {name}: {off}"
 
 
 def train_keeping_names(preset, digits, run, processes, names, *overrides):
