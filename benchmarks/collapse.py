@@ -46,16 +46,16 @@ WATCHED = [
     f"checkpoint.every_steps={LOOK_EVERY_STEPS}", "checkpoint.keep_last=1000", "collapse.on_collapse=continue",
 ]  # fmt: skip
 NON_FINITE = """
-import biggan.training.step as step_module
+import biggan.build as build
 from biggan.cli import main
-plain, calls = step_module.g_hinge, 0
+plain, calls = build.HINGE, 0
 
-def g_hinge(logits):
+def generator(logits):
     global calls
     calls += 1
-    return plain(logits) * (float("inf") if calls == 100 else 1)
+    return plain.generator(logits) * (float("inf") if calls == 100 else 1)
 
-step_module.g_hinge = g_hinge
+build.HINGE = plain._replace(generator=generator)
 main()
 """
 

@@ -11,8 +11,8 @@ import signal
 
 import torch
 
+import biggan.build as build
 import biggan.training.loop as loop
-import biggan.training.step as step_module
 from biggan.cli import main
 from biggan.collapse.detector import Departure, Level, Verdict
 from biggan.collapse.monitor import Monitor
@@ -21,7 +21,7 @@ from biggan.training import checkpoint, report, rollback, run_folder
 MODULES = {"checkpoint": checkpoint, "rollback": rollback, "report": report}
 plain_step, plain_hinge, plain_judge, plain_back = (
     loop.train_step,
-    step_module.g_hinge,
+    build.HINGE,
     Monitor.judge,
     loop.Loop._roll_back,
 )
@@ -71,7 +71,9 @@ def killing(when, function):
 
 
 loop.train_step = train_step
-step_module.g_hinge = lambda logits: plain_hinge(logits) * (float("nan") if poisoned else 1)
+build.HINGE = plain_hinge._replace(
+    generator=lambda logits: plain_hinge.generator(logits) * (float("nan") if poisoned else 1)
+)
 Monitor.judge = judge
 loop.Loop._roll_back = roll_back
 if "KILL" in os.environ:
