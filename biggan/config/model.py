@@ -99,11 +99,11 @@ class ModelConfig(Section):
     def _family_has(self) -> ModelConfig:
         if self.family == "biggan-deep":
             self._deep_has()
-        elif {"depth", "d_depth"} & self.model_fields_set and (self.depth, self.d_depth) != (2, 0):
+        elif (self.depth, self.d_depth) != (2, 0):
             raise ValueError(
                 "model.depth: blocks a stage of family biggan-deep; leave it out, or set model.family=biggan-deep"
             )
-        if not self.residual and "d_conv_shortcuts" in self.model_fields_set and self.d_conv_shortcuts == "widening":
+        if not self.residual and self.d_conv_shortcuts != "downsampling":
             raise ValueError("model.d_conv_shortcuts: without model.residual there are no shortcuts; leave it out")
         return self
 

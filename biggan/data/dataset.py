@@ -108,9 +108,7 @@ def load(folder: Path) -> Dataset:
     return dataset
 
 
-def check_trainable(
-    dataset: Dataset, *, classes: int, resolution: int, streams: int, image_channels: int = 3
-) -> list[str]:
+def check_trainable(dataset: Dataset, *, classes: int, resolution: int, image_channels: int, streams: int) -> list[str]:
     """Raise InputError if the training split cannot feed such a run; return warnings, one line each."""
     if dataset.channels != image_channels:
         kind, other = ("grey", "without") if dataset.channels == 1 else ("RGB", "with")

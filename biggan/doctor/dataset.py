@@ -105,7 +105,13 @@ def _untrainable(dataset: Dataset, config: Config | None) -> str:
         return ""
     m = config.model
     try:
-        check_trainable(dataset, classes=m.classes, resolution=m.resolution, streams=config.data.streams)
+        check_trainable(
+            dataset,
+            classes=m.classes,
+            resolution=m.resolution,
+            image_channels=m.image_channels,
+            streams=config.data.streams,
+        )
     except InputError as error:
         return str(error)
     return ""

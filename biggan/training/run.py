@@ -81,7 +81,13 @@ def trainable_dataset(config: Config) -> tuple[Dataset, list[str]]:
     """The data set, fit for the networks, and what to warn of."""
     dataset = read_dataset(config.data.path, config.data.allow_pipe)
     m = config.model
-    return dataset, check_trainable(dataset, classes=m.classes, resolution=m.resolution, streams=config.data.streams)
+    return dataset, check_trainable(
+        dataset,
+        classes=m.classes,
+        resolution=m.resolution,
+        image_channels=m.image_channels,
+        streams=config.data.streams,
+    )
 
 
 def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str]) -> Loop:

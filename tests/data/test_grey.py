@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from packs import pictures, plan, run, samples
+from runs import TINY, biggan, weights
 
+from biggan import load_generator
 from biggan.data.dataset import check_trainable, load
 from biggan.data.loader import START, Loader, ReadPlan
 from biggan.data.preview import first_images, first_of_each_class
@@ -64,11 +66,8 @@ def test_previews_and_evaluation_see_it(grey):
 def test_networks_of_other_channels_are_refused(grey, tmp_path):
     sizes = {"classes": 2, "resolution": 32, "streams": 1}
     assert check_trainable(load(grey), **sizes, image_channels=1) == []
-    for image_channels in ({}, {"image_channels": 3}):
-        with pytest.raises(
-            InputError, match=r"model\.image_channels: 3, but .* packed grey; set model\.image_channels=1"
-        ):
-            check_trainable(load(grey), **sizes, **image_channels)
+    with pytest.raises(InputError, match=r"model\.image_channels: 3, but .* packed grey; set model\.image_channels=1"):
+        check_trainable(load(grey), **sizes, image_channels=3)
     run(plan(tmp_path / "p"), tmp_path / "colour")
     with pytest.raises(InputError, match=r"model\.image_channels: 1, but .* packed RGB; .* pack it with --grey"):
         check_trainable(load(tmp_path / "colour"), **sizes, image_channels=1)
@@ -84,3 +83,19 @@ def test_older_data_sets_have_three_channels(tmp_path):
     file.write_text(json.dumps(content | {"channels": 2}))
     with pytest.raises(InputError, match=r"dataset\.json: channels: "):
         load(tmp_path / "d")
+
+
+def test_a_grey_run_from_pack_to_export(tmp_path):
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(TINY)
+    biggan(["pack", "digits", str(tmp_path / "d"), "--resolution", "32", "--grey", "--shards", "12"])
+    settings = [f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'd'}", "training.steps=2"]
+    assert "packed grey; set model.image_channels=1" in biggan(["train", str(preset), *settings], expect=2)
+    biggan(["train", str(preset), *settings, "model.image_channels=1", "collapse.quality_every_steps=1"])
+    tensors = weights(tmp_path / "run/checkpoints/step_00000002")
+    assert tensors["ema/output_conv.weight"].shape[0] == tensors["discriminator/blocks.0.conv1.weight"].shape[1] == 1
+    biggan(["export", str(tmp_path / "run"), str(tmp_path / "export"), "--truncations", "none"])
+    images = load_generator(tmp_path / "export").sample(count=3)
+    assert images.shape == (3, 32, 32, 3)
+    assert (images == images[..., :1]).all()
+    assert images.std() > 0

@@ -149,19 +149,22 @@ def test_images_without_class_folders_are_one_class(tmp_path):
 def test_a_wrong_folder_level_and_a_skewed_set_are_noticed(tmp_path):
     run(plan(pictures(tmp_path / "p", classes=["all"])), tmp_path / "one")
     with pytest.raises(InputError, match=r"all 6 images are labelled 'all' \(a wrong folder level\?\)"):
-        check_trainable(load(tmp_path / "one"), classes=10, resolution=32, streams=1)
+        check_trainable(load(tmp_path / "one"), classes=10, resolution=32, image_channels=3, streams=1)
     root = pictures(tmp_path / "q", classes=["many"], each=22)
     pictures(root.parent / "r", classes=["few"], each=2)
     (root.parent / "r" / "few").rename(root / "few")
     dataset = run(plan(root), tmp_path / "skewed")
-    assert "'many' has 22 images, 'few' 2" in check_trainable(dataset, classes=2, resolution=32, streams=1)[0]
+    assert (
+        "'many' has 22 images, 'few' 2"
+        in check_trainable(dataset, classes=2, resolution=32, image_channels=3, streams=1)[0]
+    )
     for wrong, message in [
         ({"classes": 3}, "model.classes: 3, but the data set has 2 classes; set model.classes=2"),
         ({"resolution": 64}, "model.resolution: 64, but the data set was packed at 32 px"),
         ({"streams": 3}, "data.streams: 3 streams need at least as many shards, the data set has 2"),
     ]:
         with pytest.raises(InputError) as error:
-            check_trainable(dataset, **{"classes": 2, "resolution": 32, "streams": 1} | wrong)
+            check_trainable(dataset, **{"classes": 2, "resolution": 32, "image_channels": 3, "streams": 1} | wrong)
         assert message in str(error.value)
 
 
