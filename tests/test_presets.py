@@ -12,6 +12,7 @@ from biggan.build import parameter_counts
 from biggan.cli import app
 from biggan.data.pack import Plan, begin
 from biggan.data.sources.wanted import Wanted
+from biggan.generation import sample
 from biggan.preset import resolve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -68,8 +69,11 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
-def test_every_preset_builds_dry_runs_and_trains(preset, images, tmp_path):
+def test_every_preset_builds_dry_runs_and_trains(preset, images, tmp_path, monkeypatch):
+    # The grid in batches of 32 would take 20 GB at 256 px, whose attention is on maps of 128.
+    monkeypatch.setattr(sample, "CHUNK_IMAGES", 2)
     assert "generator parameters" in command("train", preset, "--dry-run")
     model = resolve(preset).model
     source = images / "0" if model.classes == 1 else images
