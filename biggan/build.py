@@ -30,7 +30,7 @@ from biggan.training.ema import Ema
 from biggan.training.latents import Latents
 from biggan.training.ring import Ring
 from biggan.training.state import TrainingState
-from biggan.training.step import Gan, Recipe
+from biggan.training.step import Gan, LowerLayers, Recipe
 
 
 def architecture(model: ModelConfig) -> Architecture:
@@ -189,6 +189,8 @@ def recipe(config: Config, process: Process, rollbacks: int = 0, since_step: int
         spectral=limit if limit.strength or limit.clamp else None,
         g_frozen_until_step=since_step + intervention.freeze_g_steps,
         d_frozen_until_step=since_step + intervention.freeze_d_steps,
+        g_lower=LowerLayers(config.init.freeze_g_blocks, config.init.freeze_g_steps),
+        d_lower=LowerLayers(config.init.freeze_d_blocks, config.init.freeze_d_steps),
     )
 
 

@@ -40,7 +40,7 @@ def keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from keys(kind, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + (field.alias or name)
 
 
 def _read_preset(preset: Path) -> dict[str, Any]:

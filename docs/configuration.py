@@ -50,7 +50,7 @@ def page() -> str:
         parts.append(f"## {name}\n\n{model.__doc__}\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |")
         for key, field in model.model_fields.items():
             meaning = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")
-            parts.append(f"| `{name}.{key}` | {kind(field)} | {default(field)} | {meaning} |")
+            parts.append(f"| `{name}.{field.alias or key}` | {kind(field)} | {default(field)} | {meaning} |")
         parts.append("")
     return "\n".join(parts)
 

@@ -54,7 +54,7 @@ ALLOWED = {
     "training.ring": {"files"},
     "training.best": set(),
     "training.checkpoint": {"data.dataset", "errors", "files", "training.best", "training.ring"},
-    "training.step": {"distributed.engine", "objectives", "training.ema", "training.latents"},
+    "training.step": {"distributed.engine", "models.networks", "objectives", "training.ema", "training.latents"},
     "generation.latents": {"training.latents"},
     "generation.sample": {"generation.latents"},
     "generation.standing_stats": {

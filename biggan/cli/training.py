@@ -102,9 +102,16 @@ def _print_warnings(config: Config) -> None:
     if "://" not in config.data.path and not Path(config.data.path).is_dir():
         sys.stdout.write(f"data.path: {config.data.path} does not exist yet: not checked\n")
         return
+    from biggan.finetuning.beginning import plan
+    from biggan.finetuning.source import locate
     from biggan.training.run import trainable_dataset
+    from biggan.training.run_folder import has_begun
 
-    sys.stdout.writelines(f"warning: {warning}\n" for warning in trainable_dataset(config)[1])
+    dataset, found = trainable_dataset(config)
+    sys.stdout.writelines(f"warning: {warning}\n" for warning in found)
+    if config.init.source and not has_begun(config.run.dir):
+        beginning = plan(config, dataset.classes, locate(config.init.source, sys.stdout.write))
+        sys.stdout.writelines(f"{line}\n" for line in beginning.lines())
 
 
 def _print_estimate(config: Config, world_size: int, calibration: Path | None) -> None:

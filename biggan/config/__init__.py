@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from biggan.config.collapse import CollapseConfig, InterventionConfig, RollbackConfig
+from biggan.config.init import InitConfig
 from biggan.config.model import ModelConfig
 from biggan.config.section import Fraction, LearningRate, NonNegative, Positive, Section
 from biggan.errors import InputError
@@ -192,6 +193,7 @@ class Config(Section):
     run: RunConfig
     data: DataConfig
     model: ModelConfig
+    init: InitConfig = InitConfig()
     training: TrainingConfig
     optimizer: OptimizerConfig
     regularization: RegularizationConfig = RegularizationConfig()

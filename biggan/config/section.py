@@ -16,5 +16,10 @@ class Section(BaseModel):
     """One group of keys: frozen, no unknown keys, no silent conversion between types."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        serialize_by_alias=True,  # `from` is no name in Python
     )

@@ -164,3 +164,18 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
         yield module
     finally:
         module.requires_grad_(True)
+
+
+@contextmanager
+def staying(engine: Engine, weights: list[nn.Parameter]) -> Iterator[None]:
+    """Whatever happens to these weights inside, afterwards they are what they were. On all processes alike.
+
+    Adam's moments follow their gradients all the same: moments of 0 behind a step count of many (ZeRO has one for all
+    weights) would make the first update once they move 1 / sqrt(1 - beta2) times too large, 30 times by default.
+    """
+    before = [weight.detach().clone() for weight in weights]
+    yield
+    if before:
+        with engine.changing_weights(), torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)

@@ -21,7 +21,7 @@ from biggan.training.checkpoint import Checkpoint
 from biggan.training.ring import read_pins, steps_on_disk
 
 FILE = "lineage.json"
-MUST_STAY = ("model.", "data.path", "data.streams", "run.dir")
+MUST_STAY = ("model.", "init.", "data.path", "data.streams", "run.dir")
 """Keys (or beginnings of keys) a child has from its parent: its tensors and data positions mean nothing with others.
 (`run.dir` has a flag of its own.)"""
 

@@ -19,6 +19,8 @@ from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.lost import naming_lost_processes, said_once
 from biggan.distributed.process import Process, join
 from biggan.errors import InputError
+from biggan.finetuning.beginning import Beginning, plan
+from biggan.finetuning.source import locate
 from biggan.progress import Meter, silent
 from biggan.tracking import Tracker
 from biggan.training import checkpoint, lineage, rollback, run_folder
@@ -59,9 +61,13 @@ def begun(config: Config, fresh: bool, parent: Ancestor | None, process: Process
     if parent is not None:
         process.together(lambda: lineage.begin_child(parent, config, fresh) if process.is_main else None)
     fresh = fresh and parent is None
+    notes: list[str] = []
+    # Before the folder: what cannot begin leaves none behind.
+    goes_on = process.any(run_folder.has_begun(config.run.dir))
+    beginning = None if goes_on else planned(config, dataset, process, notes)
     process.together(lambda: run_folder.prepare(config, dataset, fresh) if process.is_main else None)
-    notes = [*(f"warning: {w}" for w in (*warnings, *interventions.warnings(config))), *config.notes()]
-    return prepared(config, dataset, process, notes)
+    notes += [*(f"warning: {w}" for w in (*warnings, *interventions.warnings(config))), *config.notes()]
+    return prepared(config, dataset, process, notes, beginning)
 
 
 def check_same_config(config: Config, process: Process) -> None:
@@ -90,12 +96,28 @@ def trainable_dataset(config: Config) -> tuple[Dataset, list[str]]:
     )
 
 
-def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str]) -> Loop:
-    """The loop, in the state of the newest checkpoint; `notes` is what rank 0 says first."""
+def planned(config: Config, dataset: Dataset, process: Process, notes: list[str]) -> Beginning | None:
+    """What a run that begins takes from elsewhere; None if nothing. Collective; raises InputError."""
+    path = config.init.source
+    if not path:
+        return None
+    # One process looks for it: a run that is being trained has a new newest checkpoint any moment.
+    found = process.together(lambda: locate(path, notes.append) if process.is_main else Path())
+    folder = process.gather(found)[0]
+    return process.together(lambda: plan(config, dataset.classes, folder))
+
+
+def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str], beginning: Beginning | None) -> Loop:
+    """The loop, in the state of the newest checkpoint, without one in that of `beginning`; `notes` is what rank 0 says
+    first."""
     folder, root = config.run.dir, run_folder.checkpoints(config.run.dir)
     newest = process.gather(newest_checkpoint(folder, root, notes.append) if process.is_main else None)[0]
     guard = FiniteGuard(process.device)
     gan = build.gan(config, process, guard)
+    if newest is None and (beginning := beginning or planned(config, dataset, process, notes)):
+        beginning.begin(gan)
+        notes += beginning.lines()
+        process.together(lambda: beginning.write(folder) if process.is_main else None)
     state = TrainingState(
         gan, build.monitor(config, dataset, gan, process), build.statistics_images(config, process.world_size)
     )

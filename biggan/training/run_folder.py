@@ -78,10 +78,9 @@ def check_unchanged(before: Config, now: Config) -> None:
 
 def check_not_behind(folder: Path, steps: int) -> None:
     """Raise InputError if the run has gone further than `steps`: its config would not say how far."""
-    root = checkpoints(folder)
-    done = steps_on_disk(root)[-1:] if root.is_dir() else []
-    if done and done[0] > steps:
-        raise InputError(f"training.steps: {steps}, but the run in {folder} is at step {done[0]}; use at least that")
+    done = steps_on_disk(checkpoints(folder)) if has_begun(folder) else [0]
+    if done[-1] > steps:
+        raise InputError(f"training.steps: {steps}, but the run in {folder} is at step {done[-1]}; use at least that")
 
 
 def check_same_data(file: Path, now: Dataset, path: str) -> None:
@@ -101,6 +100,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run has checkpoints, whole or not: what it began as is in them."""
+    return checkpoints(folder).is_dir() and bool(steps_on_disk(checkpoints(folder)))
 
 
 def checkpoints(folder: Path) -> Path:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from biggan.distributed.engine import Engine, frozen
+from biggan.distributed.engine import Engine, frozen, staying
+from biggan.models.networks import lower_layers
 from biggan.objectives.losses import HINGE, Loss
 from biggan.objectives.regularizers import orthogonal_penalty, orthogonal_weights, r1_penalty, twice_differentiable
 from biggan.objectives.spectral import SpectralLimit
@@ -34,6 +35,18 @@ class Gan:
 
 
 @dataclass(frozen=True)
+class LowerLayers:
+    """The first blocks of a network, whose weights stay until a step."""
+
+    blocks: int = 0
+    until_step: int = 0
+
+    def at(self, step: int) -> int:
+        """How many blocks stay in G step `step`."""
+        return self.blocks if step <= self.until_step else 0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What the step does, besides what the networks are. The defaults intervene in nothing."""
 
@@ -47,6 +60,8 @@ class Recipe:
     spectral: SpectralLimit | None = None
     g_frozen_until_step: int = 0
     d_frozen_until_step: int = 0
+    g_lower: LowerLayers = LowerLayers()
+    d_lower: LowerLayers = LowerLayers()
 
     def r1_gamma_at(self, step: int, use: int) -> float:
         """R1's strength in D update `use` (from 0) of G step `step`: in every so many, so many times as much."""
@@ -63,16 +78,22 @@ def train_step(gan: Gan, step: int, real: Batches, latents: Latents, recipe: Rec
     """
     for use in range(recipe.d_steps):
         r1_gamma, update = recipe.r1_gamma_at(step, use), step > recipe.d_frozen_until_step
-        d_stats = update_discriminator(gan, real, latents(step, use), recipe, r1_gamma, update)
+        d_stats = update_discriminator(gan, real, latents(step, use), recipe, r1_gamma, update, recipe.d_lower.at(step))
     update = step > recipe.g_frozen_until_step
-    g_stats = update_generator(gan, latents(step, recipe.d_steps), recipe, update)
+    g_stats = update_generator(gan, latents(step, recipe.d_steps), recipe, update, recipe.g_lower.at(step))
     if update:
         gan.ema.update(gan.generator.module, step, gan.generator.guard.veto)
     return d_stats | g_stats
 
 
 def update_discriminator(
-    gan: Gan, real: Batches, latents: Batches, recipe: Recipe, r1_gamma: float = 0.0, update: bool = True
+    gan: Gan,
+    real: Batches,
+    latents: Batches,
+    recipe: Recipe,
+    r1_gamma: float = 0.0,
+    update: bool = True,
+    lower: int = 0,
 ) -> Stats:
     """The loss on fake and real images in one forward pass, so that D's power iteration advances once."""
     D, seen = gan.discriminator, []
@@ -95,10 +116,10 @@ def update_discriminator(
             D.backward(loss)
         seen.append(d_statistics(loss_real, loss_fake, real_logits, fake_logits))
     means = dict(zip(D_STATISTICS, torch.stack(seen).mean(0), strict=True))
-    return means | {"d_grad_norm": step_weights(D, "D", recipe, update)}
+    return means | {"d_grad_norm": step_weights(D, "D", recipe, update, lower)}
 
 
-def update_generator(gan: Gan, latents: Batches, recipe: Recipe, update: bool = True) -> Stats:
+def update_generator(gan: Gan, latents: Batches, recipe: Recipe, update: bool = True, lower: int = 0) -> Stats:
     """The generator's loss through a frozen D, plus regularization of its weights once per update."""
     G, losses = gan.generator, []
     for last, (z, y) in marked_last(latents, recipe.accumulation):
@@ -113,15 +134,16 @@ def update_generator(gan: Gan, latents: Batches, recipe: Recipe, update: bool = 
             if recipe.spectral and last:
                 loss = recipe.spectral.penalized(loss, G.module, "G")
             G.backward(loss)
-    return {"g_loss": torch.stack(losses).mean(), "g_grad_norm": step_weights(G, "G", recipe, update)}
+    return {"g_loss": torch.stack(losses).mean(), "g_grad_norm": step_weights(G, "G", recipe, update, lower)}
 
 
-def step_weights(engine: Engine, name: str, recipe: Recipe, update: bool) -> Tensor:
-    """Adam's update, then the clamp, unless the network is frozen; the gradient's norm."""
-    norm = engine.step(update)
-    if update and recipe.spectral and recipe.spectral.clamp:
-        with engine.changing_weights() as network:
-            recipe.spectral.clamp_(network, name, engine.guard.veto)
+def step_weights(engine: Engine, name: str, recipe: Recipe, update: bool, lower: int) -> Tensor:
+    """Adam's update, then the clamp, unless the network is frozen; `lower` blocks stay. The gradient's norm."""
+    with staying(engine, lower_layers(engine.module, lower)):
+        norm = engine.step(update)
+        if update and recipe.spectral and recipe.spectral.clamp:
+            with engine.changing_weights() as network:
+                recipe.spectral.clamp_(network, name, engine.guard.veto)
     return norm
 
 

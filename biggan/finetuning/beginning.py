@@ -1,0 +1,123 @@
+"""What a run with `init.from` begins as: planned before its folder is, applied once, and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from biggan import build
+from biggan.config import Config
+from biggan.errors import InputError
+from biggan.files import write_atomically
+from biggan.finetuning.classes import ClassRow, class_rows, summary
+from biggan.finetuning.places import d_candidates, g_candidates
+from biggan.finetuning.source import KEY, Trained, open_trained
+from biggan.finetuning.transfer import Row, Transfer, transferred
+from biggan.generation.architecture_json import shapes_of
+from biggan.models.architecture import Architecture
+from biggan.models.folding import folded
+from biggan.training.step import Gan
+
+FILE = "init.json"
+"""In the run's folder: `Beginning.to_json`."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Both networks' tensors, and what became of each part and class."""
+
+    origin: str
+    """The source."""
+    classes: tuple[ClassRow, ...]
+    generator: Transfer
+    discriminator: Transfer
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Of both networks."""
+        return self.generator.rows + self.discriminator.rows
+
+    def begin(self, gan: Gan) -> None:
+        """Put the tensors into a run's networks; the average begins as the generator. On all processes alike."""
+        for engine, transfer in ((gan.generator, self.generator), (gan.discriminator, self.discriminator)):
+            with engine.changing_weights() as network:
+                unknown = network.load_state_dict(transfer.tensors, strict=False).unexpected_keys
+            assert not unknown, unknown
+        gan.ema.module.load_state_dict(gan.generator.module.state_dict())
+
+    def lines(self) -> list[str]:
+        """A table of the parts, and the classes."""
+        width = max(len(row.part) for row in self.rows)
+        table = [f"  {row.part:{width}}  {row.outcome:7}  {row.detail}".rstrip() for row in self.rows]
+        return [f"beginning as {self.origin}:", *table, *(f"  classes {line}" for line in summary(self.classes))]
+
+    def write(self, run_dir: Path) -> None:
+        """Write it into the run's folder; raises InputError if that cannot be."""
+        try:
+            write_atomically(run_dir / FILE, json.dumps(self.to_json(), indent=1) + "\n")
+        except OSError as error:
+            raise InputError(f"run.dir: {run_dir / FILE}: cannot be written ({error.strerror or error})") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it but the tensors."""
+        classes = {row.name: row.how for row in self.classes}
+        return {"source": self.origin, "parts": [asdict(row) for row in self.rows], "classes": classes}
+
+
+def plan(config: Config, classes: Sequence[str], folder: Path) -> Beginning:
+    """What a run on a data set of `classes` takes of the export or checkpoint in `folder`.
+
+    Raises InputError, one line, if it is damaged, if nothing of its generator fits, or if blocks would be frozen that
+    are not taken.
+    """
+    trained, mine = open_trained(folder), build.architecture(config.model)
+    if trained.networks.family != mine.family:
+        raise InputError(_of_another_kind(trained, mine))
+    rows = class_rows(classes, trained.classes, config.init.neighbours)
+    G, D = shapes_of(mine)
+    # Without spectral norm here, the weights that it had divided there.
+    their_G = trained.generator if mine.g_spectral_norm else folded(trained.generator)
+    g_transfer = transferred("G", G, their_G, g_candidates(mine, trained.networks), rows)
+    if not _blocks_taken(g_transfer):
+        raise InputError(_of_another_kind(trained, mine))
+    if trained.discriminator is None:
+        d_transfer = Transfer({}, (Row("D", "left", "the source has no discriminator: it begins anew"),))
+    else:
+        d_transfer = transferred("D", D, trained.discriminator, d_candidates(mine, trained.networks), rows)
+    _check_frozen("freeze_g_blocks", config.init.freeze_g_blocks, len(G.blocks), g_transfer)
+    _check_frozen("freeze_d_blocks", config.init.freeze_d_blocks, len(D.blocks), d_transfer)
+    return Beginning(trained.origin, rows, g_transfer, d_transfer)
+
+
+def _blocks_taken(transfer: Transfer) -> set[int]:
+    """Numbers of the blocks that do not begin as they were drawn."""
+    blocks = [row for row in transfer.rows if row.part[1:].startswith(".blocks.")]
+    return {int(row.part.split(".")[2]) for row in blocks if row.outcome in ("taken", "adapted")}
+
+
+def _check_frozen(key: str, wanted: int, blocks: int, transfer: Transfer) -> None:
+    if wanted > blocks:
+        raise InputError(f"init.{key}: {wanted}, but the network has {blocks} blocks; use at most that")
+    taken = _blocks_taken(transfer)
+    new = next((k for k in range(wanted) if k not in taken), None)
+    if new is not None:
+        raise InputError(
+            f"init.{key}: {wanted}, but block {new} is not taken from the source and would be frozen as it was drawn; "
+            f"use at most {new}"
+        )
+
+
+def _of_another_kind(trained: Trained, mine: Architecture) -> str:
+    """That nothing fits, naming both."""
+
+    def named(networks: Architecture) -> str:
+        plain = "" if networks.residual else ", not residual"
+        return f"{networks.family}, {networks.resolution} px, channels {networks.channels}{plain}"
+
+    return (
+        f"{KEY}: nothing of the generator of {trained.origin} ({named(trained.networks)}) fits this run's "
+        f"({named(mine)}); give the run its model.family and model.channels"
+    )
