@@ -62,6 +62,11 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f"; nearest: {near[0]}" if near else ""
 
 
+def same_rows(rows: Sequence[ClassRow], known: int) -> bool:
+    """Whether a table of `known` classes stays as it is."""
+    return [row.sources for row in rows] == [(k,) for k in range(known)]
+
+
 def begun_table(table: Tensor, rows: Sequence[ClassRow]) -> Tensor:
     """A source's table [its classes, features] -> the run's [classes, features]."""
     means: dict[tuple[int, ...], Tensor] = {}

@@ -1,44 +1,51 @@
-"""Which block of a source does what a block of the run's network is to do."""
+"""Which block of a source does what a block of the run's network is to do.
+
+The block at the same resolution, if it fits; else the one as far from the image. The published widths follow both: G's
+from 64 to 128 px agree from the lowest resolution up, D's from the image down, and from 128 to 256 px both have a new
+stage in the middle. What is near the image, edges and textures, is much the same an octave off.
+"""
 
 from __future__ import annotations
 
 from biggan.models.architecture import Architecture
-from biggan.models.networks import BOTTOM_WIDTH, D_WIDTHS, G_WIDTHS
+from biggan.models.networks import D_WIDTHS, G_WIDTHS
 
 Candidates = list[list[int]]
 """For each block, blocks of the source, the likeliest first."""
+Places = list[tuple[int, int]]
+"""Of each block, its stage and its number in the stage."""
 
 
 def g_candidates(target: Architecture, source: Architecture) -> Candidates:
-    """The generator's block that has the same resolution; where stages differ in depth, counted from its last, which
-    doubles the resolution."""
-    theirs = {place: k for k, place in enumerate(_g_places(source))}
-    return [[theirs[place]] if place in theirs else [] for place in _g_places(target)]
+    """Of the generator, whose stages all begin at the same resolution."""
+    return _candidates(_g_places(target), _g_places(source), 0, _octaves(target, source))
 
 
 def d_candidates(target: Architecture, source: Architecture) -> Candidates:
-    """The discriminator's block that has the same resolution, else the one as far from the image.
-
-    D's widths grow with the distance from the image: at 64 and 128 px no two blocks of one resolution have the same,
-    but all the first ones have, and what these see of an image, its edges and textures, is much the same an octave off.
-    """
-    theirs = {place: k for k, place in enumerate(_d_places(source))}
-    later = source.resolution.bit_length() - target.resolution.bit_length()  # stages, that many halvings on
-    candidates = []
-    for stage, position in _d_places(target):
-        places = dict.fromkeys([(stage + later, position), (stage, position)])
-        candidates.append([theirs[place] for place in places if place in theirs])
-    return candidates
+    """Of the discriminator, whose stages begin at the image."""
+    return _candidates(_d_places(target), _d_places(source), _octaves(target, source), 0)
 
 
-def _g_places(networks: Architecture) -> list[tuple[int, int]]:
-    """Of each block: pixels of its stage's input, and how many blocks of the stage follow."""
+def _octaves(target: Architecture, source: Architecture) -> int:
+    """How many times the source's resolution is doubled from the target's (both are powers of 2)."""
+    return source.resolution.bit_length() - target.resolution.bit_length()
+
+
+def _candidates(mine: Places, theirs: Places, *later: int) -> Candidates:
+    """The source's blocks of the stages that are `later` by so many, of the same number."""
+    numbers = {place: k for k, place in enumerate(theirs)}
+    places = [dict.fromkeys((stage + by, number) for by in later) for stage, number in mine]
+    return [[numbers[place] for place in likely if place in numbers] for likely in places]
+
+
+def _g_places(networks: Architecture) -> Places:
+    """Numbers are counted from the end of a stage, whose last block doubles the resolution."""
     stages = len(G_WIDTHS[networks.resolution]) - 1
-    return [(BOTTOM_WIDTH * 2**stage, after) for stage in range(stages) for after in reversed(range(networks.depth))]
+    return [(stage, after) for stage in range(stages) for after in reversed(range(networks.depth))]
 
 
-def _d_places(networks: Architecture) -> list[tuple[int, int]]:
-    """Of each block: its stage, from the image on, and its number in the stage."""
+def _d_places(networks: Architecture) -> Places:
+    """Numbers are counted from the beginning of a stage, whose first block halves the resolution."""
     # BigGAN-deep's input convolution is no block.
     stages = len(D_WIDTHS[networks.resolution]) - (networks.family == "biggan-deep")
-    return [(stage, k) for stage in range(stages) for k in range(networks.d_depth)]
+    return [(stage, number) for stage in range(stages) for number in range(networks.d_depth)]

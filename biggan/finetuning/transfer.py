@@ -14,8 +14,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from biggan.finetuning.classes import ClassRow, begun_table
+from biggan.finetuning.classes import ClassRow, begun_table, same_rows
 from biggan.finetuning.places import Candidates
 from biggan.models.layers import as_matrix
 
@@ -133,22 +134,19 @@ def _misfit(wanted: _Part, found: _Part) -> str | None:
 def _taken(wanted: _Part, found: _Part, classes: Sequence[ClassRow]) -> tuple[dict[str, Tensor], list[str]]:
     """A part's tensors, and what of them is not just the source's."""
     taken: dict[str, Tensor] = {}
-    left = []
-    same_classes = True
+    left, changes = [], []
     for name in wanted.weights():
         if name not in found.tensors or wanted.form(name) != found.form(name):
             left.append(name)
-        elif name in wanted.tables:
+        elif name in wanted.tables and not same_rows(classes, len(found.tensors[name])):
             taken[name] = begun_table(found.tensors[name], classes)
-            same_classes &= torch.equal(taken[name], found.tensors[name])
+            changes = ["class rows"]
         else:
             taken[name] = found.tensors[name]
     for name in wanted.tensors.keys() - set(wanted.weights()):
         weight = f"{name[:-1]}weight"
         if weight in taken:
-            unchanged = name in found.tensors and torch.equal(taken[weight], found.tensors[weight])
-            taken[name] = found.tensors[name] if unchanged else left_vector(taken[weight])
-    changes = [] if same_classes else ["class rows"]
+            taken[name] = _vector(taken[weight], found.tensors[weight], found.tensors.get(name))
     if left:
         first = left[0]
         theirs = _shown(found.form(first)) if first in found.tensors else "not there"
@@ -160,15 +158,26 @@ def _shown(form: tuple[str | int, ...]) -> str:
     return f"[{', '.join(map(str, form))}]"
 
 
-def left_vector(weight: Tensor) -> Tensor:
-    """A unit vector u [out] from which one power iteration estimates the largest singular value of `weight` as 1, where
-    that can be; else the left singular vector itself.
+def _vector(weight: Tensor, theirs: Tensor, u: Tensor | None) -> Tensor:
+    """The vector of power iteration with which `weight` is divided as the source's weight was: by the estimate of its
+    `u`, or by nothing if it has none."""
+    if u is None:
+        return left_vector(weight, 1.0)
+    if weight is theirs:
+        return u
+    matrix = as_matrix(theirs)
+    return left_vector(weight, float((matrix @ F.normalize(u @ matrix, dim=0)).norm()))
 
-    An export's weights are divided by the estimate that training had, which is not above the true value: the largest
-    singular value of what is left is 1 or a little more. From this u the network begins as the same function; the next
+
+def left_vector(weight: Tensor, estimate: float) -> Tensor:
+    """A unit vector u [out] from which one power iteration takes the largest singular value of `weight` for `estimate`,
+    where that can be; else the left singular vector itself.
+
+    An export's weights are divided by the estimate that training had, which is never above the true value: the largest
+    singular value of what is left is 1 or a little more. With this u the network begins as the same function; the next
     forward passes in training move it to the true value.
     """
-    left, sigma, _ = torch.linalg.svd(as_matrix(weight).double(), full_matrices=False)
+    left, sigma, _ = torch.linalg.svd(as_matrix(weight).double() / estimate, full_matrices=False)
     below = (sigma < 1).nonzero()
     if sigma[0] <= 1 or not len(below):
         return left[:, 0].to(weight.dtype)
@@ -176,4 +185,4 @@ def left_vector(weight: Tensor) -> Tensor:
     k = int(below[0])
     first, other = sigma[0], sigma[k]
     a, b = other * (1 - other**2).sqrt(), first * (first**2 - 1).sqrt()
-    return nn.functional.normalize(a * left[:, 0] + b * left[:, k], dim=0).to(weight.dtype)
+    return F.normalize(a * left[:, 0] + b * left[:, k], dim=0).to(weight.dtype)

@@ -1,0 +1,65 @@
+"""A run to begin from, which has a checkpoint without having been trained, and exports of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from runs import TINY
+
+from biggan import build
+from biggan.generation.export import Request, export
+from biggan.models.networks import initialize
+from biggan.preset import resolve
+from biggan.training import checkpoint
+from biggan.training.checkpoint import Checkpoint
+
+CPU = torch.device("cpu")
+CLASSES = ("7", "x", "3", "y")
+
+
+def lively(network, seed=0):
+    """Weights of no scheme, so that power iteration is far from its end, and attention that does something."""
+    torch.manual_seed(seed)
+    initialize(network, "orthogonal")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+@torch.no_grad()
+def used(G, D):
+    """Move BatchNorm's statistics and the vectors of power iteration a little."""
+    y = torch.arange(24) % G.classes
+    D(G(torch.randn(24, G.z_dim), y), y)
+    return G, D
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory) -> Path:
+    """A run on the classes CLASSES, at step 5."""
+    folder = tmp_path_factory.mktemp("sources") / "a"
+    folder.mkdir()
+    preset = folder / "config.yaml"
+    preset.write_text(yaml.safe_dump(yaml.safe_load(TINY)))
+    config = resolve(preset, [f"run.dir={folder}", "data.path=data/letters", f"model.classes={len(CLASSES)}"])
+    preset.write_text(config.to_yaml())
+    networks = build.architecture(config.model)
+    G, D = used(lively(networks.generator(), 1), lively(networks.discriminator(), 2))
+    raw = lively(networks.generator(), 3)
+    tensors = {"ema": G.state_dict(), "generator": raw.state_dict(), "discriminator": D.state_dict()}
+    state = {"step": 5, "images_seen": 120, "classes": CLASSES, "evaluation": None}
+    checkpoint.save(folder / "checkpoints", 5, Checkpoint(tensors, state, config.to_yaml()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(source, tmp_path_factory) -> dict[bool, Path]:
+    """Exports of it, with and without its discriminator."""
+    root = tmp_path_factory.mktemp("exports")
+    found = {True: root / "both", False: root / "alone"}
+    for discriminator, out in found.items():
+        folder = source / "checkpoints" / checkpoint.folder_name(5)
+        export(Request(folder, out, (None,), "cc0-1.0", discriminator), {}, CPU, lambda: None)
+    return found

@@ -1,0 +1,228 @@
+"""What a network takes of another, whatever they are."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import lively, used  # tests/finetuning
+
+from biggan.errors import InputError
+from biggan.finetuning.classes import class_rows, summary
+from biggan.finetuning.places import d_candidates, g_candidates
+from biggan.finetuning.transfer import left_vector, transferred
+from biggan.generation.architecture_json import shapes_of
+from biggan.models.architecture import Architecture
+from biggan.models.folding import folded
+
+KNOWN = ("cat", "dog", "owl")
+CLASSES = ("owl", "wolf", "cat", "car")
+TINY = Architecture(
+    family="biggan",
+    resolution=32,
+    image_channels=3,
+    channels=2,
+    d_channels=2,
+    depth=1,
+    d_depth=1,
+    classes=3,
+    z_dim=8,
+    class_embedding_dim=4,
+    hierarchical=True,
+    g_attention=(16,),
+    d_attention=(16,),
+    g_spectral_norm=True,
+    residual=True,
+    d_conv_shortcuts="downsampling",
+    sn_eps=1e-6,
+    bn_eps=1e-5,
+)
+DEEP = replace(TINY, family="biggan-deep", channels=4, d_channels=4, depth=2, d_depth=2)
+
+
+def both(mine, theirs, classes=KNOWN, neighbours=()):
+    """Fresh networks and what they take of trained ones: (G, source's G, G's transfer), the same of D."""
+    rows = class_rows(classes, KNOWN, neighbours)
+    G, D = used(lively(theirs.generator(), 1), lively(theirs.discriminator(), 2))
+    my_G, my_D = lively(mine.generator(), 3), lively(mine.discriminator(), 4)
+    g = transferred("G", my_G, G, g_candidates(mine, theirs), rows)
+    d = transferred("D", my_D, D, d_candidates(mine, theirs), rows)
+    return (my_G, G, g), (my_D, D, d)
+
+
+def fill(network, transfer):
+    assert not network.load_state_dict(transfer.tensors, strict=False).unexpected_keys
+
+
+def outcomes(transfer):
+    return {row.part: row.outcome for row in transfer.rows}
+
+
+@pytest.mark.parametrize("networks", [TINY, replace(TINY, class_embedding_dim=0, hierarchical=False), DEEP])
+def test_the_same_networks_and_classes_are_taken_whole(networks):
+    for mine, theirs, transfer in both(networks, networks):
+        fill(mine, transfer)
+        state = mine.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in theirs.state_dict().items())
+        assert set(outcomes(transfer).values()) == {"taken"}
+
+
+@pytest.mark.parametrize("embedding", [4, 0])
+def test_class_rows_go_by_name_neighbours_and_mean(embedding):
+    theirs = replace(TINY, class_embedding_dim=embedding, hierarchical=embedding > 0)
+    mine = replace(theirs, classes=4)
+    rows = class_rows(CLASSES, KNOWN, ["wolf=dog+cat"])
+    assert summary(rows) == ["by name: owl, cat", "dog + cat: wolf", "mean of all: car"]
+    tables = 0
+    for network, source, transfer in both(mine, theirs, CLASSES, ["wolf=dog+cat"]):
+        fill(network, transfer)
+        mine_by_path = dict(network.named_modules())
+        for path, module in source.named_modules():
+            if isinstance(module, torch.nn.Embedding):
+                cat, dog, owl = module.weight
+                expected = torch.stack([owl, (cat + dog) / 2, cat, (cat + dog + owl) / 3])
+                torch.testing.assert_close(mine_by_path[path].weight, expected)
+                assert torch.equal(mine_by_path[path].weight[0], owl)
+                tables += 1
+        assert outcomes(transfer)[f"{transfer.rows[0].part[0]}.blocks.1"] != "left"
+    assert tables == (2 if embedding else 1 + 2 * 2 * 3)
+
+
+def test_reordered_classes_are_the_same_function_by_name():
+    order = ("dog", "owl", "cat")
+    for network, source, transfer in both(TINY, TINY, order):
+        fill(network, transfer)
+        y = torch.arange(3)
+        x = torch.randn(3, 8) if network.__class__.__name__.endswith("Generator") else torch.randn(3, 3, 32, 32)
+        theirs = torch.tensor([KNOWN.index(name) for name in order])
+        with torch.no_grad():
+            torch.testing.assert_close(network.eval()(x, y), source.eval()(x, theirs), atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_at_another_resolution_the_blocks_that_fit_are_taken_and_the_rest_is_said():
+    theirs = replace(TINY, resolution=64, channels=1, d_channels=1, z_dim=10)
+    mine = replace(theirs, resolution=128, z_dim=12)
+    (G, their_G, g), (D, their_D, d) = both(mine, theirs)
+    fill(G, g), fill(D, d)
+    found = outcomes(g)
+    assert [found[f"G.blocks.{k}"] for k in range(5)] == ["taken"] * 4 + ["left"]
+    assert (found["G.linear"], found["G.output_bn"], found["G.output_conv"]) == ("taken", "left", "left")
+    # Up to 64 px it is the same function of the chunks of z.
+    for network in (G.eval(), their_G.eval()):
+        network.output = network.blocks[3].register_forward_hook(lambda m, _, out: setattr(m, "seen", out))
+    z, y = torch.randn(4, 10), torch.tensor([0, 1, 2, 0])
+    their_G(z, y), G(torch.cat([z, torch.randn(4, 2)], 1), y)
+    torch.testing.assert_close(G.blocks[3].seen, their_G.blocks[3].seen)
+    # D's blocks of one resolution have other widths; those equally far from the image have the same.
+    found = outcomes(d)
+    assert [found[f"D.blocks.{k}"] for k in range(6)] == ["taken"] * 5 + ["left"]
+    x = torch.randn(2, 3, 64, 64)
+    for k in range(4):
+        a, b = x, x
+        for mine_block, their_block in zip(D.eval().blocks[: k + 1], their_D.eval().blocks, strict=False):
+            a, b = mine_block(a), their_block(b)
+        torch.testing.assert_close(a, b)
+    (reason,) = [row.detail for row in d.rows if row.part == "D.blocks.5"]
+    assert reason == "conv1.weight is [16, 16, 3, 3], the source's [16, 8, 3, 3]"
+
+
+def partners(mine, theirs):
+    """{block: block of the source} of G and of D, from shapes alone."""
+    rows = class_rows(KNOWN, KNOWN, [])
+    found = []
+    for name, k, candidates in (("G", 0, g_candidates), ("D", 1, d_candidates)):
+        transfer = transferred(name, shapes_of(mine)[k], shapes_of(theirs)[k], candidates(mine, theirs), rows)
+        blocks = {}
+        for row in transfer.rows:
+            if row.part.startswith(f"{name}.blocks") and row.outcome in ("taken", "adapted"):
+                number = int(row.part.split(".")[-1])
+                blocks[number] = int(row.detail.split(".")[-1]) if row.detail.startswith("from") else number
+        found.append(blocks)
+    return found
+
+
+def test_blocks_go_by_resolution_where_they_fit_and_else_by_the_distance_from_the_image():
+    """256 px has a stage more than 128 px in the middle: G's from 16 px, D's from 16 px, each 8 -> 8 channels."""
+    theirs = replace(TINY, resolution=128, z_dim=12)
+    g, d = partners(replace(theirs, resolution=256, z_dim=14), theirs)
+    assert g == {0: 0, 1: 1, 3: 2, 4: 3, 5: 4}
+    assert d == {0: 0, 1: 1, 2: 2, 3: 3, 5: 4, 6: 5}
+    assert partners(theirs, replace(theirs, resolution=256, z_dim=14)) == [
+        {there: here for here, there in blocks.items()} for blocks in (g, d)
+    ]
+
+
+def test_deeper_stages_keep_the_blocks_that_change_the_resolution():
+    g, d = partners(replace(DEEP, depth=3, d_depth=3), DEEP)
+    assert g == {k: 2 * (k // 3) + k % 3 - 1 for k in range(9) if k % 3}
+    assert d == {k: 2 * (k // 3) + k % 3 for k in range(9) if k % 3 < 2}
+
+
+def test_another_size_of_z_leaves_the_conditions_alone_and_other_widths_everything():
+    (_, _, g), _ = both(replace(TINY, z_dim=16), TINY)
+    (row,) = [row for row in g.rows if row.part == "G.blocks.0"]
+    left = "left: bn1.gain.weight, bn1.bias.weight, bn2.gain.weight, bn2.bias.weight ([8, 8], the source's [8, 6])"
+    assert (row.outcome, row.detail) == ("adapted", left)
+    assert "blocks.0.bn1.running_mean" in g.tensors
+    for _, _, transfer in both(replace(TINY, channels=4, d_channels=4), TINY):
+        assert all(row.outcome == "left" for row in transfer.rows if ".blocks." in row.part)
+
+
+def test_a_table_of_classes_is_never_taken_for_a_map_of_the_same_shape():
+    """8 features, 8 classes and a shared embedding of 8: all are [8, 8]."""
+    plain = replace(TINY, hierarchical=False, classes=8)
+    names = tuple("abcdefgh")
+    for mine, theirs in ((0, 8), (8, 0)):
+        mine, theirs = (replace(plain, class_embedding_dim=size) for size in (mine, theirs))
+        G = transferred(
+            "G", shapes_of(mine)[0], shapes_of(theirs)[0], g_candidates(mine, theirs), class_rows(names, names, [])
+        )
+        assert not [name for name in G.tensors if name.endswith(("gain.weight", "bias.weight"))]
+        assert "blocks.0.conv1.weight" in G.tensors
+
+
+@torch.no_grad()
+def test_weights_that_spectral_norm_has_divided_begin_as_the_same_function():
+    G, _ = used(lively(TINY.generator(), 1), lively(TINY.discriminator(), 2))
+    z, y = torch.randn(16, 8), torch.arange(16) % 3
+    expected = G.eval()(z, y)
+    sigmas = [
+        torch.linalg.matrix_norm(w.flatten(1), 2) for n, w in folded(G).named_parameters() if "conv" in n and w.ndim > 1
+    ]
+    assert max(sigmas) > 1.02, "power iteration was near its end: nothing to make up for"
+    for mine in (TINY, replace(TINY, g_spectral_norm=False)):
+        network = lively(mine.generator(), 5)
+        rows = class_rows(KNOWN, KNOWN, [])
+        fill(network, transferred("G", network, folded(G), g_candidates(mine, TINY), rows))
+        torch.testing.assert_close(network.eval()(z, y), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (4, 3, 3, 3)])
+@pytest.mark.parametrize(("largest", "estimate"), [(1.3, 1.0), (0.8, 1.0), (7.0, 6.0)])
+def test_the_vector_gives_the_estimate_where_that_can_be(shape, largest, estimate):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight *= largest / torch.linalg.matrix_norm(weight.flatten(1), 2)
+    matrix, u = weight.flatten(1), left_vector(weight, estimate)
+    v = torch.nn.functional.normalize(u @ matrix, dim=0)
+    assert u.norm().item() == pytest.approx(1, abs=1e-6)
+    assert (matrix @ v).norm().item() == pytest.approx(min(largest, estimate), abs=4e-6)
+
+
+@pytest.mark.parametrize(
+    ("neighbour", "message"),
+    [
+        ("wolves=dog", "'wolves=dog': the data set has no class 'wolves'; nearest: wolf"),
+        ("wolf=dig", "'wolf=dig': the source has no class 'dig'; nearest: dog"),
+        ("wolf=dog+cta", "'wolf=dog+cta': the source has no class 'cta'; nearest: cat"),
+        ("cat=dog", "'cat=dog': the source knows 'cat' itself; leave it out"),
+    ],
+)
+def test_neighbours_that_do_not_exist_are_named(neighbour, message):
+    with pytest.raises(InputError) as refused:
+        class_rows(CLASSES, KNOWN, [neighbour])
+    assert str(refused.value) == f"init.neighbours: {message}"
+
+
+def test_a_class_may_have_a_plus_in_its_name():
+    (row,) = class_rows(["c"], ["c++", "c#"], ["c=c++"])
+    assert row.sources == (0,)
