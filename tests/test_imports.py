@@ -55,6 +55,11 @@ ALLOWED = {
     "training.best": set(),
     "training.checkpoint": {"data.dataset", "errors", "files", "training.best", "training.ring"},
     "training.step": {"distributed.engine", "models.networks", "objectives", "training.ema", "training.latents"},
+    "finetuning.classes": {"errors"},
+    "finetuning.places": {"models.architecture", "models.networks"},
+    "finetuning.transfer": {"finetuning.classes", "finetuning.places", "models.layers"},
+    "finetuning.source": {"build", "errors", "generation", "models", "preset", "training"},
+    "finetuning.beginning": {"build", "config", "errors", "files", "finetuning", "generation", "models", "training"},
     "generation.latents": {"training.latents"},
     "generation.sample": {"generation.latents"},
     "generation.standing_stats": {

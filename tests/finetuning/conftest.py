@@ -6,34 +6,15 @@ import pytest
 import torch
 import yaml
 from runs import TINY
+from untrained import CLASSES, lively, used
 
 from biggan import build
 from biggan.generation.export import Request, export
-from biggan.models.networks import initialize
 from biggan.preset import resolve
 from biggan.training import checkpoint
 from biggan.training.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
-CLASSES = ("7", "x", "3", "y")
-
-
-def lively(network, seed=0):
-    """Weights of no scheme, so that power iteration is far from its end, and attention that does something."""
-    torch.manual_seed(seed)
-    initialize(network, "orthogonal")
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return network
-
-
-@torch.no_grad()
-def used(G, D):
-    """Move BatchNorm's statistics and the vectors of power iteration a little."""
-    y = torch.arange(24) % G.classes
-    D(G(torch.randn(24, G.z_dim), y), y)
-    return G, D
 
 
 @pytest.fixture(scope="session")

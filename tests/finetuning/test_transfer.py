@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import lively, used  # tests/finetuning
+from untrained import lively, used
 
 from biggan.errors import InputError
 from biggan.finetuning.classes import class_rows, summary

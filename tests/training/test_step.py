@@ -189,3 +189,45 @@ def test_more_orthogonal_regularization_is_added_and_d_steps_replace(begin):
     _, _, recipe = begin("intervention.orthogonal=0.25", "intervention.d_steps=5")
     assert recipe.orthogonal == 1e-4 + 0.25
     assert recipe.d_steps == 5
+
+
+@pytest.mark.parametrize("network", ["g", "d"])
+def test_lower_layers_stay_bit_for_bit_until_their_time_is_over_and_all_others_move(begin, network):
+    target = ["intervention.spectral_target=0.5", "intervention.spectral_layers=['*']"]
+    clamped = ["intervention.spectral_clamp=true", "intervention.orthogonal=0.1", *target]
+    freeze = [f"init.freeze_{network}_blocks=2", f"init.freeze_{network}_steps=2", "init.from=elsewhere"]
+    gan, latents, recipe = begin(*freeze, *clamped, "optimizer.max_grad_norm=0.1")
+    engine = {"g": gan.generator, "d": gan.discriminator}[network]
+    parts = {
+        "g": ("linear.", "blocks.0.", "blocks.1.", "attention.1."),
+        "d": ("blocks.0.", "blocks.1.", "attention.0."),
+    }
+    with torch.no_grad():  # attention that does something has gradients
+        for net in (gan.generator.module, gan.discriminator.module, gan.ema.module):
+            [value.fill_(0.5) for name, value in net.named_parameters() if name.endswith("gamma")]
+
+    def weights(net):
+        return {name: value.detach().clone() for name, value in net.named_parameters()}
+
+    before, average = weights(engine.module), weights(gan.ema.module)
+    trained(gan, latents, recipe, (1, 2))
+    after = weights(engine.module)
+    stayed = {name for name in before if torch.equal(before[name], after[name])}
+    assert stayed == {name for name in before if name.startswith(parts[network])}
+    if network == "g":
+        assert {name for name, value in weights(gan.ema.module).items() if torch.equal(value, average[name])} == stayed
+    # Adam knows their gradients: its first update afterwards is of the usual size.
+    squares = {key: value for key, value in engine.optimizer_state() if key.endswith("exp_avg_sq")}
+    assert all(squares[f"{name}/exp_avg_sq"].any() for name in stayed)
+    trained(gan, latents, recipe, (3,))
+    assert not [name for name, value in weights(engine.module).items() if torch.equal(value, after[name])]
+
+
+def test_what_belongs_to_single_classes_is_always_trained(begin):
+    freeze = ["init.from=elsewhere", "init.freeze_g_blocks=3", "init.freeze_g_steps=9"]
+    gan, latents, recipe = begin(*freeze, "model.class_embedding_dim=0", "model.hierarchical_z=false")
+    tables = [m.weight for m in gan.generator.module.blocks.modules() if isinstance(m, torch.nn.Embedding)]
+    before = [table.detach().clone() for table in tables]
+    trained(gan, latents, recipe, (1, 2))
+    assert len(tables) == 12
+    assert not any(torch.equal(table, old) for table, old in zip(tables, before, strict=True))

@@ -1,0 +1,237 @@
+"""`biggan train ... init.from=SOURCE`: what a run begins as, how it goes on, and what is refused."""
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from runs import biggan, weights
+from safetensors.torch import load_file
+from untrained import CLASSES
+
+from biggan import build
+from biggan.config.init import InitConfig
+from biggan.distributed.finite import FiniteGuard
+from biggan.distributed.process import Process
+from biggan.errors import InputError
+from biggan.generation.exported import read_export
+from biggan.preset import keys, resolve
+from biggan.training import run
+
+ALONE = Process(0, 1, torch.device("cpu"), None)
+DIGITS = [str(k) for k in range(10)]
+FROZEN = ["init.freeze_d_blocks=2", "init.freeze_d_steps=2", "init.freeze_g_blocks=1", "init.freeze_g_steps=2"]
+STAYING = {
+    "generator": ("linear.", "blocks.0."),
+    "ema": ("linear.", "blocks.0."),
+    "discriminator": ("blocks.0.", "blocks.1.", "attention.0."),
+}
+"""What FROZEN keeps of each network."""
+
+
+@pytest.fixture
+def config(tiny):
+    def resolved(*overrides):
+        return resolve(Path(tiny[0]), [*tiny[1:], "data.workers=0", *overrides])
+
+    return resolved
+
+
+@contextmanager
+def begun(config, process=ALONE):
+    """A run that has begun, before its first step."""
+    loop = run.begun(config, fresh=False, parent=None, process=process)
+    with loop.report:
+        try:
+            yield loop.state.gan
+        finally:
+            loop.course.loader.close()
+
+
+def source_tensors(source, file):
+    return load_file(source / f"checkpoints/step_00000005/{file}.safetensors")
+
+
+def is_buffer(name):
+    """What no update moves: buffers."""
+    return name.rsplit(".", 1)[-1] in ("u", "running_mean", "running_var")
+
+
+@torch.no_grad()
+def test_an_export_without_discriminator_begins_as_the_same_function_with_a_new_discriminator(config, exported):
+    with begun(config(f"init.from={exported[False]}")) as gan:
+        G, D = gan.generator.module, gan.discriminator.module
+        source = read_export(exported[False], ALONE.device)
+        z = torch.randn(8, source.generator.z_dim)
+        known = [CLASSES.index(name) for name in ("7", "3")] * 4
+        expected = source.generator(z, torch.tensor(known))
+        mine = torch.tensor([7, 3] * 4)
+        for network in (G, gan.ema.module):
+            was = network.training
+            torch.testing.assert_close(network.eval()(z, mine), expected, atol=1e-5, rtol=0)
+            network.train(was)
+        fresh = build.gan(config(), ALONE, FiniteGuard(ALONE.device)).discriminator.module.state_dict()
+        assert all(torch.equal(value, fresh[name]) for name, value in D.state_dict().items())
+        assert G.training
+        assert not gan.ema.module.training
+        assert expected.std() > 0.05, "of images that are all alike any two networks would agree"
+
+
+def test_a_run_begins_as_its_average_and_its_discriminator_by_class_names(config, source, tmp_path):
+    with begun(config(f"init.from={source}@5", "init.neighbours=[1=7+x]")) as gan:
+        G, D = gan.generator.module.state_dict(), gan.discriminator.module.state_dict()
+        average = gan.ema.module.state_dict()
+    for file, state in (("ema", G), ("ema", average), ("discriminator", D)):
+        theirs = source_tensors(source, file)
+        for name, tensor in theirs.items():
+            if "class_embedding" not in name:
+                assert torch.equal(state[name], tensor), name
+        rows = theirs["class_embedding.weight"]
+        expected = [rows.mean(0)] * 10
+        expected[7], expected[3], expected[1] = rows[0], rows[2], (rows[0] + rows[1]) / 2
+        torch.testing.assert_close(state["class_embedding.weight"], torch.stack(expected))
+    found = json.loads((tmp_path / "run/init.json").read_text())
+    assert found["source"] == f"{source}@5"
+    others = dict.fromkeys(DIGITS, "mean of all")
+    assert found["classes"] == others | {"7": "by name", "3": "by name", "1": "7 + x"}
+    outcomes = {row["part"]: row["outcome"] for row in found["parts"]}
+    assert {part for part, outcome in outcomes.items() if outcome != "taken"} == {
+        "G.class_embedding",
+        "D.class_embedding",
+    }
+
+
+@pytest.mark.slow
+def test_interrupted_and_without_its_source_it_ends_where_the_uninterrupted_run_does(tiny, source, tmp_path):
+    copy = tmp_path / "source"
+    shutil.copytree(source, copy)
+    theirs = {file: source_tensors(source, "ema" if file != "discriminator" else file) for file in STAYING}
+    fixed = ["train", *tiny, *FROZEN, f"init.from={copy}", "data.workers=0", "checkpoint.every_steps=1"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    said = biggan([*fixed, f"run.dir={whole}", "training.steps=4", "checkpoint.keep_last=9"])
+    assert f"beginning as {copy}@5:\n  G.class_embedding  adapted  class rows\n  G.linear           taken\n" in said
+    assert "classes by name: 3, 7\n" in said
+    biggan([*fixed, f"run.dir={resumed}", "training.steps=1"])
+    shutil.rmtree(copy)
+    biggan([*fixed, f"run.dir={resumed}", "training.steps=4"])
+    ends = [weights(folder / "checkpoints/step_00000004") for folder in (whole, resumed)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+    frozen, thawed = (weights(whole / f"checkpoints/step_0000000{step}") for step in (2, 3))
+    for file, parts in STAYING.items():
+        for name, tensor in theirs[file].items():
+            if not is_buffer(name) and name != "class_embedding.weight":
+                stays = name.startswith(parts)
+                assert torch.equal(frozen[f"{file}/{name}"], tensor) == stays, name
+                assert not torch.equal(thawed[f"{file}/{name}"], tensor), name
+
+    refused = biggan([*fixed, f"run.dir={resumed}", "training.steps=4", "init.freeze_d_steps=9"], expect=2)
+    assert "init.freeze_d_steps: 9, but the run in" in refused
+    biggan(["train", "--resume", f"{whole}@3", "--as", str(tmp_path / "child"), "training.steps=4"])
+    assert "init.from: a child run has its parent's" in biggan(
+        ["train", "--resume", f"{whole}@3", "--as", str(tmp_path / "other"), "init.from=elsewhere"], expect=2
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
+def test_two_processes_begin_freeze_and_thaw_as_one_does(tiny, source, tmp_path, engine):
+    fixed = ["train", *tiny, *FROZEN, f"init.from={source}", "data.workers=0", "checkpoint.every_steps=1"]
+    fixed += ["training.steps=3", "optimizer.g_lr=5e-5", f"distributed.engine={engine}"]
+    ends = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        biggan([*fixed, f"run.dir={folder}"], processes)
+        ends.append([weights(folder / f"checkpoints/step_0000000{step}") for step in (2, 3)])
+    for alone, together in zip(*ends, strict=True):
+        for file in STAYING:
+            names = [name for name in alone if name.startswith(f"{file}/") and not is_buffer(name)]
+            apart = torch.cat([(alone[name] - together[name]).abs().flatten() for name in names]).mean()
+            assert apart <= 3e-6, file
+    for file, parts in STAYING.items():
+        for name, tensor in source_tensors(source, "ema" if file != "discriminator" else file).items():
+            if name.startswith(parts) and not is_buffer(name):
+                assert torch.equal(ends[1][0][f"{file}/{name}"], tensor), name
+                assert not torch.equal(ends[1][1][f"{file}/{name}"], tensor), name
+
+
+def damaged(folder, tmp_path):
+    copy = tmp_path / "damaged"
+    shutil.copytree(folder, copy)
+    file = next(f for f in sorted(copy.rglob("*.safetensors")) if f.stem in ("generator", "ema"))
+    file.write_bytes(file.read_bytes()[:-1])
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["init.from=nowhere"], "init.from: nowhere: neither a checkpoint nor a run with one, nor an export"),
+        (["init.from={source}@7"], "init.from: {source}@7: {source} has no checkpoint of step 7; nearest: {source}@5"),
+        (["init.from={source}", "init.neighbours=[0=z]"], "init.neighbours: '0=z': the source has no class 'z'"),
+        (
+            ["init.from={source}", "model.channels=4"],
+            "init.from: nothing of the generator of {source}@5 (biggan, 32 px,",
+        ),
+        (
+            ["init.from={source}", "model.family=biggan-deep", "model.channels=4"],
+            "init.from: nothing of the generator of {source}@5 (biggan, 32 px, channels 2) fits this run's (biggan-",
+        ),
+        (
+            ["init.from={alone}", "init.freeze_d_blocks=1", "init.freeze_d_steps=1"],
+            "init.freeze_d_blocks: 1, but block 0 is not taken from the source",
+        ),
+        (
+            ["init.from={source}", "init.freeze_g_blocks=4", "init.freeze_g_steps=1"],
+            "init.freeze_g_blocks: 4, but the network has 3 blocks",
+        ),
+        (["init.from={cut_export}"], "init.from: {cut_export}/generator.safetensors: "),
+        (["init.from={cut_run}/checkpoints/step_00000005"], "init.from: {cut_run}/checkpoints/step_00000005: ema.safe"),
+    ],
+)
+def test_what_cannot_begin_is_said_in_a_line_and_leaves_no_folder(
+    config, source, exported, tmp_path, overrides, message
+):
+    (tmp_path / "export").mkdir()
+    cut = {"cut_export": damaged(exported[False], tmp_path / "export"), "cut_run": damaged(source, tmp_path)}
+    names = {"source": source, "alone": exported[False], **cut}
+    with pytest.raises(InputError) as refused, begun(config(*(text.format(**names) for text in overrides))):
+        pass
+    assert str(refused.value).startswith(message.format(**names))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["init.freeze_d_steps=3"], "init.freeze_d_steps: has no effect without init.from"),
+        (["init.neighbours=[a=b]"], "init.neighbours: has no effect without init.from"),
+        (["init.from=a", "init.freeze_d_steps=3"], "init.freeze_d_steps: has no effect without init.freeze_d_blocks"),
+        (["init.from=a", "init.freeze_g_blocks=3"], "init.freeze_g_blocks: has no effect without init.freeze_g_steps"),
+        (["init.from=a", "init.neighbours=[truck]"], "init.neighbours: 'truck'; write NEW=KNOWN"),
+        (["init.source=a"], "init.source: no such key; nearest: init."),
+        (["init.from=3"], "init.from: should be a valid string, not 3"),
+    ],
+)
+def test_keys_without_an_effect_are_refused(config, overrides, message):
+    with pytest.raises(InputError) as refused:
+        config(*overrides)
+    assert str(refused.value).startswith(message)
+
+
+def test_the_key_is_called_as_it_is_written_everywhere(config, tmp_path):
+    assert "init.from" in set(keys())
+    written = config("init.from=a", "init.neighbours=[b=c]")
+    assert "init:\n  from: a\n" in written.to_yaml()
+    (tmp_path / "again.yaml").write_text(written.to_yaml())
+    assert resolve(tmp_path / "again.yaml").init == written.init != InitConfig()
+
+
+def test_a_dry_run_shows_the_table_and_begins_nothing(tiny, source, tmp_path):
+    said = biggan(["train", *tiny, f"init.from={source}", "--dry-run"])
+    assert f"beginning as {source}@5:\n  G.class_embedding  adapted  class rows\n" in said
+    assert not (tmp_path / "run").exists()
