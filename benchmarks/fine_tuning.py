@@ -1,0 +1,112 @@
+"""Does a run that begins from a trained one learn other classes sooner than one from scratch?
+
+    python benchmarks/fine_tuning.py cifar10-train.zip [--work runs/fine-tuning] [--source-steps 4000] [--steps 3000]
+                                     [init.neighbours=[truck=automobile] ...]
+
+A source is trained on the first five classes of a zip of class folders (by name; of CIFAR-10: airplane, automobile, bird,
+cat, deer). Then two runs learn the other five for the same number of steps: one from scratch, one with `init.from`, and
+the overrides given here. All go through `biggan pack` and `biggan train`; run it again to go on after an interruption.
+
+Both are measured as they train: Frechet distance of the averaged generator's images, in features of a classifier of the
+five classes' real images. Draws both curves (docs/fine-tuning.png) and prints the first step at which fine-tuning is as
+good as scratch ever was; ends with 1 if that is after half of the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+CLASSES = 5
+SMALL = [
+    f"model.classes={CLASSES}", "model.channels=16", "training.batch_size=32", "ema.decay=0.99", "ema.start_step=0",
+    "tracking.mlflow=false", "collapse.on_collapse=continue", "checkpoint.horizon_steps=0",
+]  # fmt: skip
+
+
+def biggan(*arguments: str) -> None:
+    """Run the command, its output shown."""
+    subprocess.run([sys.executable, "-m", "biggan", *arguments], check=True)
+
+
+def packed(archive: Path, work: Path) -> list[Path]:
+    """The data sets of the first and of the other five classes."""
+    with zipfile.ZipFile(archive) as opened:
+        files = [name for name in opened.namelist() if not name.endswith("/")]
+        classes = sorted({PurePosixPath(name).parts[0] for name in files})
+        dests = []
+        for part, chosen in (("first", classes[:CLASSES]), ("other", classes[CLASSES : 2 * CLASSES])):
+            dests.append(work / f"data-{part}")
+            if not (dests[-1] / "dataset.json").exists():
+                images = work / f"images-{part}"
+                opened.extractall(images, [name for name in files if PurePosixPath(name).parts[0] in chosen])
+                biggan("pack", str(images), str(dests[-1]), "--resolution", "32")
+    return dests
+
+
+def curve(run: Path) -> list[tuple[int, float]]:
+    """(step, Frechet distance) of each measurement."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [(row["step"], row["evaluation/fid"]) for row in rows if "evaluation/fid" in row]
+
+
+def draw(curves: dict[str, list[tuple[int, float]]], file: Path) -> None:
+    """Both curves, on logarithmic distances."""
+    mpl.use("Agg")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for label, points in curves.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+    axes.axhline(min(value for _, value in curves["from scratch"]), color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="generator steps", ylabel="Frechet distance, classifier features", yscale="log")
+    axes.legend()
+    figure.savefig(file, dpi=120)
+
+
+def main(arguments: argparse.Namespace, overrides: Iterable[str]) -> int:
+    """Train, measure, draw; the exit code."""
+    work, every = arguments.work, max(1, arguments.steps // arguments.measurements)
+    work.mkdir(parents=True, exist_ok=True)
+    first, other = packed(arguments.zip, work)
+
+    def train(name: str, data: Path, steps: int, *more: str) -> Path:
+        run = work / name
+        cadence = [f"training.steps={steps}", f"checkpoint.every_steps={steps}"]
+        places = [str(ROOT / "configs/cifar10.yaml"), f"run.dir={run}", f"data.path={data}"]
+        biggan("train", *places, *SMALL, *cadence, *more)
+        return run
+
+    source = train("source", first, arguments.source_steps)
+    measured = [f"evaluation.every_steps={every}", f"evaluation.num_images={arguments.images}", "run.seed=1"]
+    scratch = train("scratch", other, arguments.steps, *measured)
+    tuned = train("fine-tuned", other, arguments.steps, *measured, f"init.from={source}", *overrides)
+    curves = {"from scratch": curve(scratch), "init.from": curve(tuned)}
+    draw(curves, arguments.picture)
+    for label, points in curves.items():
+        sys.stdout.write(f"{label:13}" + "  ".join(f"{step}: {value:.4g}" for step, value in points) + "\n")
+    goal = min(value for _, value in curves["from scratch"])
+    reached = next((step for step, value in curves["init.from"] if value <= goal), None)
+    sys.stdout.write(f"from scratch, at best: {goal:.4g} in {arguments.steps} steps; with init.from: step {reached}\n")
+    return 0 if reached is not None and reached <= arguments.steps / 2 else 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("zip", type=Path)
+    parser.add_argument("overrides", nargs="*", help="key.sub=value, of the fine-tuned run alone")
+    parser.add_argument("--work", type=Path, default=Path("runs/fine-tuning"))
+    parser.add_argument("--source-steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--measurements", type=int, default=20)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--picture", type=Path, default=ROOT / "docs/fine-tuning.png")
+    given = parser.parse_args()
+    sys.exit(main(given, given.overrides))
