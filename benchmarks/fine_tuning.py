@@ -108,5 +108,5 @@ if __name__ == "__main__":
     parser.add_argument("--measurements", type=int, default=20)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--picture", type=Path, default=ROOT / "docs/fine-tuning.png")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     sys.exit(main(given, given.overrides))
