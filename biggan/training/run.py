@@ -121,13 +121,8 @@ def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str
     state = TrainingState(
         gan, build.monitor(config, dataset, gan, process), build.statistics_images(config, process.world_size)
     )
-    cursors = build.first_cursors(config)
-    if newest is not None:
-        saved = process.together(lambda: checkpoint.read(newest))
-        if "statistics_images" in saved.state:  # older checkpoints do not say
-            build.check_statistics(config, process.world_size, saved.state["statistics_images"])
-        cursors = state.restore(saved)
-        notes.append(f"going on from {newest}")
+    cursors = build.first_cursors(config) if newest is None else restored(state, newest, config, process)
+    notes += [] if newest is None else [f"going on from {newest}"]
     state.begin_again(process.gather(rollback.read(folder) if process.is_main else None)[0])
     notes.append(
         f"training {folder}: {dataset.splits['train'].images} images of {len(dataset.classes)} classes, "
@@ -156,6 +151,14 @@ def prepared(config: Config, dataset: Dataset, process: Process, notes: list[str
         report=report,
         saved_step=-1 if newest is None else state.step,
     )
+
+
+def restored(state: TrainingState, newest: Path, config: Config, process: Process) -> list[Cursor]:
+    """The streams' positions, once `state` is that of the checkpoint `newest`. Collective; raises StoppedRun."""
+    saved = process.together(lambda: checkpoint.read(newest))
+    if "statistics_images" in saved.state:  # older checkpoints do not say
+        build.check_statistics(config, process.world_size, saved.state["statistics_images"])
+    return state.restore(saved)
 
 
 def opened_evaluator(config: Config, dataset: Dataset, process: Process) -> Evaluator | None:
