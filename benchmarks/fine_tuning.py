@@ -3,9 +3,10 @@
     python benchmarks/fine_tuning.py cifar10-train.zip [--work runs/fine-tuning] [--source-steps 4000] [--steps 3000]
                                      [init.neighbours=[truck=automobile] ...]
 
-A source is trained on the first five classes of a zip of class folders (by name; of CIFAR-10: airplane, automobile, bird,
-cat, deer). Then two runs learn the other five for the same number of steps: one from scratch, one with `init.from`, and
-the overrides given here. All go through `biggan pack` and `biggan train`; run it again to go on after an interruption.
+A source is trained on the first five classes of a zip of class folders (by name; of CIFAR-10: airplane, automobile,
+bird, cat, deer). Then two runs learn the other five for the same number of steps: one from scratch, one with
+`init.from` and the overrides given here. All go through `biggan pack` and `biggan train`; run it again to go on after
+an interruption.
 
 Both are measured as they train: Frechet distance of the averaged generator's images, in features of a classifier of the
 five classes' real images. Draws both curves (docs/fine-tuning.png) and prints the first step at which fine-tuning is as
