@@ -60,8 +60,8 @@ ALLOWED = {
     "finetuning.transfer": {"finetuning.classes", "finetuning.places", "models.layers"},
     "finetuning.source": {"build", "errors", "generation", "models", "preset", "training"},
     "finetuning.beginning": {"build", "config", "errors", "files", "finetuning", "generation", "models", "training"},
-    "generation.latents": {"training.latents"},
-    "generation.sample": {"generation.latents"},
+    "generation.latents": {"models.networks", "training.latents"},
+    "generation.sample": {"generation.latents", "models.networks"},
     "generation.standing_stats": {
         "generation.latents",
         "models.batchnorm",

@@ -17,7 +17,7 @@ from biggan.errors import InputError
 from biggan.generation.asked import truncation_asked
 
 if TYPE_CHECKING:
-    from biggan.generation.export import Addition
+    from biggan.generation.export_folder import Addition
 
 
 class Format(StrEnum):

@@ -141,8 +141,8 @@ class Evaluator:
 
         Image k depends on the seed, k and the truncation; its class is k mod classes.
         """
-        seed, dim = self._settings.seed, generator.z_dim
-        z = torch.cat([draw_latents(range(k, k + 1), dim, truncation, seed) for k in numbers])
+        seed = self._settings.seed
+        z = torch.cat([draw_latents(range(k, k + 1), generator, truncation, seed) for k in numbers])
         labels = torch.tensor(numbers) % generator.classes
         device = self._process.device
         return make_chunk(generator, z.to(device), labels.to(device)), labels

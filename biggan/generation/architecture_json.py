@@ -94,7 +94,7 @@ CHECKS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     *((key, f"a count of 1 to {MOST}", _is_count) for key in ("channels", "d_channels", "classes", "z_dim")),
     *((key, f"a count of 1 to {MOST_BLOCKS}", _is_depth) for key in ("depth", "d_depth")),
     ("class_embedding_dim", f"a size of 0 to {MOST}", lambda value: type(value) is int and 0 <= value <= MOST),
-    *((key, "true or false", _is_flag) for key in ("hierarchical", "g_spectral_norm", "residual")),
+    *((key, "true or false", _is_flag) for key in ("hierarchical", "g_spectral_norm", "residual", "scaled_latents")),
     *((key, "a list of map sizes", _are_counts) for key in ("g_attention", "d_attention")),
     ("d_conv_shortcuts", "downsampling or widening", lambda value: value in ("downsampling", "widening")),
     *((key, "a number above 0", _is_epsilon) for key in ("sn_eps", "bn_eps")),

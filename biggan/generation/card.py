@@ -17,6 +17,7 @@ from biggan.pictures import evenly_spaced, grid
 
 PICTURE = "samples.png"
 MOST_ROWS, COLUMNS = 10, 8
+SCALED = ", cut at 2 and multiplied by the truncation"
 TASK = "unconditional-image-generation"
 """The nearest of the tasks that hubs know: images from no text and no image."""
 
@@ -33,18 +34,19 @@ def text(name: str, information: Mapping[str, Any], sampler: Sampler) -> str:
     """The card as Markdown."""
     matter = yaml.safe_dump(front_matter(name, information), sort_keys=False, allow_unicode=True)
     truncations = ", ".join(truncation_key(t) for t in information["statistics"]["truncations"])
+    seen = information["images_seen"]
     size, classes = sampler.resolution, sampler.classes
     first = json.dumps(classes[0], ensure_ascii=False)
     parameters = sum(p.numel() for p in sampler.network.parameters())
     facts = {
         "images": f"{size} x {size} px, RGB",
         "classes": f"{len(classes)}: {', '.join(classes[:MOST_ROWS])}{', ...' if len(classes) > MOST_ROWS else ''}",
-        "latent": f"{sampler.z_dim} numbers, normally distributed",
+        "latent": f"{sampler.z_dim} numbers, normally distributed{SCALED if sampler.network.scaled_latents else ''}",
         "parameters": f"{parameters:,}",
         "weights": information["weights"],
-        "statistics": f"standing, for truncation {truncations}",
+        "statistics": f"{information['statistics']['protocol']}; for truncation {truncations}",
         "trained on": information["data"],
-        "from": f"{information['origin']}, after {information['images_seen']:,} real images",
+        "from": information["origin"] + ("" if seen is None else f", after {seen:,} real images"),
         "licence": information["license"],
         **{form: f"`{found['file']}`" for form, found in information["other_forms"].items()},
     }

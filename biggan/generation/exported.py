@@ -94,7 +94,7 @@ def read_information(folder: Path) -> dict[str, Any]:
         if key not in found:
             raise InputError(f"{file}: has no '{key}'; {AGAIN}")
     for key in ("step", "images_seen"):
-        if type(found[key]) is not int or found[key] < 0:
+        if found[key] is not None and (type(found[key]) is not int or found[key] < 0):
             raise InputError(f"{file}: {key}: not a count; {AGAIN}")
     return found
 

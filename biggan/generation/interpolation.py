@@ -87,7 +87,7 @@ def interpolate(
     both): more strips of a pair begin with the fewer. Raises InputError if classes change and no embedding is shared.
     """
     strips = [j * len(pairs) + i for i in range(len(pairs)) for j in range(per_pair)]
-    z = draw_latents(range(2 * len(strips)), generator.z_dim, truncation, seed)
+    z = draw_latents(range(2 * len(strips)), generator, truncation, seed)
     z_first = z[[2 * s for s in strips]]
     z_last = z_first if route.over is Over.CLASS else z[[2 * s + 1 for s in strips]]
     y_first, y_last = (torch.tensor([pair[k] for pair in pairs]).repeat_interleave(per_pair) for k in (0, 1))

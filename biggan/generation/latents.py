@@ -7,7 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from biggan.models.networks import Generator
 from biggan.training.latents import keyed_generator
+
+SCALED_BOUND = 2.0
+"""Where latents are cut of which truncation is the factor."""
 
 
 def truncated_normal(shape: tuple[int, ...], truncation: float | None, random: torch.Generator) -> Tensor:
@@ -23,7 +27,18 @@ def truncated_normal(shape: tuple[int, ...], truncation: float | None, random: t
     return (math.sqrt(2) * torch.erfinv(within * uniform)).float()
 
 
-def draw_latents(numbers: range, z_dim: int, truncation: float | None, seed: int) -> Tensor:
+def truncated_latents(
+    generator: Generator, batch: tuple[int, ...], truncation: float | None, random: torch.Generator
+) -> Tensor:
+    """float32 [*batch, z_dim] as this generator's truncation has it: cut at `truncation` (None: not cut), or, with
+    `scaled_latents`, cut at 2 and multiplied by it (None: by 1)."""
+    shape = (*batch, generator.z_dim)
+    if not generator.scaled_latents:
+        return truncated_normal(shape, truncation, random)
+    return truncated_normal(shape, SCALED_BOUND, random) * (1.0 if truncation is None else truncation)
+
+
+def draw_latents(numbers: range, generator: Generator, truncation: float | None, seed: int) -> Tensor:
     """float32 [len(numbers), z_dim]; the row of number k depends on (seed, k) alone."""
-    rows = [truncated_normal((z_dim,), truncation, keyed_generator("sample", seed, k)) for k in numbers]
+    rows = [truncated_latents(generator, (), truncation, keyed_generator("sample", seed, k)) for k in numbers]
     return torch.stack(rows)

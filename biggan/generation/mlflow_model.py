@@ -40,7 +40,7 @@ class BigganModel(PythonModel):
             untruncated = np.isnan(truncation)
             mine = rows[given.isna() if untruncated else given == truncation]
             sampler = self.sampler.at(None if untruncated else float(truncation))
-            z = [draw_latents(range(1), sampler.z_dim, sampler.truncation, int(seed)) for seed in mine["seed"]]
+            z = [draw_latents(range(1), sampler.network, sampler.truncation, int(seed)) for seed in mine["seed"]]
             y = torch.tensor([sampler.class_number(name) for name in mine["class"]])
             images[mine.index] = sampler.images(torch.cat(z), y)
         return images

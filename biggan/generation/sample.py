@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from biggan.generation.latents import draw_latents
+from biggan.models.networks import Generator
 
 CHUNK_IMAGES = 32
 """Every image is made in a batch of so many, filled up if need be: the kernels that a library chooses, and so the last
@@ -44,7 +45,7 @@ def filled(rows: Tensor) -> Tensor:
 
 
 def generate_rows(
-    generator: nn.Module,
+    generator: Generator,
     classes: Sequence[int] | Tensor,
     per_class: int,
     truncation: float | None,
@@ -56,6 +57,6 @@ def generate_rows(
     Row r, column c is image c * rows + r of the seed: a wider grid begins with the narrower one.
     """
     y = torch.as_tensor(classes)
-    z = draw_latents(range(len(y) * per_class), int(generator.z_dim), truncation, seed)  # type: ignore[arg-type]
+    z = draw_latents(range(len(y) * per_class), generator, truncation, seed)
     images = generate(generator, z, torch.cat([y] * per_class), device)
     return images.reshape(per_class, len(y), *images.shape[1:]).swapaxes(0, 1)

@@ -60,7 +60,7 @@ class Sampler:
         count = len(numbers) if count is None else count
         if count < 1 or not numbers:
             raise InputError(f"count: {count} images of {len(numbers)} classes; ask for at least one")
-        z = draw_latents(range(count), self.z_dim, self.truncation, seed)
+        z = draw_latents(range(count), self.network, self.truncation, seed)
         return self.images(z, torch.tensor([numbers[k % len(numbers)] for k in range(count)]))
 
     def images(self, z: Tensor, y: Tensor) -> NDArray[np.uint8]:

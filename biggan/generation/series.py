@@ -77,7 +77,7 @@ def digest(generator: Generator) -> str:
 
 def make_numbered(generator: Generator, request: Request, numbers: range, device: torch.device) -> NDArray[np.uint8]:
     """uint8 [len(numbers), R, R, 3] of one of `request.chunks()`."""
-    z = draw_latents(numbers, generator.z_dim, request.truncation, request.seed)
+    z = draw_latents(numbers, generator, request.truncation, request.seed)
     y = torch.tensor([request.labels[k % len(request.labels)] for k in numbers])
     return generate(generator, z, y, device)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from bisect import bisect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from biggan.generation.standing_stats import standing_statistics
@@ -30,15 +32,35 @@ class Source:
     run: Path | None = None
     """The run's folder; None of an export, and of a checkpoint by itself."""
 
-    def at(self, truncation: float | None) -> Generator:
-        """A copy with standing statistics for `truncation`: the export's own, or taken anew, which takes a while."""
-        stored = self.standing.get(truncation_key(truncation))
+    def at(self, truncation: float | None, on_batch: Callable[[], object] = lambda: None) -> Generator:
+        """A copy with standing statistics for `truncation`: the export's own, or taken anew, which takes a while.
+
+        `on_batch()` is called after each batch that they are taken of.
+        """
+        stored = self.held(truncation)
         if stored is None:
-            return standing_statistics(self.generator, truncation)
+            return standing_statistics(self.generator, truncation, on_batch=on_batch)
         copied = copy.deepcopy(self.generator)
         unknown = copied.load_state_dict(dict(stored), strict=False).unexpected_keys
         assert not unknown, unknown
         return copied
+
+    def held(self, truncation: float | None) -> Mapping[str, Tensor] | None:
+        """The statistics for `truncation` that an export holds; None if they would have to be taken anew.
+
+        Of the released generators (`scaled_latents`), which have them in small steps, also between two steps: linearly.
+        """
+        exact = self.standing.get(truncation_key(truncation))
+        if exact is not None or truncation is None or not self.generator.scaled_latents:
+            return exact
+        steps = sorted(float(key) for key in self.standing if key != truncation_key(None))
+        above = bisect(steps, truncation)
+        if above in (0, len(steps)):
+            return None
+        low, high = steps[above - 1], steps[above]
+        before, after = self.standing[truncation_key(low)], self.standing[truncation_key(high)]
+        share = (truncation - low) / (high - low)
+        return {name: torch.lerp(statistic, after[name], share) for name, statistic in before.items()}
 
 
 def truncation_key(truncation: float | None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from biggan.generation.latents import truncated_normal
+from biggan.generation.latents import truncated_latents
 from biggan.models.batchnorm import CrossReplicaBatchNorm
 from biggan.models.networks import Generator
 from biggan.training.latents import keyed_generator
@@ -46,7 +46,7 @@ def standing_statistics(
         for norm in norms:
             norm.momentum = 1 / (k + 1)  # a running average becomes the mean of all batches so far
         random = keyed_generator("standing", seed, k)
-        z = truncated_normal((batch_images, copied.z_dim), truncation, random)
+        z = truncated_latents(copied, (batch_images,), truncation, random)
         y = torch.randint(copied.classes, (batch_images,), generator=random)
         copied(z.to(device), y.to(device))
         on_batch()

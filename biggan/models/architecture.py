@@ -39,6 +39,9 @@ class Architecture:
     d_conv_shortcuts: str
     sn_eps: float
     bn_eps: float
+    scaled_latents: bool = False
+    """Whether truncation is the factor of latents that are cut at 2, and not the threshold they are cut at: of the
+    released BigGAN-deep generators (`biggan import`) alone."""
 
     @property
     def latent_chunks(self) -> int:
@@ -47,6 +50,11 @@ class Architecture:
 
     def generator(self) -> Generator:
         """The generator, with torch's default weights."""
+        generator = self._generator()
+        generator.scaled_latents = self.scaled_latents
+        return generator
+
+    def _generator(self) -> Generator:
         sn_eps = self.sn_eps if self.g_spectral_norm else None
         if self.family == "biggan-deep":
             return BigGANDeepGenerator(
@@ -99,7 +107,7 @@ class Architecture:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Names and values; `biggan.generation.architecture.from_json` reads them back."""
+        """Names and values; `biggan.generation.architecture_json.from_json` reads them back."""
         return asdict(self)
 
     def digest(self) -> str:

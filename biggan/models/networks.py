@@ -48,6 +48,8 @@ class Generator(nn.Module):
 
     resolution: int
     z_dim: int
+    scaled_latents: bool = False
+    """What truncation does to z: biggan.models.architecture.Architecture says."""
     classes: int
     class_embedding: nn.Embedding | None
     """Shared by all conditional BatchNorms; None: each has a table of its own."""

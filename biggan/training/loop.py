@@ -293,10 +293,10 @@ class Loop:
 
     def _grid(self) -> Image.Image:
         shown = evenly_spaced(len(self.classes), self.config.samples.max_classes)
+        generator = self.state.gan.ema.module
+        assert isinstance(generator, Generator), "the average is of one"
         with self.course.recipe.autocast:
-            images = generate_rows(
-                self.state.gan.ema.module, shown, self.config.samples.per_class, None, 0, self.process.device
-            )
+            images = generate_rows(generator, shown, self.config.samples.per_class, None, 0, self.process.device)
         return grid(images, [self.classes[k] for k in shown])
 
     def _save_missing(self, step: int) -> Path:

@@ -73,7 +73,7 @@ def strips(over, path=Path.CIRCLE, steps=5, classes=(2, 0, 3), per_pair=2, gener
 
 
 def images_of(numbers, labels):
-    z = torch.cat([draw_latents(range(k, k + 1), 16, 0.9, 7) for k in numbers])
+    z = torch.cat([draw_latents(range(k, k + 1), small_generator(), 0.9, 7) for k in numbers])
     return generate(small_generator(), z, torch.tensor(labels), CPU)
 
 
@@ -93,7 +93,7 @@ def test_strips_go_from_an_image_of_the_seed_to_the_next():
 
 
 def test_a_hierarchical_z_goes_on_the_circle_of_the_whole():
-    a, b = draw_latents(range(2), 16, 0.9, 7).double().numpy()
+    a, b = draw_latents(range(2), small_generator(), 0.9, 7).double().numpy()
     lengths = np.linalg.norm(a), np.linalg.norm(b)
     angle = np.arccos(a @ b / lengths[0] / lengths[1])
     middle = np.sin(angle / 2) / np.sin(angle) * (a / lengths[0] + b / lengths[1]) * np.mean(lengths)
@@ -106,7 +106,7 @@ def test_a_hierarchical_z_goes_on_the_circle_of_the_whole():
 def test_half_way_on_the_line_between_classes_is_their_even_mixture():
     found = strips(Over.CLASS, Path.LINE, steps=3, per_pair=1)[:, 1]
     generator = small_generator()
-    z = torch.cat([draw_latents(range(k, k + 1), 16, 0.9, 7) for k in (0, 2)])
+    z = torch.cat([draw_latents(range(k, k + 1), small_generator(), 0.9, 7) for k in (0, 2)])
     mixed = mix_classes(generator, [{2: 1, 0: 1}, {0: 5, 3: 5}])
     assert np.abs(found.astype(int) - generate(generator, z, mixed, CPU)).max() <= 1
 

@@ -1,8 +1,13 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from scipy import stats
 
 from biggan.generation.latents import draw_latents, truncated_normal
+
+OF_16 = SimpleNamespace(z_dim=16, scaled_latents=False)
+SCALED = SimpleNamespace(z_dim=2000, scaled_latents=True)
 
 
 def drawn(truncation, seed=0, count=20_000):
@@ -26,7 +31,14 @@ def test_one_seeds_values_move_evenly_with_the_truncation():
 
 
 def test_a_number_has_its_latents_whatever_else_is_drawn():
-    many = draw_latents(range(50), 16, 0.7, seed=3)
-    assert torch.equal(draw_latents(range(17, 20), 16, 0.7, seed=3), many[17:20])
+    many = draw_latents(range(50), OF_16, 0.7, seed=3)
+    assert torch.equal(draw_latents(range(17, 20), OF_16, 0.7, seed=3), many[17:20])
     assert len({tuple(row.tolist()) for row in many}) == 50
-    assert not torch.equal(draw_latents(range(50), 16, 0.7, seed=4), many)
+    assert not torch.equal(draw_latents(range(50), OF_16, 0.7, seed=4), many)
+
+
+def test_scaled_latents_are_cut_at_2_and_multiplied_by_the_truncation():
+    z = draw_latents(range(10), SCALED, 1.0, seed=3)
+    assert stats.kstest(z.flatten().double().numpy(), stats.truncnorm(-2, 2).cdf).pvalue > 0.01
+    assert torch.equal(draw_latents(range(10), SCALED, None, seed=3), z)
+    assert torch.equal(draw_latents(range(10), SCALED, 0.3, seed=3), 0.3 * z)
