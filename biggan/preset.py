@@ -24,7 +24,11 @@ def resolve(preset: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises InputError with one line that names the file, or the key and the nearest valid one.
     """
-    tree = _read_preset(preset)
+    return resolved(_read_preset(preset), overrides)
+
+
+def resolved(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """`resolve` of a preset's sections themselves, which take the overrides in; raises InputError as it does."""
     for override in overrides:
         _apply(tree, override)
     try:

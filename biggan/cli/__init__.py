@@ -12,6 +12,7 @@ from biggan.cli.diagnosis import doctor, report
 from biggan.cli.evaluation import evaluate
 from biggan.cli.export import export, serve
 from biggan.cli.failures import say
+from biggan.cli.importing import import_checkpoint
 from biggan.cli.parameters import parameters
 from biggan.cli.pictures import sample
 from biggan.cli.training import probe, train
@@ -26,6 +27,7 @@ app = typer.Typer(
 for command in (train, probe, pack, data, parameters, doctor, report, sample, export, serve):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command("import")(import_checkpoint)
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ RENAMES = (
 )
 BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.(.+)")
 ATTENTION = re.compile(r"(theta|phi|g|o)\.|gamma$")
-LEFT_OUT = re.compile(r"\.(sv\d+|num_batches_tracked)$")
+LEFT_OUT = re.compile(r"\.(sv\d+|num_batches_tracked|accumulation_counter)$")
 """Estimates and counters that are made anew."""
+BUFFER = re.compile(r"\.(u\d+|stored_(mean|var)|running_(mean|var))$")
 
 
 def our_state(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -41,6 +42,11 @@ def our_state(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = re.sub(pattern, ours, name)
         state[name] = tensor.flatten() if name.endswith((".u", ".gamma")) else tensor
     return state
+
+
+def parameters(theirs: Mapping[str, Tensor]) -> list[str]:
+    """Their names of a network's parameters, in the order in which their optimizer numbers them: the state dict's."""
+    return [name for name in theirs if not LEFT_OUT.search(name) and not BUFFER.search(name)]
 
 
 def _numbers(names: Iterable[str]) -> dict[tuple[int, int], tuple[str, int]]:

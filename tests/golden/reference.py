@@ -1,9 +1,55 @@
-"""The golden files' tensors, one network at a time, and how far two are apart."""
+"""The golden files: their networks, their steps taken again, and how far two tensors are apart."""
+
+import json
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from biggan.importing import reference_names
+from biggan.models.architecture import Architecture
+from biggan.objectives.losses import HINGE, Loss
+from biggan.training.step import train_step
+
+HERE = Path(__file__).parent
+NAMES = ["biggan32", "biggan64", "biggan-deep64"]
+CPU = torch.device("cpu")
+
+
+def load(name):
+    settings = json.loads((HERE / f"{name}.json").read_text())
+    return settings, load_file(HERE / f"{name}.safetensors")
+
+
+def networks(settings, tensors):
+    def attention(key):
+        return tuple(int(r) for r in settings[key].split("_") if int(r))
+
+    architecture = Architecture(
+        family=settings["arch"],
+        resolution=settings["resolution"],
+        image_channels=3,
+        channels=settings["G_ch"],
+        d_channels=settings["D_ch"],
+        depth=settings["G_depth"] if settings["arch"] == "biggan-deep" else 1,
+        d_depth=settings["D_depth"] if settings["arch"] == "biggan-deep" else 1,
+        classes=settings["n_classes"],
+        z_dim=settings["dim_z_effective"],
+        class_embedding_dim=settings["shared_dim"] if settings["G_shared"] else 0,
+        hierarchical=settings["hier"],
+        g_attention=attention("G_attn"),
+        d_attention=attention("D_attn"),
+        g_spectral_norm=True,
+        residual=True,
+        d_conv_shortcuts="downsampling",
+        sn_eps=settings["SN_eps"],
+        bn_eps=settings["BN_eps"],
+    )
+    G, D = architecture.generator(), architecture.discriminator()
+    G.load_state_dict(our_state(tensors, "init.G"))
+    D.load_state_dict(our_state(tensors, "init.D"))
+    return G, D
 
 
 def our_state(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -19,3 +65,50 @@ def max_abs_diff(a: Tensor, b: Tensor) -> float:
 def mean_abs_diff(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     diffs = torch.cat([(ours[k] - theirs[k]).abs().flatten() for k in theirs])
     return diffs.mean().item()
+
+
+def record_losses():
+    """The hinge loss, and where it writes the value of every micro-batch's losses, in order."""
+    seen = {"d": [], "g": []}
+
+    def discriminator(real, fake):
+        losses = HINGE.discriminator(real, fake)
+        seen["d"].append([loss.item() for loss in losses])
+        return losses
+
+    def generator(fake):
+        loss = HINGE.generator(fake)
+        seen["g"].append(loss.item())
+        return loss
+
+    return Loss(discriminator, generator), seen
+
+
+def follow(gan, recipe, settings, tensors):
+    """Take the recorded steps, on the recorded inputs."""
+    accumulation, batch = recipe.accumulation, settings["batch_size"]
+    for step in range(settings["steps"]):
+        x = tensors["train.x"][step].split(batch)
+        y = tensors["train.y_real"][step].split(batch)
+        z, y_fake = tensors["train.z"][step], tensors["train.y_fake"][step]
+
+        def latents(_step, use, z=z, y_fake=y_fake):
+            rows = range(use * accumulation, (use + 1) * accumulation)
+            return ((z[k], y_fake[k]) for k in rows)
+
+        train_step(gan, step + 1, zip(x, y, strict=True), latents, recipe)
+
+
+def assert_final(gan, tensors):
+    """All three networks are where the reference's were after these steps."""
+    for network, prefix in (
+        (gan.generator.module, "final.G"),
+        (gan.discriminator.module, "final.D"),
+        (gan.ema.module, "final.G_ema"),
+    ):
+        theirs = our_state(tensors, prefix)
+        parameters = dict(network.named_parameters())
+        assert mean_abs_diff(parameters, {k: theirs[k] for k in parameters}) <= 3e-6, prefix
+        if prefix != "final.G_ema":
+            buffers = dict(network.named_buffers())
+            assert mean_abs_diff(buffers, {k: theirs[k] for k in buffers}) <= 1e-5, prefix

@@ -1,0 +1,69 @@
+"""An importer's own check: every tensor used, of the right shape, and networks that run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from biggan.errors import InputError
+from biggan.generation.architecture_json import shapes_of
+from biggan.importing.found import Found, State
+from biggan.models.networks import Generator
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@torch.no_grad()
+def checked_generator(found: Found, source: Path) -> Generator:
+    """The average in evaluation mode, of tensors that are all there and fit, whose images are finite as D's logits are.
+
+    Raises InputError, one line that names the tensor, if anything of `found` is otherwise.
+    """
+    ema, discriminator = shapes_of(found.networks)
+    generator = shapes_of(found.networks)[0]
+    fill(ema, found.ema, f"{source}: the averaged generator")
+    z, y = torch.zeros(2, ema.z_dim), torch.arange(2) % ema.classes
+    images = ema.eval()(z, y)
+    outputs = {"the averaged generator": images}
+    if found.generator is not None and found.discriminator is not None:
+        fill(generator, found.generator, f"{source}: the generator")
+        fill(discriminator, found.discriminator, f"{source}: the discriminator")
+        outputs |= {"the generator": generator.eval()(z, y), "the discriminator": discriminator.eval()(images, y)}
+        for network, optimizer, what in (
+            (generator, found.g_optimizer, "the generator's optimizer"),
+            (discriminator, found.d_optimizer, "the discriminator's optimizer"),
+        ):
+            check_like(_moments(network) if optimizer else {}, optimizer, f"{source}: {what}")
+    for what, output in outputs.items():
+        if not output.isfinite().all():
+            raise InputError(f"{source}: {what} gives values that are not finite; its run had diverged")
+    return ema
+
+
+def fill(network: nn.Module, state: State, what: str) -> None:
+    """Give a network on torch's `meta` device its tensors; raises InputError unless they are its own."""
+    check_like(network.state_dict(), state, what)
+    network.load_state_dict(state, assign=True)
+
+
+def check_like(expected: Mapping[str, Tensor], found: State, what: str) -> None:
+    """Raise InputError, which begins with `what`, unless names and shapes are those expected."""
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    for names, why in ((missing, "is missing"), (unknown, "is not one of the network's")):
+        if names:
+            more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(f"{what}: tensor {names[0]} {why}{more} (under our names); give the whole of one run")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{list(tensor.shape)}, not {list(expected[name].shape)}"
+            raise InputError(f"{what}: tensor {name} has the shape {shapes} (under our names)")
+
+
+def _moments(network: nn.Module) -> dict[str, Tensor]:
+    """What Adam's state has of each parameter."""
+    step = torch.zeros(())
+    named = list(network.named_parameters())
+    return {f"{n}/step": step for n, _ in named} | {f"{n}/{key}": p for n, p in named for key in MOMENTS}

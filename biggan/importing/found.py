@@ -1,0 +1,49 @@
+"""What an importer makes of a source, whatever its format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from biggan.config import Config
+from biggan.models.architecture import Architecture
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Networks under our names and in our shapes, float32, with what is known of their training."""
+
+    format: str
+    """In words."""
+    networks: Architecture
+    ema: State
+    """The averaged generator, or the only one that there is."""
+    generator: State | None = None
+    discriminator: State | None = None
+    config: Config | None = None
+    """Of the run that goes on; None of a generator that was published alone."""
+    g_optimizer: State = field(default_factory=dict)
+    """As `Engine.optimizer_state` has it; empty: Adam starts anew."""
+    d_optimizer: State = field(default_factory=dict)
+    standing: Mapping[str, State] = field(default_factory=dict)
+    """Standing statistics that came with it, by `truncation_key`."""
+    step: int | None = None
+    """Generator steps that were done; None if nothing says."""
+    notes: tuple[str, ...] = ()
+    """What is missing or left out, one line each."""
+
+    @property
+    def is_run(self) -> bool:
+        """Whether training can go on: both networks are there."""
+        return self.generator is not None and self.discriminator is not None
+
+    @property
+    def images_seen(self) -> int | None:
+        """Real images that D was shown, if the step is known."""
+        if self.step is None or self.config is None:
+            return None
+        return self.step * self.config.training.d_steps * self.config.training.batch_size
