@@ -4,11 +4,14 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from runs import TINY, pack_digits
+
+from biggan import cli
 
 torch.set_num_threads(1)
 
@@ -27,3 +30,17 @@ def tiny(tmp_path, digits) -> list[str]:
     preset = tmp_path / "tiny.yaml"
     preset.write_text(TINY)
     return [str(preset), f"run.dir={tmp_path / 'run'}", f"data.path={digits}"]
+
+
+@pytest.fixture
+def run_command(monkeypatch, capsys):
+    """Run a command in this process: (exit code, output)."""
+
+    def started(*arguments):
+        monkeypatch.setattr(sys, "argv", ["biggan", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out + captured.err
+
+    return started

@@ -1,7 +1,6 @@
 """A run that has checkpoints without having been trained, and an export of it."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 import yaml
 from runs import TINY
 
-from biggan import build, cli
+from biggan import build
 from biggan.generation.export import Request, export
 from biggan.generation.series import digest
 from biggan.models.networks import initialize
@@ -72,17 +71,3 @@ def exported(run, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("exports") / "letters"
     export(request(run, out, truncations=(None, 0.5), discriminator=True), {}, CPU, lambda: None)
     return out
-
-
-@pytest.fixture
-def run_command(monkeypatch, capsys):
-    """Run a command in this process: (exit code, output)."""
-
-    def started(*arguments):
-        monkeypatch.setattr(sys, "argv", ["biggan", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out + captured.err
-
-    return started
