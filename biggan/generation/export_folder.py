@@ -79,9 +79,11 @@ def write(
     source = content.source
     tensors = dict(folded(source.generator).state_dict())
     for truncation in content.truncations:
-        standing = source.at(truncation, on_batch)
+        held = source.held(truncation)
+        statistics = source.at(truncation, on_batch).named_buffers() if held is None else held.items()
         prefix = f"{STANDING}{truncation_key(truncation)}/"
-        tensors |= {prefix + name: buffer for name, buffer in standing.named_buffers() if name.split(".")[-1] != "u"}
+        # Cloned: safetensors takes no tensor twice, and statistics for none may be those for 1.
+        tensors |= {prefix + name: t.clone() for name, t in statistics if name.split(".")[-1] != "u"}
     _save(tensors, content.networks, folder / GENERATOR)
     if content.discriminator is not None:
         _save(content.discriminator, content.networks, folder / DISCRIMINATOR)
