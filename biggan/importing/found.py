@@ -33,6 +33,8 @@ class Found:
     """Standing statistics that came with it, by `truncation_key`."""
     step: int | None = None
     """Generator steps that were done; None if nothing says."""
+    images_seen: int | None = None
+    """Real images that D was shown; None if nothing says."""
     notes: tuple[str, ...] = ()
     """What is missing or left out, one line each."""
 
@@ -40,10 +42,3 @@ class Found:
     def is_run(self) -> bool:
         """Whether training can go on: both networks are there."""
         return self.generator is not None and self.discriminator is not None
-
-    @property
-    def images_seen(self) -> int | None:
-        """Real images that D was shown, if the step is known."""
-        if self.step is None or self.config is None:
-            return None
-        return self.step * self.config.training.d_steps * self.config.training.batch_size

@@ -38,7 +38,8 @@ def read(file: Path, config: Path, overrides: Sequence[str]) -> Found:
     )
     if average is None and generator is None:
         raise InputError(f"{file}: no generator; looked for {', '.join((*GENERATORS, *AVERAGES))}")
-    step = found.get("step")
+    step = found["step"] if type(found.get("step")) is int and found["step"] >= 0 else None
+    images_a_step = resolved.training.d_steps * resolved.training.batch_size
     unused = [str(key) for key in found if key not in (*names.values(), "step")]
     notes = ["no discriminator: a generator alone, nothing to train on"] if discriminator is None else []
     if discriminator is not None:
@@ -50,6 +51,7 @@ def read(file: Path, config: Path, overrides: Sequence[str]) -> Found:
         generator=None if discriminator is None else generator or average,
         discriminator=discriminator,
         config=resolved,
-        step=step if type(step) is int and step >= 0 else None,
+        step=step,
+        images_seen=None if step is None else step * images_a_step,
         notes=(*notes, *(f"left out: {key}" for key in unused)),
     )

@@ -59,6 +59,7 @@ def read(folder: Path, suffix: str, overrides: Sequence[str]) -> Found:
     known = reference_settings.checked(config, where)
     reference_settings.check_against_tensors(config, networks, "D" in ours, where)
     tree = reference_settings.sections(known, networks, step or 0)
+    images_a_step = tree["training"]["d_steps"] * tree["training"]["batch_size"]
     resolved_config = resolved(tree, overrides)
     networks = with_epsilons(networks, build.architecture(resolved_config.model))
     for name in ours.keys() - {"D"}:
@@ -79,6 +80,7 @@ def read(folder: Path, suffix: str, overrides: Sequence[str]) -> Found:
         g_optimizer=optimizers.get("G", {}),
         d_optimizer=optimizers.get("D", {}),
         step=step,
+        images_seen=None if step is None else step * images_a_step,
         notes=(*_missing(files, has_both), *(reference_settings.left_out(known) if has_both else ())),
     )
 
