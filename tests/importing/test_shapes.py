@@ -36,7 +36,7 @@ SETTINGS = {
     "biggan 64, grey, another D": replace(PAPER, resolution=64, image_channels=1, d_channels=32, d_attention=()),
     "shared, not hierarchical": replace(PAPER, hierarchical=False, z_dim=100),
     "a table per BatchNorm": replace(
-        PAPER, resolution=32, hierarchical=False, class_embedding_dim=0, g_attention=(8,), d_attention=(16, 8)
+        PAPER, resolution=32, hierarchical=False, class_embedding_dim=0, g_attention=(8,), d_attention=(8, 16)
     ),
     "no spectral norm": replace(PAPER, g_spectral_norm=False),
     "deep 128": DEEP,
