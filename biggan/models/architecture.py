@@ -45,8 +45,8 @@ class Architecture:
 
     @property
     def latent_chunks(self) -> int:
-        """Equal parts that z is cut into: one for the first layer and one per block; BigGAN-deep does not cut it."""
-        return len(G_WIDTHS[self.resolution]) if self.hierarchical and self.family == "biggan" else 1
+        """Equal parts that z is cut into."""
+        return latent_chunks(self.family, self.resolution, self.hierarchical)
 
     def generator(self) -> Generator:
         """The generator, with torch's default weights."""
@@ -114,3 +114,8 @@ class Architecture:
         """Hex SHA-256 of the canonical JSON: what tensors were written for, also where no shape depends on it."""
         canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def latent_chunks(family: str, resolution: int, hierarchical: bool) -> int:
+    """Equal parts that z is cut into: one for the first layer and one per block; BigGAN-deep does not cut it."""
+    return len(G_WIDTHS[resolution]) if hierarchical and family == "biggan" else 1
