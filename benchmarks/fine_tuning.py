@@ -42,15 +42,11 @@ def biggan(*arguments: str) -> None:
 def packed(archive: Path, work: Path) -> list[Path]:
     """The data sets of the first and of the other five classes."""
     with zipfile.ZipFile(archive) as opened:
-        files = [name for name in opened.namelist() if not name.endswith("/")]
-        classes = sorted({PurePosixPath(name).parts[0] for name in files})
-        dests = []
-        for part, chosen in (("first", classes[:CLASSES]), ("other", classes[CLASSES : 2 * CLASSES])):
-            dests.append(work / f"data-{part}")
-            if not (dests[-1] / "dataset.json").exists():
-                images = work / f"images-{part}"
-                opened.extractall(images, [name for name in files if PurePosixPath(name).parts[0] in chosen])
-                biggan("pack", str(images), str(dests[-1]), "--resolution", "32")
+        classes = sorted({PurePosixPath(name).parts[0] for name in opened.namelist()})
+    dests = [work / "data-first", work / "data-other"]
+    for dest, chosen in zip(dests, (classes[:CLASSES], classes[CLASSES : 2 * CLASSES]), strict=True):
+        if not (dest / "dataset.json").exists():
+            biggan("pack", str(archive), str(dest), "--resolution", "32", "--classes", ",".join(chosen))
     return dests
 
 

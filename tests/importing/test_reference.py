@@ -12,6 +12,7 @@ from PIL import Image
 
 from biggan import build
 from biggan.data.pack import Plan, begin
+from biggan.data.sources.wanted import Wanted
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.generation.exported import read_export
@@ -61,7 +62,7 @@ def test_the_command_that_trains_goes_on_from_it(run_command, tmp_path):
         for k in range(4):
             pixels = np.random.default_rng(k).integers(0, 255, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{k}.png")
-    begin(Plan(str(tmp_path / "images"), 32, "png", 0.0, 4, ""), tmp_path / "data").run(1, lambda _: None)
+    begin(Plan(Wanted((str(tmp_path / "images"),)), 32, shards=4), tmp_path / "data").run(1, lambda _: None)
     write_reference(tmp_path / "theirs", "biggan32")
     out = tmp_path / "ours"
     imported(run_command, tmp_path / "theirs", out, "--data", tmp_path / "data", "--no-export")
