@@ -40,7 +40,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("overrides", [[], INTERVENTIONS], ids=["plain", "interventions"])
 def test_zero_walks_ddps_path_in_both_precisions_and_with_accumulation(tmp_path, overrides):
     """The worker also asserts, for each engine, what leaves D and its Adam alone."""

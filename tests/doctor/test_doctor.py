@@ -177,7 +177,7 @@ def test_a_rank_that_never_arrives_is_named(tmp_path):
     assert statuses(found)["all-reduce"] == "not checked"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rank_that_stops_in_a_collective_is_named(tiny, tmp_path):
     """It is also refused its config, which keeps nobody waiting: both come as far as the collectives."""
     script = tmp_path / "stops.py"
