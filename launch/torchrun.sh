@@ -32,6 +32,7 @@ read_settings() {
     restarts=${MAX_RESTARTS:-3}
     [[ $command == doctor ]] && restarts=${MAX_RESTARTS:-0} # what it found, it would find again
     processes=${NPROC_PER_NODE:-$("$python" -c 'import torch; print(torch.cuda.device_count() or 1)')}
+    [[ -n $signalled ]] && exit 75 # nothing was started
     ((processes > 0)) || refuse "PYTHON: $python has no torch; activate the virtual environment"
 }
 
@@ -78,7 +79,7 @@ end_torchrun() {
 on_signal() {
     [[ -n $signalled ]] && return # a second one would cut torchrun's wait for its workers short
     signalled=yes
-    end_torchrun $((shutdown_seconds + 30))
+    [[ -n $torchrun ]] && end_torchrun $((shutdown_seconds + 30))
 }
 
 # Until torchrun has ended, see to it that it does.
@@ -103,13 +104,14 @@ watch_torchrun() {
 main() {
     local code final worker
     (($# > 0)) || refuse "which config? launch/torchrun.sh CONFIG [key=value ...]"
+    torchrun='' signalled='' gave_up='' kill_at='' workers=''
+    trap on_signal TERM INT HUP
     read_settings
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
     export_environment
-    signalled='' gave_up='' kill_at='' workers=''
     start_torchrun "$@"
-    trap on_signal TERM INT HUP
+    [[ -n $signalled ]] && end_torchrun $((shutdown_seconds + 30)) # the signal may have found no torchrun yet
     watch_torchrun
     wait "$torchrun"
     code=$?

@@ -146,9 +146,9 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))  # not a scalar: DeepSpeed cannot broadcast one
 
     def forward(self, x: Tensor) -> Tensor:
-        query = self.theta(x).flatten(2).transpose(1, 2)
-        key = F.max_pool2d(self.phi(x), 2).flatten(2).transpose(1, 2)
-        value = F.max_pool2d(self.g(x), 2).flatten(2).transpose(1, 2)
+        maps = self.theta(x), F.max_pool2d(self.phi(x), 2), F.max_pool2d(self.g(x), 2)
+        # One head is said, [N, 1, positions, channels]: on CUDA only then a kernel is used that never holds all logits.
+        query, key, value = (m.flatten(2).transpose(1, 2).unsqueeze(1) for m in maps)
         # SAGAN does not divide the logits by sqrt(channels): scale 1.
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)
         return x + self.gamma * self.o(attended.transpose(1, 2).unflatten(2, x.shape[2:]))

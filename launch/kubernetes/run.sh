@@ -25,9 +25,16 @@ else
 fi
 unset "${!PET_@}" # or torchrun takes them for options
 
+torchrun='' signalled=''
+# shellcheck disable=SC2329 # the trap calls it
+on_signal() {
+    signalled=yes
+    [[ -n $torchrun ]] && kill -TERM "$torchrun"
+}
+trap on_signal TERM INT
 "$(dirname "$0")/../torchrun.sh" "$@" &
 torchrun=$!
-trap 'kill -TERM "$torchrun"' TERM INT
+[[ -n $signalled ]] && kill -TERM "$torchrun" # by a signal that came when there was nobody to hand it to
 wait "$torchrun"
 code=$?
 while kill -0 "$torchrun" 2>/dev/null; do # a trapped signal ends `wait`
