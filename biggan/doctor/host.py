@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
@@ -145,8 +146,14 @@ def versions() -> dict[str, str]:
     found["CUDA"] = str(torch.version.cuda or "none")
     found["NCCL"] = ".".join(map(str, torch.cuda.nccl.version())) if torch.cuda.is_available() else "none"
     driver = Path("/proc/driver/nvidia/version")
-    found["driver"] = driver.read_text().splitlines()[0].strip() if driver.is_file() else "none"
+    found["driver"] = driver_version(driver.read_text()) if driver.is_file() else "none"
     return found
+
+
+def driver_version(text: str) -> str:
+    """The number, 580.159.04 say, in what the kernel module says of itself; the words around it differ by its kind."""
+    number = re.search(r"\d+(\.\d+)+", text)
+    return number[0] if number else text.splitlines()[0].strip()
 
 
 def source_checksum(package: Path) -> str:

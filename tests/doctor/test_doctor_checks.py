@@ -11,7 +11,7 @@ from biggan.doctor.check import Status, name_ranks, odd_ones
 from biggan.doctor.contact import Lost
 from biggan.doctor.dataset import DataFacts
 from biggan.doctor.disk import FolderFacts
-from biggan.doctor.host import Address, Gpu, HostFacts, result_changing, source_checksum
+from biggan.doctor.host import Address, Gpu, HostFacts, driver_version, result_changing, source_checksum
 from biggan.doctor.network import Clock, Collective, Link, NetworkFacts, slowest
 from biggan.preset import resolve
 
@@ -71,6 +71,18 @@ def test_ranks_are_named_by_host():
     assert name_ranks(range(12), {}) == "ranks 0, 1, 2, 3, 4, 5, 6, 7 (host unknown) and 4 more"
     assert odd_ones({0: "x", 1: "y"}) == ("x", {1: "y"})
     assert odd_ones({0: "x", 1: "y", 2: "y"}) == ("y", {0: "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (a@)", "580.159.04"),
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54  Tue Jun  6\nGCC version:  gcc 12.1.0", "535.54"),
+        ("a driver of words\n", "a driver of words"),
+    ],
+)
+def test_a_drivers_version_is_its_number(text, version):
+    assert driver_version(text) == version
 
 
 def test_agreement():
