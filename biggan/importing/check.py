@@ -50,7 +50,7 @@ def fill(network: nn.Module, state: State, what: str) -> None:
 
 
 def check_like(expected: Mapping[str, Tensor], found: State, what: str) -> None:
-    """Raise InputError, which begins with `what`, unless names and shapes are those expected."""
+    """Raise InputError, which begins with `what`, unless names, shapes and dtypes are those expected."""
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     for names, why in ((missing, "is missing"), (unknown, "is not one of the network's")):
         if names:
@@ -60,6 +60,10 @@ def check_like(expected: Mapping[str, Tensor], found: State, what: str) -> None:
         if tensor.shape != expected[name].shape:
             shapes = f"{list(tensor.shape)}, not {list(expected[name].shape)}"
             raise InputError(f"{what}: tensor {name} has the shape {shapes} (under our names)")
+        if tensor.dtype != expected[name].dtype:
+            raise InputError(
+                f"{what}: tensor {name} is of {tensor.dtype}, not {expected[name].dtype} (under our names)"
+            )
 
 
 def _moments(network: nn.Module) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Reading files of tensors that others wrote, without running what is in them.
 
 A pickle is a program. torch's `weights_only` reader knows tensors, plain containers, numbers and text, and refuses
-every other name; the few that harmless files of the reference code hold are let in here, and do nothing when made.
+every other name. The few that harmless files of the reference code hold besides are read as `Inert`: none of their own
+code sees what the file gives them.
 """
 
 from __future__ import annotations
@@ -13,22 +14,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from biggan.errors import InputError
 
+
+class Inert:
+    """What stands for an object that no importer needs: whatever it is made of, it holds nothing."""
+
+    def __new__(cls, *_arguments: object) -> Inert:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return "a NumPy scalar or an activation"
+
+
 HARMLESS: list[Any] = [
-    nn.ReLU,  # the reference code's config holds its activation itself
-    *((np.float64().__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # best scores
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float32", "float64")),
+    (Inert, name)
+    for name in (
+        "torch.nn.modules.activation.ReLU",  # the reference code's config holds its activation itself
+        "numpy.core.multiarray.scalar",  # the best scores
+        "numpy._core.multiarray.scalar",
+        "numpy.dtype",
+    )
 ]
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-REFUSED = re.compile(r"(?:GLOBAL|type|class) ([A-Za-z_]\w*(?:\.\w+)+)")
+REFUSED = re.compile(r"(?:GLOBAL |(?:type|class) (?=\w+\.))([A-Za-z_][\w.]*)")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool)
 
 
 def read_file(file: Path) -> Any:
@@ -49,8 +67,11 @@ def read_file(file: Path) -> Any:
     except (OSError, EOFError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or "it is empty, or ends too early"
         raise InputError(f"{file}: cut or damaged ({reason}); copy it again") from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError):
-        raise InputError(f"{file}: not a file of tensors; give one that torch.save or safetensors wrote") from None
+    except Exception:  # damaged bytes are a program of another kind: there is no end to what may go wrong in it
+        raise InputError(
+            f"{file}: not a file of tensors, or a damaged one; copy it again, or give one that torch.save or "
+            f"safetensors wrote"
+        ) from None
 
 
 def _refusal(reason: str) -> str:
@@ -66,17 +87,33 @@ def _refusal(reason: str) -> str:
 def state_dict_of(found: Any, what: str) -> dict[str, Tensor]:
     """A network's state dict, float32, in order, without the prefixes that wrappers of networks put before all names.
 
-    Raises InputError, which begins with `what`, if it is none, or a value is not finite.
+    Raises InputError, which begins with `what`, if it is none, or a tensor is not `dense`.
     """
     if not isinstance(found, Mapping) or not found:
         raise InputError(f"{what}: no state dict but {type(found).__name__}; give tensors by name")
-    for name, tensor in found.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise InputError(f"{what}: {name!r} is no tensor but {type(tensor).__name__}; give tensors by name")
-        if not tensor.isfinite().all():
-            raise InputError(f"{what}: tensor {name} has values that are not finite; the run it is of had diverged")
-    state = {name: t.detach().float() if t.is_floating_point() else t for name, t in found.items()}
+    for name in found:
+        if not isinstance(name, str):
+            raise InputError(f"{what}: {name!r} is no name but {type(name).__name__}; give tensors by name")
+    state = {name: dense(tensor, f"{what}: {name}") for name, tensor in found.items()}
     for prefix in ("module.", "_orig_mod.", "module."):  # compiled inside a DataParallel or around it
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
+
+
+def dense(tensor: object, what: str) -> Tensor:
+    """The tensor itself; float32 if it is of floating point.
+
+    Raises InputError, which begins with `what`, unless it is a tensor of finite numbers that are all stored.
+    """
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{what} is no tensor but {type(tensor).__name__}; give tensors by name")
+    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_meta:
+        kind = "nested" if tensor.is_nested else "without values" if tensor.is_meta else "sparse"
+        raise InputError(f"{what} is {kind}; save a dense tensor")
+    if tensor.dtype not in DTYPES:
+        raise InputError(f"{what} is of {tensor.dtype}, which is not read; save it as torch.float32")
+    numbers = tensor.detach().float() if tensor.is_floating_point() else tensor
+    if not numbers.isfinite().all():
+        raise InputError(f"{what} has values that are not finite; the run it is of had diverged")
+    return numbers

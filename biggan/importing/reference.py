@@ -19,7 +19,7 @@ from biggan import build
 from biggan.errors import InputError
 from biggan.importing import reference_names, reference_settings
 from biggan.importing.found import Found, State
-from biggan.importing.pickles import read_file, state_dict_of
+from biggan.importing.pickles import dense, read_file, state_dict_of
 from biggan.importing.shapes import architecture_of
 from biggan.models.architecture import Architecture
 from biggan.preset import resolved
@@ -28,6 +28,7 @@ FORMAT = "the reference PyTorch code's (BigGAN-PyTorch)"
 NETWORKS = ("G", "D", "G_ema")
 OPTIMIZERS = {"G": "G_optim", "D": "D_optim"}
 SETTINGS = "state_dict"
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 OUTPUT_BN_EPS = 1e-5
 MISSING = {
     "G_ema": "G_ema: the average starts as G",
@@ -136,27 +137,31 @@ def adam_state(found: Any, theirs: State, what: str) -> dict[str, Tensor]:
     """Adam's moments and steps, as `Engine.optimizer_state` has them, of the state of torch's Adam on a network whose
     state dict is `theirs`. Parameters are known there by number alone, in the order of the state dict.
 
-    Raises InputError, which begins with `what`, if it is no such state, or of another number of parameters.
+    Raises InputError, which begins with `what`, if it is no such state, of another number of parameters, or not
+    finite.
     """
     names = reference_names.parameters(theirs)
     try:
         numbers = [number for group in found["param_groups"] for number in group["params"]]
-        states = {number: found["state"][number] for number in numbers if number in found["state"]}
-        moments = {
-            key: {name: states[k][key].float() for name, k in zip(names, numbers, strict=False) if k in states}
-            for key in ("exp_avg", "exp_avg_sq")
-        }
-        steps = {name: float(states[k]["step"]) for name, k in zip(names, numbers, strict=False) if k in states}
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what}: not the state of torch's Adam ({type(error).__name__}: {error})") from None
+        states = {number: _moments(found["state"][number]) for number in numbers if number in found["state"]}
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise InputError(f"{what}: not the state of torch's Adam ({reason})") from None
     if len(numbers) != len(names):
         raise InputError(f"{what}: of {len(numbers)} parameters, the network has {len(names)}; give those of one run")
     if states and len(states) != len(names):
         raise InputError(f"{what}: has the moments of {len(states)} of {len(names)} parameters; import without it")
-    moments["step"] = {name: torch.tensor(step) for name, step in steps.items()}
+    placed = [(name, states[number]) for name, number in zip(names, numbers, strict=True) if number in states]
     return {
-        f"{name}/{key}": tensor for key, of_all in moments.items() for name, tensor in _renamed(of_all, key).items()
+        f"{name}/{key}": tensor
+        for key in MOMENTS
+        for name, tensor in _renamed({n: dense(of[key], f"{what}: {key} of {n}") for n, of in placed}, key).items()
     }
+
+
+def _moments(of_one: Mapping[str, Any]) -> dict[str, Any]:
+    """What Adam keeps of one parameter. Earlier versions of torch counted its steps in Python."""
+    return {key: torch.tensor(float(of_one[key])) if key == "step" else of_one[key] for key in MOMENTS}
 
 
 def _renamed(tensors: dict[str, Tensor], key: str) -> dict[str, Tensor]:

@@ -1,9 +1,11 @@
 """Whatever does not belong is refused in one line that names it, and nothing is written."""
 
+import builtins
 import os
 import pickle
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +13,10 @@ from golden.reference import load, our_state
 from importing.released import made, write_released
 from importing.sources import their_settings, write_reference
 from importing.test_plain import CONFIG
+from torch import nn
+
+from biggan.errors import InputError
+from biggan.importing.pickles import read_file, state_dict_of
 
 
 @pytest.fixture
@@ -49,6 +55,7 @@ def instead(file, other):
 WEIGHT = "blocks.1.0.conv1.weight"
 BIAS = "blocks.1.0.conv1.bias"
 OURS = "tensor blocks.1.conv1.weight"
+RATHER = torch.zeros(16, 16, 3, 3)
 NOT_FINITE = torch.tensor([float("nan")])
 REFERENCE = [
     (f"the generator: {OURS} is missing (under our names)", changed("G", **{WEIGHT: None})),
@@ -58,9 +65,17 @@ REFERENCE = [
     (f"{OURS} has the shape [9, 3], not [16, 16, 3, 3]", changed("G_ema", **{WEIGHT: torch.ones(9, 3)})),
     ("tensor linear.weight has the shape [4], not one of 2 axes", changed("G", **{"linear.weight": torch.ones(4)})),
     ("blocks of 16, 16, 16, 15 channels", changed("G", **{"blocks.2.0.conv2.weight": torch.ones(15, 16, 3, 3)})),
-    ("tensor linear.bias has values that are not finite", changed("D", **{"linear.bias": NOT_FINITE})),
+    ("linear.bias has values that are not finite", changed("D", **{"linear.bias": NOT_FINITE})),
+    (f"the generator: {OURS} is of torch.int64, not torch.float32", changed("G", **{WEIGHT: RATHER.long()})),
+    (f"the discriminator: {OURS} is of torch.bool, not", changed("D", **{WEIGHT: RATHER.bool()})),
+    (f"G.pth: {WEIGHT} is of torch.complex64", changed("G", **{WEIGHT: RATHER.to(torch.complex64)})),
+    (f"G.pth: {WEIGHT} is of torch.float8_e4m3fn", changed("G", **{WEIGHT: RATHER.to(torch.float8_e4m3fn)})),
+    (f"G.pth: {WEIGHT} is sparse", changed("G", **{WEIGHT: RATHER.to_sparse()})),
+    (f"G.pth: {WEIGHT} is without values", changed("G", **{WEIGHT: RATHER.to("meta")})),
+    (f"G.pth: {WEIGHT} has values that are not finite", changed("G", **{WEIGHT: RATHER.double() + 1e300})),
+    ("D.pth: 1 is no name but int", instead("D", {1: RATHER})),
     ("no state dict but list", instead("G", [1])),
-    ("'itr' is no tensor but int", instead("D", {"itr": 3})),
+    ("D.pth: itr is no tensor but int", instead("D", {"itr": 3})),
     ("G_ch: 8, but the tensors are of 4", of_config(G_ch=8)),
     ("dim_z: 20, but the tensors are of 16", of_config(dim_z=20)),
     ("D_attn: '16' ([16]), but the tensors have []", of_config(D_attn="16")),
@@ -112,6 +127,60 @@ def test_files_that_are_no_files_of_tensors(refuses, tmp_path):
     refuses("D.pth: not a file of tensors", folder)
 
 
+def test_old_files_that_are_damaged(refuses, run_command, tmp_path):
+    folder = tmp_path / "theirs"
+    write_reference(folder, "biggan32")
+    contents = torch.load(folder / "D.pth")
+    torch.save(contents, folder / "D.pth", _use_new_zipfile_serialization=False)
+    assert run_command("import", folder, tmp_path / "ours", "--no-export")[0] == 0
+    whole = (folder / "D.pth").read_bytes()
+    for length in (*range(1, 600), *range(600, len(whole), 997)):
+        (folder / "D.pth").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"D\.pth: "):
+            read_file(folder / "D.pth")
+    refuses("D.pth: ", folder)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch says that it will do without these kinds
+def test_tensors_of_other_kinds():
+    for kind, tensor in (
+        ("is of torch.qint8", torch.quantize_per_tensor(RATHER, 1, 0, torch.qint8)),
+        ("is nested", torch.nested.nested_tensor([RATHER])),
+        ("is nested", torch.nested.nested_tensor([RATHER], layout=torch.jagged)),
+    ):
+        with pytest.raises(InputError, match=f"x: a {kind}"):
+            state_dict_of({"a": tensor}, "x")
+
+
+class Reduced:
+    """What is pickled as `call(*arguments)`, then given `state`."""
+
+    def __init__(self, call, *arguments, state=None):
+        self.reduced = (call, arguments) if state is None else (call, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def test_what_the_settings_hold_besides_is_not_made(refuses, run_command, tmp_path):
+    """NumPy's own code would crash on such a state."""
+    folder = tmp_path / "theirs"
+    settings, _ = write_reference(folder, "biggan32")
+    state = (3, "<", ([],), ("x",), {"x": 1}, 2**40, -7, 99)
+    bests = (np.int64(3), Reduced(np.dtype, "V8", state=state), Reduced(nn.ReLU, "x", 3, state=5))
+    for k, best in enumerate(bests):
+        torch.save({**their_settings(settings), "best_IS": best}, folder / "state_dict.pth")
+        code, output = run_command("import", folder, tmp_path / f"ours{k}", "--no-export")
+        assert code == 0, output
+    torch.save(their_settings(settings, G_lr=np.float64(1e-4)), folder / "state_dict.pth")
+    refuses("G_lr: a NumPy scalar or an activation is no float", folder)
+    torch.save({**their_settings(settings), "itr": np.int64(7)}, folder / "state_dict.pth")
+    refuses("itr: a NumPy scalar or an activation is no count of steps", folder)
+    for name in ("len", "eval"):
+        torch.save({"x": getattr(builtins, name)}, folder / "D.pth")
+        refuses(f"D.pth: names {name}, which is no tensor", folder)
+
+
 def test_optimizers_of_another_network(refuses, tmp_path):
     folder = tmp_path / "theirs"
     write_reference(folder, "biggan32")
@@ -122,6 +191,12 @@ def test_optimizers_of_another_network(refuses, tmp_path):
     state = {"state": dict.fromkeys(range(23), moments), "param_groups": [{"params": list(range(23))}]}
     torch.save(state, folder / "D_optim.pth")
     refuses("the discriminator's optimizer: tensor linear.weight/exp_avg has the shape [3], not [1, 16]", folder)
+    state["state"] = {k: {**moments, "exp_avg": torch.full((3,), torch.nan)} for k in range(23)}
+    torch.save(state, folder / "D_optim.pth")
+    refuses("D_optim.pth: exp_avg of linear.weight has values that are not finite", folder)
+    state["state"] = {k: {**moments, "step": 10**400} for k in range(23)}
+    torch.save(state, folder / "D_optim.pth")
+    refuses("not the state of torch's Adam (OverflowError", folder)
     torch.save({**state, "state": {3: moments}}, folder / "D_optim.pth")
     refuses("has the moments of 1 of 23 parameters", folder)
     torch.save({"state": {0: {"momentum": 3}}, "param_groups": state["param_groups"]}, folder / "D_optim.pth")
@@ -214,7 +289,7 @@ def test_of_plain_state_dicts(refuses, tmp_path):
     torch.save({"D": G}, file)
     refuses("no generator; looked for generator, G", file, "--config", config)
     torch.save({"G": {"x": 3}}, file)
-    refuses("x.pth: G: 'x' is no tensor but int", file, "--config", config)
+    refuses("x.pth: G: x is no tensor but int", file, "--config", config)
     (tmp_path / "x.ckpt").write_text("")
     refuses("no kind of file that we read", tmp_path / "x.ckpt", "--config", config)
     (tmp_path / "x.safetensors").write_bytes(b"junk" * 9)
