@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +48,8 @@ def read(folder: Path) -> Found:
             f"{file}: tensor {min(tensors.left)} is not one of the network's (of {len(tensors.left)} such)"
         )
     steps = _statistics_by_truncation(state, str(file))
+    if config.get("n_stats", len(steps)) != len(steps):
+        raise InputError(f"{folder / CONFIG}: n_stats: {config['n_stats']!r}, but the tensors are of {len(steps)}")
     return Found(
         format=FORMAT,
         networks=networks,
@@ -62,15 +65,21 @@ class Tensors:
     def __init__(self, state: State, what: str):
         self.left, self.what = dict(state), what
 
-    def take(self, name: str) -> Tensor:
-        """The tensor, which then counts as used; InputError if it is missing."""
+    def take(self, name: str, *axes: int) -> Tensor:
+        """The tensor, which then counts as used; InputError if it is missing, or of another number of axes than these
+        (none: of any)."""
         if name not in self.left:
             raise InputError(f"{self.what}: tensor {name} is missing; copy the checkpoint again")
-        return self.left.pop(name)
+        tensor = self.left.pop(name)
+        if (axes and tensor.ndim not in axes) or not tensor.is_floating_point():
+            found = f"{tensor.dtype} of the shape {list(tensor.shape)}"
+            raise InputError(f"{self.what}: tensor {name} is {found}, not what the released generators have there")
+        return tensor
 
     def weight(self, layer: str) -> Tensor:
         """A spectrally normalised layer's weight as it is in use."""
-        weight, u, v = (self.take(f"{layer}.weight_{part}") for part in ("orig", "u", "v"))
+        weight = self.take(f"{layer}.weight_orig", 2, 4)
+        u, v = (self.take(f"{layer}.weight_{part}") for part in "uv")
         matrix = weight.flatten(1)
         for name, vector, size in (("u", u, matrix.shape[0]), ("v", v, matrix.shape[1])):
             if vector.shape != (size,):
@@ -99,13 +108,22 @@ def _architecture(config: dict[str, Any], tensors: Tensors, file: Path) -> tuple
         raise InputError(f"{tensors.what}: no embeddings.weight and generator.gen_z.weight_orig of two axes")
     found = [(r, depth) for r in G_WIDTHS for depth in range(1, len(layers) + 1) if layers == _layers(r, depth)]
     position = config["attention_layer_position"]
-    if not found or channels < 1 or not config["eps"] > 0:
+    if not found or channels < 1 or not 0 < config["eps"] < math.inf:
         raise InputError(f"{file}: layers, channel_width, eps: not those of a network of ours")
     ((resolution, depth),) = found
+    features = BOTTOM_WIDTH**2 * G_WIDTHS[resolution][0] * channels
+    if first.shape[0] != features:
+        found_rows = f"{first.shape[0]} rows, not {features}, as {file.name} has it"
+        raise InputError(f"{tensors.what}: tensor generator.gen_z.weight_orig has {found_rows}")
     if not 0 < position < len(layers) or position % depth:
         raise InputError(f"{file}: attention_layer_position: {position}; ours can have it after a stage alone")
     embedding_dim, classes = embedding.shape
-    expected = {"num_classes": classes, "class_embed_dim": embedding_dim, "z_dim": first.shape[1] - embedding_dim}
+    expected = {
+        "num_classes": classes,
+        "class_embed_dim": embedding_dim,
+        "z_dim": first.shape[1] - embedding_dim,
+        "output_dim": resolution,
+    }
     for key, value in expected.items():
         if key in config and config[key] != value:
             raise InputError(f"{file}: {key}: {config[key]!r}, but the tensors are of {value}")
@@ -148,11 +166,13 @@ def _renamed(tensors: Tensors, networks: Architecture, attention: int) -> Any:
         return torch.cat([weight[:, z_dim:], weight[:, :z_dim]], 1)
 
     def channels_first(rows: Tensor) -> Tensor:
+        if len(rows) % BOTTOM_WIDTH**2:
+            raise InputError(f"{tensors.what}: tensor generator.gen_z.bias has {len(rows)} numbers, not one a feature")
         return rows.unflatten(0, (BOTTOM_WIDTH**2, -1)).transpose(0, 1).flatten(0, 1)
 
     yield "class_embedding.weight", tensors.take("embeddings.weight").T.contiguous()
     yield "linear.weight", channels_first(conditional("generator.gen_z"))
-    yield "linear.bias", channels_first(tensors.take("generator.gen_z.bias"))
+    yield "linear.bias", channels_first(tensors.take("generator.gen_z.bias", 1))
     for k in range(networks.depth * (len(G_WIDTHS[networks.resolution]) - 1)):
         theirs = f"generator.layers.{k + (k > attention)}"
         for j in range(4):
@@ -170,7 +190,7 @@ def _renamed(tensors: Tensors, networks: Architecture, attention: int) -> Any:
     yield "output_bn.bias", tensors.take("generator.bn.bias")
     yield from _statistics(tensors, "generator.bn", "output_bn")
     yield "output_conv.weight", tensors.weight("generator.conv_to_rgb")[:IMAGE_CHANNELS].contiguous()
-    yield "output_conv.bias", tensors.take("generator.conv_to_rgb.bias")[:IMAGE_CHANNELS].contiguous()
+    yield "output_conv.bias", tensors.take("generator.conv_to_rgb.bias", 1)[:IMAGE_CHANNELS].contiguous()
 
 
 def _statistics(tensors: Tensors, theirs: str, ours: str) -> Any:
