@@ -26,6 +26,9 @@ DEFAULTS: dict[str, Any] = {
     "SN_eps": 1e-8,
     "G_ortho": 0.0,
     "D_ortho": 0.0,
+    "num_G_SV_itrs": 1,
+    "num_D_SV_itrs": 1,
+    "z_var": 1.0,
     "G_init": "ortho",
     "ema_decay": 0.9999,
     "ema_start": 0,
@@ -37,6 +40,23 @@ DEFAULTS: dict[str, Any] = {
     "D_nl": "relu",
 }
 """Its command line's (utils.py, `prepare_parser`), of what shows in no tensor."""
+IN_TENSORS: dict[str, type] = {
+    "model": str,
+    "resolution": int,
+    "n_classes": int,
+    "G_ch": int,
+    "D_ch": int,
+    "D_wide": bool,
+    "G_shared": bool,
+    "shared_dim": int,
+    "hier": bool,
+    "dim_z": int,
+    "G_attn": str,
+    "D_attn": str,
+    "G_depth": int,
+    "D_depth": int,
+}
+"""Those of which tensors tell, too."""
 INITIALIZATIONS = {"ortho": "orthogonal", "N02": "normal", "glorot": "glorot", "xavier": "glorot"}
 RELU = ("relu", "inplace_relu", "ir")
 STREAMS = 8
@@ -51,13 +71,21 @@ def checked(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key, default in DEFAULTS.items():
         value = config.get(key, default)
         kinds = (int, float) if type(default) is float else (type(default),)
-        if type(value) not in kinds:
-            raise InputError(f"{where}: {key}: {value!r} is no {kinds[-1].__name__}")
+        _check_kind(key, value, kinds, where)
         known[key] = value
     for key, wanted in (("norm_style", ("bn",)), ("G_nl", RELU), ("D_nl", RELU), ("G_init", tuple(INITIALIZATIONS))):
         if known[key] not in wanted:
             raise InputError(f"{where}: {key}: {known[key]}; our networks know {', '.join(wanted)}")
+    if known["z_var"] != 1:
+        raise InputError(
+            f"{where}: z_var: {known['z_var']}; our latents have the variance 1, so these networks cannot be imported"
+        )
     return known
+
+
+def _check_kind(key: str, value: object, kinds: tuple[type, ...], where: str) -> None:
+    if type(value) not in kinds:
+        raise InputError(f"{where}: {key}: {' '.join(repr(value).split())[:80]} is no {kinds[-1].__name__}")
 
 
 def check_against_tensors(config: Mapping[str, Any], networks: Architecture, has_d: bool, where: str) -> None:
@@ -65,20 +93,23 @@ def check_against_tensors(config: Mapping[str, Any], networks: Architecture, has
 
     Without `has_d` there is no discriminator, and nothing that it could be held against.
     """
-    config = {key: value for key, value in config.items() if has_d or not key.startswith("D_")}
+    config = {key: config[key] for key in IN_TENSORS.keys() & config.keys() if has_d or not key.startswith("D_")}
+    for key, value in config.items():
+        _check_kind(key, value, (IN_TENSORS[key],), where)
     deep = networks.family == "biggan-deep"
     z_dim, chunks = config.get("dim_z"), networks.latent_chunks
     embedding = networks.class_embedding_dim
     tensors = {
+        "model": "BigGANdeep" if deep else "BigGAN",
         "resolution": networks.resolution,
         "n_classes": networks.classes,
         "G_ch": networks.channels,
         "D_ch": networks.d_channels,
         "G_shared": embedding > 0,
         "hier": networks.hierarchical,
-        "dim_z": z_dim if isinstance(z_dim, int) and z_dim // chunks * chunks == networks.z_dim else networks.z_dim,
+        "dim_z": z_dim if z_dim is not None and z_dim // chunks * chunks == networks.z_dim else networks.z_dim,
         "shared_dim": embedding if embedding and config.get("shared_dim") else config.get("shared_dim"),
-        **({"G_depth": networks.depth, "D_depth": networks.d_depth} if deep else {}),
+        **({"G_depth": networks.depth, "D_depth": networks.d_depth} if deep else {"D_wide": True}),
     }
     for key, value in tensors.items():
         if key in config and config[key] != value:
@@ -88,13 +119,14 @@ def check_against_tensors(config: Mapping[str, Any], networks: Architecture, has
     sizes = {"G_attn": (networks.g_attention, 8, 1), "D_attn": (networks.d_attention, 4, 2)}
     for key, (found, smallest, step) in sizes.items():
         if key in config and (said := _attention(config[key], smallest, networks.resolution // step)) != set(found):
-            raise InputError(f"{where}: {key}: {config[key]!r} ({sorted(said)}), but the tensors have {sorted(found)}")
+            named = f"{config[key][:80]!r} ({sorted(said)})"
+            raise InputError(f"{where}: {key}: {named}, but the tensors have {sorted(found)}")
 
 
-def _attention(text: object, smallest: int, largest: int) -> set[int]:
+def _attention(text: str, smallest: int, largest: int) -> set[int]:
     """Resolutions of `64` or `32_64`; those that the network does not have mean nothing there."""
-    named = {int(part) for part in str(text).split("_") if part.isdecimal()}
-    return {size for size in named if smallest <= size <= largest}
+    sizes = {2**k for k in range(2, 10) if smallest <= 2**k <= largest}
+    return {size for size in sizes if str(size) in text.split("_")}
 
 
 def sections(known: Mapping[str, Any], networks: Architecture, step: int) -> dict[str, Any]:
@@ -162,6 +194,13 @@ def left_out(known: Mapping[str, Any]) -> list[str]:
         notes.append(f"num_G_accumulations {known['num_G_accumulations']}: both networks accumulate as D did")
     if known["G_batch_size"] not in (0, known["batch_size"]):
         notes.append(f"G_batch_size {known['G_batch_size']}: G's batch is D's here")
+    notes += [
+        f"num_{network}_SV_itrs {known[f'num_{network}_SV_itrs']}: spectral norm takes one power iteration a step here"
+        for network in "GD"
+        if known[f"num_{network}_SV_itrs"] != 1
+    ]
+    if known["augment"]:
+        notes.append("augment: images are flipped here, not cropped at random")
     if known["split_D"]:
         notes.append("split_D: D sees real and generated images together here")
     return notes

@@ -146,6 +146,11 @@ def _check_pair(state: State, deep: bool, resolution: int, generators: tuple[int
     for key, ours, other in zip(("px", "image channels", "classes"), mine, generators, strict=True):
         if ours != other:
             raise InputError(f"{what}: of {ours} {key}, the generator of {other}; give the two of one run")
+    if classes == 1:
+        raise InputError(
+            f"{what}: has a tensor for its one class, ours of one class has none, so D cannot be imported; "
+            f"take the file away to import the generator alone"
+        )
 
 
 def _shape(state: State, name: str, axes: int, what: str) -> tuple[int, ...]:

@@ -193,8 +193,34 @@ def test_the_last_batchnorm_keeps_the_epsilon_that_it_always_had(run_command, tm
 
 def test_what_goes_on_otherwise_is_said(run_command, tmp_path):
     changes = {"D_B1": 0.5, "D_ortho": 1e-4, "num_G_accumulations": 3, "G_batch_size": 4, "split_D": True}
+    changes |= {"num_G_SV_itrs": 2, "num_D_SV_itrs": 3, "augment": True}
     settings, _ = write_reference(tmp_path / "theirs", "biggan32")
     torch.save(their_settings(settings, **changes), tmp_path / "theirs" / "state_dict.pth")
     output = imported(run_command, tmp_path / "theirs", tmp_path / "ours", "--no-export")
     for name in changes:
         assert f"{name}" in output
+
+
+def of_one_class(_file, contents):
+    """What that code learns without classes: its tables have one row."""
+    tables = ("gain.weight", "bias.weight", "embed.weight")
+    if "config" in contents:
+        return {**contents, "config": {**contents["config"], "n_classes": 1}}
+    return {n: t[:1] if n.endswith(tables) and t.ndim == 2 else t[:, :1] if n == "embed.u0" else t
+            for n, t in contents.items()}  # fmt: skip
+
+
+def test_of_networks_without_classes_the_generator_comes_along(run_command, tmp_path):
+    folder, out = tmp_path / "theirs", tmp_path / "ours"
+    _, tensors = write_reference(folder, "biggan32", edit=of_one_class)
+    code, output = run_command("import", folder, out)
+    assert code == 2
+    assert "D.pth: has a tensor for its one class" in output
+    assert "take the file away to import the generator alone" in output
+    (folder / "D.pth").unlink()
+    imported(run_command, folder, out, "--truncations", "none")
+    G = read_export(out / "export", CPU).generator
+    first = torch.zeros_like(tensors["probe.y"])
+    whole = networks(*write_reference(tmp_path / "whole", "biggan32"))[0].eval()
+    with torch.no_grad():
+        assert max_abs_diff(G(tensors["probe.z"], first), whole(tensors["probe.z"], first)) <= 1e-5
