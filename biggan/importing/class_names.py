@@ -31,7 +31,7 @@ def class_names(count: int, dataset: Dataset | None, file: Path | None) -> tuple
 
 def _lines(file: Path) -> tuple[str, ...]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise InputError(f"--classes: {file}: cannot be read ({reason}); give a text file, a name a line") from None

@@ -23,9 +23,14 @@ def read(source: Path, suffix: str, config: Path | None, overrides: Sequence[str
     """
     if not source.exists():
         raise InputError(f"SOURCE: {source}: no such file or folder")
+    for key in (place.partition("=")[0] for place in places):
+        if any(override.startswith(f"{key}=") for override in overrides):
+            raise InputError(f"{key}: {'OUT' if key == 'run.dir' else '--data'} says it already; leave it out")
     if config is not None:
         if not source.is_file():
             raise InputError(f"--config: is of a file of tensors, and {source} is a folder; leave it out")
+        if suffix:
+            raise InputError("--suffix: is of the reference code's folders, not of a file of tensors; leave it out")
         return plain.read(source, config, [*overrides, *places])
     if source.is_file():
         raise InputError(f"SOURCE: {source}: a file says nothing of its networks; give --config CONFIG.yaml too")

@@ -8,9 +8,21 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from biggan.config import Config
+from biggan.errors import InputError
 from biggan.models.architecture import Architecture
 
 State = Mapping[str, Tensor]
+MOST_STEPS = 10**12
+
+
+def count_of_steps(value: object, what: str) -> int | None:
+    """The step that a file says, None if it says none; raises InputError, which begins with `what`, if it is none."""
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= MOST_STEPS:
+        said = " ".join(repr(value).split())[:80]
+        raise InputError(f"{what}: {said} is no count of steps; save a whole number of 0 to {MOST_STEPS:,}, or none")
+    return value
 
 
 @dataclass(frozen=True)

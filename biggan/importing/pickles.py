@@ -64,6 +64,8 @@ def read_file(file: Path) -> Any:
         raise InputError(f"{file}: no such file; copy the checkpoint again") from None
     except pickle.UnpicklingError as error:
         raise InputError(f"{file}: {_refusal(str(error))}") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); copy it again") from None
     except (OSError, EOFError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or "it is empty, or ends too early"
         raise InputError(f"{file}: cut or damaged ({reason}); copy it again") from None

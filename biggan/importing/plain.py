@@ -9,7 +9,7 @@ from torch import Tensor
 
 from biggan import build
 from biggan.errors import InputError
-from biggan.importing.found import Found
+from biggan.importing.found import Found, count_of_steps
 from biggan.importing.pickles import SUFFIXES, read_file, state_dict_of
 from biggan.preset import resolve
 
@@ -30,7 +30,9 @@ def read(file: Path, config: Path, overrides: Sequence[str]) -> Found:
     found = read_file(file)
     if not isinstance(found, Mapping) or not found:
         raise InputError(f"{file}: no state dict but {type(found).__name__}; give tensors by name")
-    if all(isinstance(value, Tensor) for value in found.values()):
+    if not any(name in found for name in (*AVERAGES, *GENERATORS, *DISCRIMINATORS)) and any(
+        isinstance(value, Tensor) for value in found.values()
+    ):
         found = {"generator": found}
     names = {kind: next((n for n in kind if n in found), None) for kind in (AVERAGES, GENERATORS, DISCRIMINATORS)}
     average, generator, discriminator = (
@@ -38,7 +40,7 @@ def read(file: Path, config: Path, overrides: Sequence[str]) -> Found:
     )
     if average is None and generator is None:
         raise InputError(f"{file}: no generator; looked for {', '.join((*GENERATORS, *AVERAGES))}")
-    step = found["step"] if type(found.get("step")) is int and found["step"] >= 0 else None
+    step = count_of_steps(found.get("step"), f"{file}: step")
     images_a_step = resolved.training.d_steps * resolved.training.batch_size
     unused = [str(key) for key in found if key not in (*names.values(), "step")]
     notes = ["no discriminator: a generator alone, nothing to train on"] if discriminator is None else []

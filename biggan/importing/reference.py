@@ -6,6 +6,7 @@ that layer's stored variance, so that evaluation is the same.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from torch import Tensor
 from biggan import build
 from biggan.errors import InputError
 from biggan.importing import reference_names, reference_settings
-from biggan.importing.found import Found, State
+from biggan.importing.found import Found, State, count_of_steps
 from biggan.importing.pickles import dense, read_file, state_dict_of
 from biggan.importing.shapes import architecture_of
 from biggan.models.architecture import Architecture
@@ -89,7 +90,7 @@ def read(folder: Path, suffix: str, overrides: Sequence[str]) -> Found:
 def _files(folder: Path, suffix: str) -> dict[str, Path]:
     """Those that are there, by what they hold."""
     wanted = {name: folder / _name(name, suffix) for name in (*NETWORKS, *OPTIMIZERS.values(), SETTINGS)}
-    return {name: file for name, file in wanted.items() if file.is_file()}
+    return {name: file for name, file in wanted.items() if os.path.lexists(file)}
 
 
 def _name(what: str, suffix: str) -> str:
@@ -99,7 +100,10 @@ def _name(what: str, suffix: str) -> str:
 def _missing(files: Mapping[str, Path], has_both: bool) -> list[str]:
     optimizers = set() if has_both else set(OPTIMIZERS.values())
     alone = set() if has_both else {"G"} if "G_ema" in files else set()
-    return [f"no {what}" for name, what in MISSING.items() if name not in files and name not in optimizers | alone]
+    notes = [f"no {what}" for name, what in MISSING.items() if name not in files and name not in optimizers | alone]
+    if has_both and "G_optim" in files and "G" not in files:
+        notes.append("G_optim is left out, it is of the missing G: Adam starts anew")
+    return notes
 
 
 def _settings(file: Path | None) -> tuple[Mapping[str, Any], int | None, str]:
@@ -109,12 +113,10 @@ def _settings(file: Path | None) -> tuple[Mapping[str, Any], int | None, str]:
     found = read_file(file)
     if not isinstance(found, Mapping):
         raise InputError(f"{file}: {type(found).__name__}, no dictionary with 'itr' and 'config'")
-    config, step = found.get("config", {}), found.get("itr")
+    config = found.get("config", {})
     if not isinstance(config, Mapping):
         raise InputError(f"{file}: config: {type(config).__name__}, no dictionary")
-    if step is not None and (type(step) is not int or step < 0):
-        raise InputError(f"{file}: itr: {step!r} is no count of steps")
-    return config, step, f"{file}: config"
+    return config, count_of_steps(found.get("itr"), f"{file}: itr"), f"{file}: config"
 
 
 def with_epsilons(networks: Architecture, configured: Architecture) -> Architecture:

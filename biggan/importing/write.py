@@ -12,7 +12,7 @@ from biggan.collapse.detector import Level
 from biggan.config import Config
 from biggan.data.dataset import FILE_NAME, Dataset
 from biggan.data.loader import START
-from biggan.errors import InputError
+from biggan.errors import CheckpointError, InputError
 from biggan.files import new_folder, write_atomically
 from biggan.generation import export_folder
 from biggan.generation.export_folder import Content
@@ -69,7 +69,7 @@ def content(found: Found, generator: Generator, request: Request) -> Content:
 def write(found: Found, exported: Content, request: Request, on_batch: Callable[[], object]) -> None:
     """Write OUT, completely or not at all. `on_batch()` is called `exported.batches` times.
 
-    Raises InputError if it is there already or cannot be written, and CheckpointError if its checkpoint cannot.
+    Raises InputError if it is there already or cannot be written.
     """
     out = request.out
     if out.exists():
@@ -83,6 +83,8 @@ def write(found: Found, exported: Content, request: Request, on_batch: Callable[
                 export_folder.write(folder / EXPORT, f"{out.name}/{EXPORT}", exported, {}, on_batch)
     except OSError as error:
         raise InputError(f"OUT: {out}: cannot be written ({error.strerror or error})") from None
+    except CheckpointError as error:  # its words are of a run that has earlier ones
+        raise InputError(f"OUT: {out}: cannot be written ({' '.join(str(error.__cause__).split())})") from None
 
 
 def _write_run(folder: Path, found: Found, request: Request) -> None:

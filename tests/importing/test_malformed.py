@@ -1,6 +1,7 @@
 """Whatever does not belong is refused in one line that names it, and nothing is written."""
 
 import builtins
+import errno
 import os
 import pickle
 import subprocess
@@ -17,6 +18,7 @@ from torch import nn
 
 from biggan.errors import InputError
 from biggan.importing.pickles import read_file, state_dict_of
+from biggan.training import checkpoint
 
 
 @pytest.fixture
@@ -90,6 +92,7 @@ REFERENCE = [
     ("norm_style: gn", of_config(norm_style="gn")),
     ("config: str, no dictionary", changed("state_dict", config="x")),
     ("itr: -1 is no count of steps", changed("state_dict", itr=-1)),
+    (f"itr: {10**30} is no count of steps", changed("state_dict", itr=10**30)),
     ("list, no dictionary", instead("state_dict", [])),
 ]
 
@@ -228,10 +231,16 @@ def test_places_and_flags(refuses, run_command, tmp_path):
     (tmp_path / "names").write_text("a\nb\nc\nb\n")
     refuses("--classes: 'b' is there twice", *named, "--classes", tmp_path / "names")
     refuses("--classes: ", *named, "--classes", tmp_path)
+    refuses("run.dir: OUT says it already", *named, "run.dir=x")
     refuses("--config: is of a file of tensors", *named, "--config", tmp_path / "names")
     (folder / "G_copy0.pth").unlink()
     (folder / "G_ema_copy0.pth").unlink()
     refuses("holds D alone", *named)
+    (folder / "G_copy0.pth").symlink_to("nowhere")
+    refuses("G_copy0.pth: no such file", *named)
+    (folder / "G_copy0.pth").unlink()
+    (folder / "G_copy0.pth").mkdir()
+    refuses("G_copy0.pth: cannot be read (Is a directory)", *named)
     write_reference(folder, "biggan32", without=("D",))
     refuses("--no-export: of a generator alone nothing would be left", folder, "--no-export")
     write_reference(folder, "biggan64", without=("G", "G_ema", "state_dict"))
@@ -244,6 +253,16 @@ def test_places_and_flags(refuses, run_command, tmp_path):
     write_reference(folder, "biggan32")
     code, output = run_command("import", folder, tmp_path / "file" / "out", "--no-export")
     assert (code, "cannot be written (Not a directory)" in output) == (2, True)
+
+
+def test_a_full_disk(refuses, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_reference(tmp_path / "theirs", "biggan32")
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    out = tmp_path / "out" / "ours"
+    refuses(f"OUT: {out}: cannot be written ([Errno 28] No space left on device)", tmp_path / "theirs", "--no-export")
 
 
 def released_with(**changes):
@@ -303,6 +322,12 @@ def test_of_plain_state_dicts(refuses, tmp_path):
     refuses(
         "tensor blocks.0.bn1.bias.u is missing, and 12 more", file, "--config", config, "model.class_embedding_dim=4"
     )
+    refuses("--suffix: is of the reference code's folders", file, "--config", config, "--suffix", "x")
+    torch.save({**G, "epoch": 3}, file)
+    refuses("generator: epoch is no tensor but int", file, "--config", config)
+    for step in (-1, torch.tensor(3)):
+        torch.save({"G": G, "step": step}, file)
+        refuses(f"x.pth: step: {step!r} is no count of steps", file, "--config", config)
     torch.save({"D": G}, file)
     refuses("no generator; looked for generator, G", file, "--config", config)
     torch.save({"G": {"x": 3}}, file)

@@ -148,7 +148,7 @@ def test_the_average_is_what_is_exported_and_a_generator_alone_is_an_export(run_
         )
 
     write_reference(tmp_path / "theirs", "biggan32", edit=doubled, without=("D",))
-    (tmp_path / "names").write_text("cat\n\ndog\nzoë\nbee\n", encoding="utf-8")
+    (tmp_path / "names").write_text("cat\n\ndog\nzoë\nbee\n", encoding="utf-8-sig")
     out = tmp_path / "ours"
     flags = ("--truncations", "none", "--classes", tmp_path / "names", "--license", "mit")
     output = imported(run_command, tmp_path / "theirs", out, *flags)
