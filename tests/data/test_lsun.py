@@ -59,6 +59,12 @@ def test_bad_lmdbs_are_refused_by_name(tmp_path):
     (tmp_path / "junk_lmdb").mkdir()
     (tmp_path / "junk_lmdb" / "data.mdb").write_bytes(b"junk" * 5000)
     refused(r"junk_lmdb: is no LMDB that can be read \(.*\); fetch it again", tmp_path / "junk_lmdb", dest)
+    cut = write(tmp_path / "cut_lmdb", range(1, 200)) / "data.mdb"
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) // 3])
+    refused(r"cut_lmdb/data\.mdb: is cut short, [\d,]+ of [\d,]+ bytes; fetch it again", cut.parent, dest)
+    cut.write_bytes(whole[:8192] + bytes(len(whole) - 8192))
+    refused(r"cut_lmdb: its list of images cannot be read \(.*\); fetch it again", cut.parent, dest)
     write(tmp_path / "lsun" / "tower_val_lmdb", [1])
     refused(r"--split: .*lsun has no \*_train_lmdb, only tower_val_lmdb", tmp_path / "lsun", dest)
     refused(

@@ -55,14 +55,24 @@ def _environment(folder: Path) -> Any:
     except ModuleNotFoundError:
         raise InputError(f"{folder}: an LMDB needs the library lmdb; pip install 'biggan[lmdb]'") from None
     try:
-        return lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
+        database = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise InputError(f"{folder}: is no LMDB that can be read ({error}); fetch it again") from None
+    there, needed = (folder / DATA).stat().st_size, (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+    if there < needed:  # reading beyond the end of a mapped file kills the process
+        database.close()
+        raise InputError(f"{folder / DATA}: is cut short, {there:,} of {needed:,} bytes; fetch it again")
+    return database
 
 
 def _keys(folder: Path, database: Any) -> list[bytes]:
-    with database.begin() as transaction, transaction.cursor() as cursor:
-        keys = list(cursor.iternext(keys=True, values=False))
+    import lmdb  # noqa: PLC0415  (as above)
+
+    try:
+        with database.begin() as transaction, transaction.cursor() as cursor:
+            keys = list(cursor.iternext(keys=True, values=False))
+    except lmdb.Error as error:
+        raise InputError(f"{folder}: its list of images cannot be read ({error}); fetch it again") from None
     if not keys:
         raise InputError(f"{folder}: the LMDB is empty; give one that holds images")
     return keys
