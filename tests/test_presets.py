@@ -37,12 +37,13 @@ COUNTS = {
 
 
 def command(*arguments) -> str:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def test_one_table_has_the_parameters_of_every_preset():
+def test_one_table_has_the_parameters_of_every_preset(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # a pipe's width
     table = command("parameters", *PRESETS)
     rows = [line.strip("│\n ").split("│") for line in table.splitlines() if "│" in line]
     found = {cells[0].strip(): tuple(int(c.replace(",", "")) for c in cells[-2:]) for cells in rows}

@@ -29,4 +29,5 @@ def parameters(
         attention = " / ".join(",".join(map(str, at)) or "-" for at in (model.g_attention, model.d_attention))
         z, counts = str(model.effective_z_dim), [f"{count:,}" for count in parameter_counts(model)]
         table.add_row(config.stem, model.family, str(model.resolution), widths, z, attention, *counts)
-    Console().print(table)
+    # As wide as the table wants: at the terminal's width, or a pipe's 80 columns, Rich cuts names and numbers off.
+    Console(width=10_000).print(table)
