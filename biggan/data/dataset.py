@@ -76,14 +76,14 @@ class Dataset(_Record):
         return json.dumps(self.model_dump(), indent=1) + "\n"
 
 
-def parse(text: str, origin: str) -> Dataset:
+def parse(text: str | bytes, origin: str) -> Dataset:
     """Read the text of a `dataset.json`; raises InputError that names `origin`."""
     try:
         return Dataset.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{origin}: {where}: {first['msg']}; pack the data set again") from None
+        raise InputError(f"{origin}: {where}: {first['msg']}; pack the data set again, to another folder") from None
 
 
 def load(folder: Path) -> Dataset:
@@ -100,7 +100,7 @@ def load(folder: Path) -> Dataset:
             f"data.path: {folder} is not a packed data set (no {FILE_NAME}); "
             f"make one with `biggan pack {folder} DEST` and give DEST"
         )
-    dataset = parse(file.read_text(encoding="utf-8"), str(file))
+    dataset = parse(file.read_bytes(), str(file))
     for split in dataset.splits.values():
         for shard in split.shards:
             if ":" not in shard.name and not (folder / shard.name).is_file():

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 from biggan.data.dataset import FILE_NAME, Dataset, Preprocessing, Shard, Skipped, Split
 from biggan.data.image import COLOUR, CROPS, encode, square
 from biggan.data.journal import Packed, close_journal, open_journal, remember
-from biggan.data.sources.source import Source
+from biggan.data.sources.source import Source, printable
 from biggan.data.sources.wanted import Wanted, open_wanted
 from biggan.errors import InputError
 from biggan.files import sha256_of, sync_file, write_atomically
@@ -64,9 +64,11 @@ def split_entries(plan: Plan) -> dict[str, list[Entry]]:
     source = open_wanted(plan.wanted)
     mixed = list(range(len(source.names)))
     random.Random("biggan pack").shuffle(mixed)
-    held_out = {item for items in _by_class(source, mixed) for item in items[: round(len(items) * plan.val_fraction)]}
-    if len(held_out) == len(mixed):
-        raise InputError(f"--val-fraction: {plan.val_fraction} leaves no image to train on; use a smaller one")
+    held_out = {
+        item
+        for items in _by_class(source, mixed)
+        for item in items[: min(round(len(items) * plan.val_fraction), len(items) - 1)]  # one is left to train on
+    }
     train, val = ([i for i in mixed if (i in held_out) is held] for held in (False, True))
     entries = _balanced(_by_class(source, train)) if plan.balance else [Entry(item, 0) for item in train]
     return {"train": entries, "val": [Entry(item, 0) for item in val]} if val else {"train": entries}
@@ -186,7 +188,8 @@ def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> Packed:
             try:
                 data = encode(square(source.read(item), plan.resolution, plan.crop, plan.channels), plan.encoding)
             except Exception as error:  # a damaged image can raise nearly anything in its decoder
-                skipped.append((source.names[item], " ".join(str(error).split()) or type(error).__name__))
+                reason = printable(" ".join(str(error).split()))
+                skipped.append((source.names[item], reason or type(error).__name__))
                 continue
             label = source.labels[item]
             labels[label] = labels.get(label, 0) + 1
@@ -205,7 +208,7 @@ def _add(tar: tarfile.TarFile, key: str, image: bytes, encoding: str, label: int
 
 
 def _describe(plan: Plan, source: Source, shards: list[Packed]) -> Dataset:
-    origin = ", ".join(plan.wanted.sources)
+    origin = printable(", ".join(plan.wanted.sources))
     unreadable = dict(pair for s in shards for pair in s.skipped)  # once, however many copies there are
     if not any(s.images for s in shards):
         reason = next(iter(unreadable.values()))

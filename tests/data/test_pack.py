@@ -137,8 +137,9 @@ def test_few_images_and_links_to_class_folders(tmp_path):
     for folder in root.iterdir():
         (tmp_path / "links" / folder.name).symlink_to(folder)
     assert run(plan(tmp_path / "links", shards=0), tmp_path / "d").class_counts == (1, 1)
-    with pytest.raises(InputError, match=r"--val-fraction: 0\.9 leaves no image to train on"):
-        run(plan(root, val_fraction=0.9), tmp_path / "e")
+    held = run(plan(pictures(tmp_path / "q", each=3), val_fraction=0.9), tmp_path / "e")
+    assert held.splits["train"].class_counts == (1, 1), "one of each class is left to train on"
+    assert run(plan(root, val_fraction=0.9), tmp_path / "f").splits.keys() == {"train"}
 
 
 def test_images_without_class_folders_are_one_class(tmp_path):
@@ -172,7 +173,10 @@ def test_damaged_dataset_json_and_missing_shards_are_named(tmp_path):
     run(plan(pictures(tmp_path / "p")), tmp_path / "d")
     text = (tmp_path / "d" / "dataset.json").read_text()
     (tmp_path / "d" / "dataset.json").write_text(json.dumps(json.loads(text) | {"images": "many"}))
-    with pytest.raises(InputError, match=r"dataset\.json: images: .*; pack the data set again"):
+    with pytest.raises(InputError, match=r"dataset\.json: images: .*; pack the data set again, to another folder"):
+        load(tmp_path / "d")
+    (tmp_path / "d" / "dataset.json").write_bytes(b'{"images": "\xff"}')
+    with pytest.raises(InputError, match=r"dataset\.json: .*; pack the data set again, to another folder"):
         load(tmp_path / "d")
     (tmp_path / "d" / "dataset.json").write_text(text)
     (tmp_path / "d" / "train-00001.tar").unlink()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from biggan.data.dataset import load
 from biggan.data.pack import begin
+from biggan.data.sources.selection import Merge
 from biggan.errors import InputError
 
 
@@ -75,6 +76,27 @@ def test_the_hubs_layout(hub, tmp_path):
     assert [red for _, red in reds(tmp_path / "file")] == [5, 8, 9, 6, 7]
     run(plan(hub, classes=("zebra",)), tmp_path / "zebras")
     assert reds(tmp_path / "zebras") == [("zebra", red) for red in ZEBRAS]
+
+
+def test_classes_of_one_name_are_two_classes_and_told_of(tmp_path):
+    """As ImageNet's cranes, the bird and the machine."""
+    file = write(tmp_path / "x.parquet", table((1, 2, 3, 4), (0, 1, 2, 0), ["crane", "crane", "dog"]))
+    dataset = run(plan(file), tmp_path / "d")
+    assert (dataset.classes, dataset.class_counts) == (("crane", "crane 2", "dog"), (2, 1, 1))
+    assert reds(tmp_path / "d") == [("crane", 1), ("crane", 4), ("crane 2", 2), ("dog", 3)]
+    (note,) = begin(plan(file), tmp_path / "e").source.notes
+    assert note.endswith("x.parquet: has classes of one name; numbers keep them apart: 'crane 2'")
+    flat(tmp_path / "p" / "crane" / "1.png", (50, 0, 0))
+    joined = run(plan(file, tmp_path / "p", merges=(Merge("cranes", ("crane", "crane 2")),)), tmp_path / "f")
+    assert (joined.classes, joined.class_counts) == (("cranes", "dog"), (4, 1))
+
+
+@pytest.mark.parametrize("names", [5, "ab", None])
+def test_class_names_that_are_no_list_are_none(names, tmp_path):
+    made = table((1, 2), (0, 1), ["a", "b"])
+    features = {"info": {"features": {"label": {"names": names}}}}
+    made = made.replace_schema_metadata({"huggingface": json.dumps(features)})
+    assert run(plan(write(tmp_path / "x.parquet", made)), tmp_path / "d").classes == ("0", "1")
 
 
 def test_joined_with_a_folder(hub, tmp_path):

@@ -1,6 +1,7 @@
 """Many sources, labels from files, and classes chosen, merged and balanced: what ends up in the shards."""
 
 import json
+import os
 import zipfile
 from collections import Counter
 
@@ -10,6 +11,7 @@ from packs import flat, plan, reds, run
 from biggan.data.dataset import load
 from biggan.data.pack import begin
 from biggan.data.sources.selection import Merge, parse_merge, parse_names
+from biggan.data.sources.source import apart
 from biggan.errors import InputError
 
 
@@ -44,6 +46,27 @@ def test_several_sources_are_one_data_set_by_class_name(tmp_path):
     for one, other in ((a, tmp_path / "link"), (tmp_path, a), (a / "cat", a)):
         with pytest.raises(InputError, match=r"SOURCE: \S+ is, or lies in, \S+; give each image once"):
             plan(one, other)
+
+
+def test_names_that_are_not_utf8_are_escaped_and_their_files_read(tmp_path):
+    latin = os.fsdecode(b"caf\xe9")
+    root = farm(tmp_path / latin, **{latin: [1, 2], "dog": [3]})
+    (root / latin / f"{latin}.png").write_bytes(b"")
+    run(plan(root, tmp_path / farm(tmp_path / "more", **{latin: [4]})), tmp_path / "d")
+    dataset = load(tmp_path / "d")
+    assert reds(tmp_path / "d") == [(r"caf\udce9", 1), (r"caf\udce9", 2), (r"caf\udce9", 4), ("dog", 3)]
+    assert [s.path for s in dataset.skipped] == [rf"{tmp_path}/caf\udce9/caf\udce9/caf\udce9.png"]
+    assert dataset.source.startswith(rf"{tmp_path}/caf\udce9, ")
+    text = json.dumps(
+        {f"{latin}/1.png": "a", f"{latin}/2.png": "\ud800", f"{latin}/{latin}.png": "a", "dog/3.png": "a"}
+    )
+    run(plan(root, labels=labelled(tmp_path, text, "l.json")), tmp_path / "e")
+    assert load(tmp_path / "e").classes == ("a", r"\ud800")
+    assert parse_names(latin, "--classes") == parse_merge(f"{latin}=x")[:1] == (r"caf\udce9",)
+
+
+def test_classes_of_one_name_are_kept_apart_and_said():
+    assert apart(["a", "b", "a", "a 2", "a"]) == ["a", "b", "a 3", "a 2", "a 4"]
 
 
 def labelled(tmp_path, text, name="labels.csv"):

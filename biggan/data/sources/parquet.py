@@ -84,9 +84,9 @@ class _File:
         try:
             features = json.loads((self.schema.metadata or {})[b"huggingface"])["info"]["features"]
             names = features[self.label]["names"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             return None
-        return [str(name) for name in names]
+        return [str(name) for name in names] if isinstance(names, list) else None
 
     def labels(self) -> list[Any]:
         """The label column, whole."""
@@ -175,10 +175,12 @@ def _classes(parts: Sequence[_File]) -> tuple[list[str], list[int]]:
                     + (f", there are {len(names)}; " if names else "; ")
                     + "(-1 stands for unknown labels: pack another split, or with --unconditional)"
                 )
-            found.append(names[label] if names and isinstance(label, int) else label)
-    if len({type(label) for label in found}) > 1:
+            found.append(label)
+    if not names and len({type(label) for label in found}) > 1:
         raise InputError(f"{parts[0].path}: some labels are numbers, some names; give the files of one data set")
     classes = names or [str(c) for c in sorted(set(found))]
-    if strangers := set(map(str, found)).difference(classes):
+    if names and (strangers := {label for label in found if isinstance(label, str)}.difference(names)):
         raise InputError(f"{parts[0].path}: label '{min(strangers)}' is none of the schema's class names")
+    if names:  # a number says which of several classes of one name
+        return classes, [label if isinstance(label, int) else names.index(label) for label in found]
     return classes, numbered([str(label) for label in found], classes)

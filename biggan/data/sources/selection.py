@@ -9,7 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from biggan.data.sources.source import ONE_CLASS, Source, numbered
+from biggan.data.sources.source import ONE_CLASS, Source, numbered, printable
 from biggan.errors import InputError
 
 
@@ -26,7 +26,7 @@ def parse_names(text: str, flag: str) -> tuple[str, ...]:
         (row,) = csv.reader([text], skipinitialspace=True, strict=True)
     except (csv.Error, ValueError):
         raise InputError(f"{flag}: '{text}': a quote is not closed, or no name is given") from None
-    names = tuple(name.strip() for name in row)
+    names = tuple(printable(name.strip()) for name in row)
     if not names or not all(names):
         raise InputError(f"{flag}: '{text}': an empty name; write a,b,c")
     _refuse_twice(names, flag)
@@ -38,7 +38,7 @@ def parse_merge(text: str) -> Merge:
     name, equals, parts = text.partition("=")
     if not equals or not name.strip():
         raise InputError(f"--merge: '{text}'; write NAME=CLASS,CLASS, as in dogs=beagle,poodle")
-    return Merge(name.strip(), parse_names(parts, "--merge"))
+    return Merge(printable(name.strip()), parse_names(parts, "--merge"))
 
 
 def _refuse_twice(names: Sequence[str], flag: str) -> None:
@@ -53,7 +53,11 @@ def joined(sources: Sequence[Source], origins: Sequence[str]) -> Source:
     items = [(source, k) for source in sources for k in range(len(source.names))]
     return Source(
         classes=classes,
-        names=[f"{origin}/{name}" for source, origin in zip(sources, origins, strict=True) for name in source.names],
+        names=[
+            f"{printable(origin)}/{name}"
+            for source, origin in zip(sources, origins, strict=True)
+            for name in source.names
+        ],
         labels=numbered([source.classes[source.labels[k]] for source, k in items], classes),
         read=lambda k: items[k][0].read(items[k][1]),
         in_groups=any(source.in_groups for source in sources),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -24,6 +24,23 @@ class Source:
     """Neighbours are stored, and read, together: a shard's items are best read in their order here."""
     notes: tuple[str, ...] = ()
     """What the user should hear of, one line each."""
+
+
+def printable(text: str) -> str:
+    """The text as UTF-8 can hold it: what is not of it (a file's name in Latin-1) is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def apart(names: Sequence[str]) -> list[str]:
+    """The names, each once: further ones of a name are numbered, "crane" and "crane 2"."""
+    found: dict[str, None] = {}
+    for name in names:
+        own, number = name, 1
+        while own in found or (number > 1 and own in names):
+            number += 1
+            own = f"{name} {number}"
+        found[own] = None
+    return list(found)
 
 
 def numbered(found: list[str], classes: list[str]) -> list[int]:

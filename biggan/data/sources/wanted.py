@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from biggan.data.sources import known, labels, lsun, selection, tree
 from biggan.data.sources.selection import Merge
-from biggan.data.sources.source import Source
+from biggan.data.sources.source import Source, apart, printable
 from biggan.errors import InputError
 
 
@@ -52,12 +52,22 @@ def open_wanted(wanted: Wanted) -> Source:
 
     Kept open for the process's life: each packing process opens a source once, not once per shard.
     """
-    sources = [_opened(source, wanted) for source in wanted.sources]
+    sources = [_named(_opened(source, wanted), source) for source in wanted.sources]
     source = sources[0] if len(sources) == 1 else selection.joined(sources, wanted.sources)
     if wanted.unconditional:
         return selection.unconditional(source)
     source = selection.merged(source, wanted.merges)
     return selection.chosen(source, wanted.classes) if wanted.classes else source
+
+
+def _named(source: Source, origin: str) -> Source:
+    """With names that can be written down, and no two classes of one name."""
+    given = [printable(name) for name in source.classes]
+    classes = apart(given)
+    new = [f"'{name}'" for name, old in zip(classes, given, strict=True) if name != old]
+    more = f" and {len(new) - 5} more" if len(new) > 5 else ""
+    told = (f"{origin}: has classes of one name; numbers keep them apart: {', '.join(new[:5])}{more}",) if new else ()
+    return replace(source, classes=classes, names=[printable(name) for name in source.names], notes=source.notes + told)
 
 
 def _opened(source: str, wanted: Wanted) -> Source:
