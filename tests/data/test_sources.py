@@ -79,6 +79,7 @@ def labelled(tmp_path, text, name="labels.csv"):
     [
         ("l.csv", "path,label\nx/1.png,cat\n2.png,dog\n./x/3.png,cat\n"),
         ("l.csv", "\ufefffile_name, Label ,id\nx/1.png,cat,7\n2.png,dog,8\nx/3.png,cat,9\n"),
+        ("l.csv", "x/1.png,cat\r2.png,dog\rx/3.png,cat\r"),
         ("l.csv", 'x/1.png,"cat"\n\n2.png,dog\nx/3.png, cat'),
         ("l.json", '{"labels": [["x/1.png", "cat"], ["2.png", "dog"], ["x/3.png", "cat"]]}'),
         ("l.json", '{"x/1.png": "cat", "2.png": "dog", "x/3.png": "cat"}'),
@@ -128,6 +129,9 @@ def test_stylegans_labels_in_a_zip_are_pointed_at_and_used_on_request(tmp_path):
         ("l.csv", "path,label\na/1.png\n", r"line 2: 1 columns; expected 2"),
         ("l.csv", "", r"2 of 2 images in .* have no label"),
         ("l.json", '{"labels": [["a/1.png", 1]', r"cannot be read as JSON"),
+        ("l.csv", "a/1.png,x\na/2.png,x\0", r"holds a NUL character"),
+        ("l.csv", '"a/1.png,x\n' + "x" * 140_000, r"cannot be read as CSV \(.*\); is a quote not closed"),
+        ("l.json", "[" * 200_000, r"cannot be read as JSON"),
         ("l.json", '{"labels": null}', r"holds no labels; pack with --unconditional"),
         ("l.json", '{"labels": [["a/1.png", 1.5]]}', r"entry 0 is \['a/1\.png', 1\.5\]; expected"),
         ("l.json", '{"labels": [["a/1.png", true]]}', r"entry 0 is "),
@@ -249,3 +253,21 @@ def test_zips_cut_short_and_stray_parquet_files(tmp_path):
     root = farm(tmp_path / "p", a=[1, 2])
     (root / "metadata.parquet").write_bytes(b"whatever")
     assert "'metadata.parquet' is not used" in begin(plan(root), tmp_path / "d").source.notes[0]
+
+
+def test_zips_of_windows_and_of_one_path_twice(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        for red, name in ((1, r"cat\1.png"), (2, "dog/2.png"), (3, "dog/2.png")):
+            archive.write(flat(tmp_path / f"{red}.png", (red, 0, 0)), name)
+        archive.writestr("dataset.json", "[" * 200_000)
+    run(plan(tmp_path / "w.zip"), tmp_path / "d")
+    assert reds(tmp_path / "d") == [("cat", 1), ("dog", 3)]
+
+
+def test_folders_linked_in_a_loop_and_notes_that_are_not_there(tmp_path):
+    root = farm(tmp_path / "p", cat=[1], dog=[2])
+    (root / "cat" / "self").symlink_to("..")
+    (root / "up").symlink_to("..")
+    (root / "dataset.json").symlink_to("nowhere")
+    run(plan(root), tmp_path / "d")
+    assert reds(tmp_path / "d") == [("cat", 1), ("dog", 2)]

@@ -35,7 +35,7 @@ def by_file(tree: Tree, file: str) -> Source:
     names = tree.images()
     _check_matched(tree, file, names, label_of)
     found = set(label_of.values())
-    classes = sorted(found, key=int) if all(_is_number(c) for c in found) else sorted(found)
+    classes = sorted(found, key=lambda c: (len(c), c)) if all(_is_number(c) for c in found) else sorted(found)
     return tree.labelled(names, classes, [label_of[name] for name in names])
 
 
@@ -54,7 +54,7 @@ def _check_matched(tree: Tree, file: str, names: list[str], label_of: dict[str, 
 
 
 def _is_number(label: str) -> bool:
-    return label.isascii() and label.isdecimal() and str(int(label)) == label  # "007" is a name
+    return label.isascii() and label.isdecimal() and (label == "0" or label[0] != "0")  # "007" is a name
 
 
 def _text(tree: Tree, file: str) -> str:
@@ -65,23 +65,33 @@ def _text(tree: Tree, file: str) -> str:
             data = tree.read(file)
         else:
             raise InputError(f"--labels: {file}: no such file, nor one in {tree.origin}")
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--labels: {file}: cannot be read as UTF-8 text ({error})") from None
+    if "\0" in text:
+        raise InputError(f"--labels: {file}: holds a NUL character; save it as UTF-8 text")
+    return text
 
 
 def _pairs(file: str, text: str) -> Iterator[Pair]:
     suffix = PurePosixPath(file).suffix.lower()
     if suffix == ".csv":
-        return _from_csv(file, text)
+        return _readable(file, _from_csv(file, text))
     if suffix == ".json":
         return _from_json(file, text)
     raise InputError(f"--labels: {file}: neither .csv nor .json; write 'path,label' lines into a .csv")
 
 
+def _readable(file: str, pairs: Iterator[Pair]) -> Iterator[Pair]:
+    try:
+        yield from pairs
+    except csv.Error as error:
+        raise InputError(f"--labels: {file}: cannot be read as CSV ({error}); is a quote not closed?") from None
+
+
 def _from_csv(file: str, text: str) -> Iterator[Pair]:
     """Of the columns `path` and `label`; without such a heading, of two columns."""
-    rows = csv.reader(io.StringIO(text), skipinitialspace=True)
+    rows = csv.reader(io.StringIO(text, newline=None), skipinitialspace=True)
     columns: tuple[int, int] | None = None
     for row in rows:
         heading = [cell.strip().lower() for cell in row]
@@ -106,7 +116,7 @@ def _from_json(file: str, text: str) -> Iterator[Pair]:
     """`{"labels": [[path, label], ...]}` as StyleGAN's tools write it, or `{path: label}`."""
     try:
         content = json.loads(text, object_pairs_hook=_unless_doubled)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"--labels: {file}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
         raise InputError(f'--labels: {file}: neither {{"labels": [[path, label], ...]}} nor {{path: label}}')

@@ -24,6 +24,7 @@ class Tree:
     origin: str
     files: list[str]
     read: Callable[[str], bytes]
+    """Raises OSError."""
 
     def images(self) -> list[str]:
         """Those that look like images; raises InputError if none does."""
@@ -43,7 +44,7 @@ class Tree:
     def notes(self) -> tuple[str, ...]:
         """What lies there unused that may have been meant: labels of StyleGAN's, parquet files."""
         found = []
-        if STYLEGAN_LABELS in self.files and _holds_labels(self.read(STYLEGAN_LABELS)):
+        if STYLEGAN_LABELS in self.files and _holds_labels(self):
             found.append(
                 f"{self.origin}: its {STYLEGAN_LABELS} holds labels, which are not used; "
                 f"if they are the classes, pack with --labels {STYLEGAN_LABELS}"
@@ -61,22 +62,36 @@ def _is_image(file: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
-def _holds_labels(data: bytes) -> bool:
+def _holds_labels(tree: Tree) -> bool:
     try:
-        content = json.loads(data)
-    except ValueError:
+        content = json.loads(tree.read(STYLEGAN_LABELS))
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and bool(content.get("labels"))
 
 
 def folder(root: Path) -> Tree:
     """All files below `root`."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it elsewhere")
+
     files = sorted(
         (Path(below) / name).relative_to(root).as_posix()
-        for below, _, names in os.walk(root, followlinks=True)  # class folders are often links
+        for below, folders, names in os.walk(root, followlinks=True, onerror=refuse)  # class folders are often links
+        if _without_loops(root, Path(below), folders)
         for name in names
     )
     return Tree(str(root), files, lambda name: (root / name).read_bytes())
+
+
+def _without_loops(root: Path, below: Path, folders: list[str]) -> bool:
+    """Take out of `folders`, which lie in `below`, links to a folder around it; True."""
+    links = {name: Path(os.path.realpath(below / name)) for name in folders if (below / name).is_symlink()}
+    if links:
+        around = [Path(os.path.realpath(p)) for p in (below, *below.parents) if p.is_relative_to(root)]
+        folders[:] = [n for n in folders if n not in links or not any(p.is_relative_to(links[n]) for p in around)]
+    return True
 
 
 def archive(path: Path) -> Tree:
@@ -85,8 +100,16 @@ def archive(path: Path) -> Tree:
         opened_zip = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path}: is no zip that can be read ({error}); copy it here again") from None
-    files = sorted(info.filename for info in opened_zip.infolist() if not info.is_dir())
-    return Tree(str(path), files, opened_zip.read)
+    # Some made on Windows have backslashes. Of several files of one path the last is the one that unzip leaves.
+    members = {info.filename.replace("\\", "/"): info for info in opened_zip.infolist()}
+
+    def read(name: str) -> bytes:
+        try:
+            return opened_zip.read(members[name])
+        except Exception as error:  # a damaged or encrypted zip can raise nearly anything
+            raise OSError(str(error)) from None
+
+    return Tree(str(path), sorted(name for name in members if not name.endswith("/")), read)
 
 
 def by_class_folder(tree: Tree) -> Source:
