@@ -19,6 +19,7 @@ from biggan.finetuning.transfer import Row, Transfer, transferred
 from biggan.generation.architecture_json import shapes_of
 from biggan.models.architecture import Architecture
 from biggan.models.folding import folded
+from biggan.models.networks import Discriminator, Generator, lower_layers
 from biggan.training.step import Gan
 
 FILE = "init.json"
@@ -70,7 +71,7 @@ class Beginning:
 def plan(config: Config, classes: Sequence[str], folder: Path) -> Beginning:
     """What a run on a data set of `classes` takes of the export or checkpoint in `folder`.
 
-    Raises InputError, one line, if it is damaged, if nothing of its generator fits, or if blocks would be frozen that
+    Raises InputError, one line, if it is damaged, if nothing of its generator fits, or if weights would be frozen that
     are not taken.
     """
     trained, mine = open_trained(folder), build.architecture(config.model)
@@ -84,11 +85,16 @@ def plan(config: Config, classes: Sequence[str], folder: Path) -> Beginning:
     if not _blocks_taken(g_transfer):
         raise InputError(_of_another_kind(trained, mine))
     if trained.discriminator is None:
+        if config.init.freeze_d_blocks:
+            raise InputError(
+                f"init.freeze_d_blocks: {trained.origin} has no discriminator, a new one would be frozen as it was "
+                "drawn; leave it and init.freeze_d_steps out"
+            )
         d_transfer = Transfer({}, (Row("D", "left", "the source has no discriminator: it begins anew"),))
     else:
         d_transfer = transferred("D", D, trained.discriminator, d_candidates(mine, trained.networks), rows)
-    _check_frozen("freeze_g_blocks", config.init.freeze_g_blocks, len(G.blocks), g_transfer)
-    _check_frozen("freeze_d_blocks", config.init.freeze_d_blocks, len(D.blocks), d_transfer)
+    check_frozen("G", config.init.freeze_g_blocks, G, g_transfer)
+    check_frozen("D", config.init.freeze_d_blocks, D, d_transfer)
     return Beginning(trained.origin, rows, g_transfer, d_transfer)
 
 
@@ -98,16 +104,19 @@ def _blocks_taken(transfer: Transfer) -> set[int]:
     return {int(row.part.split(".")[2]) for row in blocks if row.outcome in ("taken", "adapted")}
 
 
-def _check_frozen(key: str, wanted: int, blocks: int, transfer: Transfer) -> None:
+def check_frozen(of: str, wanted: int, network: Generator | Discriminator, transfer: Transfer) -> None:
+    """Raise InputError if one of the lower layers of `network`, called `of` (G or D), would stay as it was drawn."""
+    key, blocks = f"init.freeze_{of.lower()}_blocks", len(network.blocks)
     if wanted > blocks:
-        raise InputError(f"init.{key}: {wanted}, but the network has {blocks} blocks; use at most that")
-    taken = _blocks_taken(transfer)
-    new = next((k for k in range(wanted) if k not in taken), None)
-    if new is not None:
-        raise InputError(
-            f"init.{key}: {wanted}, but block {new} is not taken from the source and would be frozen as it was drawn; "
-            f"use at most {new}"
-        )
+        raise InputError(f"{key}: {wanted}, but the network has {blocks} blocks; use at most that")
+    for most in range(wanted):
+        new = next((name for name in lower_layers(network, most + 1) if name not in transfer.tensors), None)
+        if new is not None:
+            mend = f"use at most {most}" if most else f"leave it and init.freeze_{of.lower()}_steps out"
+            raise InputError(
+                f"{key}: {wanted}, but {of}.{new} is not taken from the source and would be frozen as it was drawn; "
+                f"{mend}"
+            )
 
 
 def _of_another_kind(trained: Trained, mine: Architecture) -> str:

@@ -103,22 +103,22 @@ class Discriminator(nn.Module):
         return logits if self.class_embedding is None else logits + (self.class_embedding(y) * h).sum(1)
 
 
-def lower_layers(network: nn.Module, blocks: int) -> list[nn.Parameter]:
+def lower_layers(network: nn.Module, blocks: int) -> dict[str, nn.Parameter]:
     """The weights of the first `blocks` blocks of either network, of the attention after them and of what is before.
 
-    In G these are the layers of the lowest resolutions, in D those at the image (Mo et al. 2020). Tables of classes are
-    not among them: they are each class's own. Of 0 blocks, none.
+    By their names in the network. In G these are the layers of the lowest resolutions, in D those at the image (Mo et
+    al. 2020). Tables of classes are not among them: they are each class's own. Of 0 blocks, none.
     """
     if not blocks:
-        return []
+        return {}
     before = "linear" if isinstance(network, Generator) else "input_conv"
     lower = {before, *(f"{part}.{k}" for part in ("blocks", "attention") for k in range(blocks))}
-    return [
-        weight
+    return {
+        f"{path}.{name}": weight
         for path, module in network.named_modules()
         if not isinstance(module, nn.Embedding) and ".".join(path.split(".")[:2]) in lower
-        for weight in module.parameters(recurse=False)
-    ]
+        for name, weight in module.named_parameters(recurse=False)
+    }
 
 
 def attention_after(stages: Iterable[tuple[int, int, int]], at: Collection[int], layers: Layers) -> nn.ModuleDict:

@@ -139,7 +139,7 @@ def update_generator(gan: Gan, latents: Batches, recipe: Recipe, update: bool = 
 
 def step_weights(engine: Engine, name: str, recipe: Recipe, update: bool, lower: int) -> Tensor:
     """Adam's update, then the clamp, unless the network is frozen; `lower` blocks stay. The gradient's norm."""
-    with staying(engine, lower_layers(engine.module, lower)):
+    with staying(engine, list(lower_layers(engine.module, lower).values())):
         norm = engine.step(update)
         if update and recipe.spectral and recipe.spectral.clamp:
             with engine.changing_weights() as network:

@@ -182,11 +182,19 @@ def damaged(folder, tmp_path):
         ),
         (
             ["init.from={alone}", "init.freeze_d_blocks=1", "init.freeze_d_steps=1"],
-            "init.freeze_d_blocks: 1, but block 0 is not taken from the source",
+            "init.freeze_d_blocks: {alone} has no discriminator, a new one would be frozen as it was drawn; leave it",
         ),
         (
             ["init.from={source}", "init.freeze_g_blocks=4", "init.freeze_g_steps=1"],
             "init.freeze_g_blocks: 4, but the network has 3 blocks",
+        ),
+        (
+            ["init.from={source}", "model.z_dim=16", "init.freeze_g_blocks=1", "init.freeze_g_steps=1"],
+            "init.freeze_g_blocks: 1, but G.linear.weight is not taken from the source",
+        ),
+        (
+            ["init.from={source}", "model.d_attention=[8]", "init.freeze_d_blocks=2", "init.freeze_d_steps=1"],
+            "init.freeze_d_blocks: 2, but D.attention.1.gamma is not taken from the source",
         ),
         (["init.from={cut_export}"], "init.from: {cut_export}/generator.safetensors: "),
         (["init.from={cut_run}/checkpoints/step_00000005"], "init.from: {cut_run}/checkpoints/step_00000005: ema.safe"),

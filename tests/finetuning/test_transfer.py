@@ -7,6 +7,7 @@ import torch
 from untrained import lively, used
 
 from biggan.errors import InputError
+from biggan.finetuning.beginning import check_frozen
 from biggan.finetuning.classes import class_rows, summary
 from biggan.finetuning.places import d_candidates, g_candidates
 from biggan.finetuning.transfer import left_vector, transferred
@@ -166,6 +167,29 @@ def test_another_size_of_z_leaves_the_conditions_alone_and_other_widths_everythi
     assert "blocks.0.bn1.running_mean" in g.tensors
     for _, _, transfer in both(replace(TINY, channels=4, d_channels=4), TINY):
         assert all(row.outcome == "left" for row in transfer.rows if ".blocks." in row.part)
+
+
+@pytest.mark.parametrize(
+    ("change", "of", "wanted", "new", "most"),
+    [
+        ({"z_dim": 16}, "G", 1, "linear.weight", 0),
+        ({"class_embedding_dim": 6}, "G", 2, "blocks.0.bn1.gain.weight", 0),
+        ({"g_attention": (8,)}, "G", 3, "attention.0.gamma", 0),
+        ({"d_attention": (8, 16)}, "D", 4, "attention.1.gamma", 1),
+        ({"family": "biggan-deep", "image_channels": 1}, "D", 1, "input_conv.weight", 0),
+    ],
+)
+def test_no_lower_layer_is_frozen_as_it_was_drawn(change, of, wanted, new, most):
+    theirs = DEEP if "family" in change else TINY
+    networks = both(replace(theirs, **change), theirs)
+    mine, _, transfer = networks["GD".index(of)]
+    with pytest.raises(InputError) as refused:
+        check_frozen(of, wanted, mine, transfer)
+    key = f"init.freeze_{of.lower()}"
+    mend = f"use at most {most}" if most else f"leave it and {key}_steps out"
+    expected = f"{of}.{new} is not taken from the source and would be frozen as it was drawn; {mend}"
+    assert str(refused.value) == f"{key}_blocks: {wanted}, but {expected}"
+    check_frozen(of, most, mine, transfer)
 
 
 def test_a_table_of_classes_is_never_taken_for_a_map_of_the_same_shape():
