@@ -1,7 +1,7 @@
 """Which tensors of a source a network begins with: a pure function of two networks.
 
 Networks are compared part by part (a block, the attention after it, the first layer, ...). A part is taken if all its
-layers have the same shapes; of a block that is, the maps from the condition to BatchNorm's gain and bias are taken one
+layers have the same forms; of a block that is, the maps from the condition to BatchNorm's gain and bias are taken one
 by one, since they alone depend on the size of z and of the class embedding.
 """
 
@@ -18,9 +18,16 @@ from torch.nn import functional as F
 
 from biggan.finetuning.classes import ClassRow, begun_table, same_rows
 from biggan.finetuning.places import Candidates
+from biggan.models.biggan_deep import BigGANDeepGenerator
 from biggan.models.layers import as_matrix
+from biggan.models.networks import Generator
 
+Form = tuple[str | int, ...]
+"""A tensor's shape. That of a table does not depend on the number of classes; that of a map from the condition, class
+embedding and z beside each other, says how its columns are shared out."""
 Outcome = Literal["taken", "adapted", "left", "unused"]
+
+CLASSES = "classes"
 
 
 @dataclass(frozen=True)
@@ -45,15 +52,14 @@ class Transfer:
 
 @dataclass(frozen=True)
 class _Part:
-    """Tensors by their names inside the part; `tables` are those with a row for each class."""
+    """Tensors and their forms, by their names inside the part."""
 
     tensors: dict[str, Tensor]
-    tables: frozenset[str]
+    forms: dict[str, Form]
 
-    def form(self, name: str) -> tuple[str | int, ...]:
-        """A tensor's shape, which for a table does not depend on the number of classes."""
-        shape = tuple(self.tensors[name].shape)
-        return ("classes", *shape[1:]) if name in self.tables else shape
+    def is_table(self, name: str) -> bool:
+        """Whether it has a row for each class."""
+        return self.forms[name][0] == CLASSES
 
     def weights(self) -> list[str]:
         """All but the vectors of power iteration, which follow from them."""
@@ -95,16 +101,29 @@ def transferred(
 
 def _parts(network: nn.Module) -> dict[str, _Part]:
     """`blocks.K`, `attention.K` and each other child, blocks first: the attention after one follows it."""
-    tables = {f"{path}.weight" for path, module in network.named_modules() if isinstance(module, nn.Embedding)}
-    found: dict[str, dict[str, Tensor]] = {}
+    special = _special_forms(network)
+    found: dict[str, _Part] = {}
     for path, tensor in network.state_dict().items():
         depth = 2 if path.startswith(("blocks.", "attention.")) else 1
         keys = path.split(".")
-        found.setdefault(".".join(keys[:depth]), {})[".".join(keys[depth:])] = tensor
-    return {
-        part: _Part(tensors, frozenset(key for key in tensors if f"{part}.{key}" in tables))
-        for part, tensors in sorted(found.items(), key=lambda item: item[0].startswith("attention."))
-    }
+        part, name = found.setdefault(".".join(keys[:depth]), _Part({}, {})), ".".join(keys[depth:])
+        part.tensors[name], part.forms[name] = tensor, special.get(path, tuple(tensor.shape))
+    return dict(sorted(found.items(), key=lambda item: item[0].startswith("attention.")))
+
+
+def _special_forms(network: nn.Module) -> dict[str, Form]:
+    """Of the tables, and of the maps from a condition that has both a class embedding and z."""
+    forms: dict[str, Form] = {}
+    table = network.class_embedding if isinstance(network, Generator) else None
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Embedding):
+            forms[f"{path}.weight"] = (CLASSES, module.embedding_dim)
+        elif isinstance(module, nn.Linear) and table is not None:
+            # BigGAN's first layer takes z alone.
+            takes_class = path != "linear" or isinstance(network, BigGANDeepGenerator)
+            if takes_class and (z := module.in_features - table.embedding_dim):
+                forms[f"{path}.weight"] = (module.out_features, f"{table.embedding_dim}+{z}")
+    return forms
 
 
 def _options(part: str, candidates: Candidates, partner: Mapping[str, str]) -> list[str]:
@@ -126,8 +145,8 @@ def _misfit(wanted: _Part, found: _Part) -> str | None:
             return f"the source's has no {name}"
         if name not in wanted.tensors:
             return f"the source's has a {name}"
-        if wanted.form(name) != found.form(name):
-            return f"{name} is {_shown(wanted.form(name))}, the source's {_shown(found.form(name))}"
+        if wanted.forms[name] != found.forms[name]:
+            return f"{name} is {_shown(wanted.forms[name])}, the source's {_shown(found.forms[name])}"
     return None
 
 
@@ -136,9 +155,9 @@ def _taken(wanted: _Part, found: _Part, classes: Sequence[ClassRow]) -> tuple[di
     taken: dict[str, Tensor] = {}
     left, changes = [], []
     for name in wanted.weights():
-        if name not in found.tensors or wanted.form(name) != found.form(name):
+        if name not in found.tensors or wanted.forms[name] != found.forms[name]:
             left.append(name)
-        elif name in wanted.tables and not same_rows(classes, len(found.tensors[name])):
+        elif wanted.is_table(name) and not same_rows(classes, len(found.tensors[name])):
             taken[name] = begun_table(found.tensors[name], classes)
             changes = ["class rows"]
         else:
@@ -149,12 +168,12 @@ def _taken(wanted: _Part, found: _Part, classes: Sequence[ClassRow]) -> tuple[di
             taken[name] = _vector(taken[weight], found.tensors[weight], found.tensors.get(name))
     if left:
         first = left[0]
-        theirs = _shown(found.form(first)) if first in found.tensors else "not there"
-        changes.append(f"left: {', '.join(left)} ({_shown(wanted.form(first))}, the source's {theirs})")
+        theirs = _shown(found.forms[first]) if first in found.tensors else "not there"
+        changes.append(f"left: {', '.join(left)} ({_shown(wanted.forms[first])}, the source's {theirs})")
     return taken, changes
 
 
-def _shown(form: tuple[str | int, ...]) -> str:
+def _shown(form: Form) -> str:
     return f"[{', '.join(map(str, form))}]"
 
 

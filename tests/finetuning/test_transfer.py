@@ -162,11 +162,31 @@ def test_deeper_stages_keep_the_blocks_that_change_the_resolution():
 def test_another_size_of_z_leaves_the_conditions_alone_and_other_widths_everything():
     (_, _, g), _ = both(replace(TINY, z_dim=16), TINY)
     (row,) = [row for row in g.rows if row.part == "G.blocks.0"]
-    left = "left: bn1.gain.weight, bn1.bias.weight, bn2.gain.weight, bn2.bias.weight ([8, 8], the source's [8, 6])"
+    left = "left: bn1.gain.weight, bn1.bias.weight, bn2.gain.weight, bn2.bias.weight ([8, 4+4], the source's [8, 4+2])"
     assert (row.outcome, row.detail) == ("adapted", left)
     assert "blocks.0.bn1.running_mean" in g.tensors
     for _, _, transfer in both(replace(TINY, channels=4, d_channels=4), TINY):
         assert all(row.outcome == "left" for row in transfer.rows if ".blocks." in row.part)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "change"),
+    [
+        (TINY, {"class_embedding_dim": 2, "z_dim": 16}),
+        (TINY, {"class_embedding_dim": 6, "hierarchical": False}),
+        (DEEP, {"class_embedding_dim": 8, "z_dim": 4}),
+    ],
+)
+def test_maps_from_a_condition_of_the_same_size_that_is_shared_out_otherwise_are_left(theirs, change):
+    mine = replace(theirs, **change)
+    (network, source, transfer), _ = both(mine, theirs)
+    before, theirs_now = network.state_dict(), source.state_dict()
+    maps = [name for name in before if name.endswith(("gain.weight", "bias.weight"))]
+    same = [name for name in maps if before[name].shape == theirs_now[name].shape]
+    assert same == maps, "else it would be their shapes that tell them apart"
+    assert not {*maps, "linear.weight"} & transfer.tensors.keys()
+    found = outcomes(transfer)
+    assert (found["G.class_embedding"], found["G.linear"], found["G.blocks.0"]) == ("left", "left", "adapted")
 
 
 @pytest.mark.parametrize(
