@@ -110,7 +110,8 @@ def _print_warnings(config: Config) -> None:
     dataset, found = trainable_dataset(config)
     sys.stdout.writelines(f"warning: {warning}\n" for warning in found)
     if config.init.source and not has_begun(config.run.dir):
-        beginning = plan(config, dataset.classes, locate(config.init.source, sys.stdout.write))
+        source = locate(config.init.source, lambda message: sys.stdout.write(f"{message}\n"))
+        beginning = plan(config, dataset.classes, source)
         sys.stdout.writelines(f"{line}\n" for line in beginning.lines())
 
 

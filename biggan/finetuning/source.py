@@ -17,6 +17,7 @@ from biggan.models.architecture import Architecture
 from biggan.models.networks import Discriminator, Generator
 from biggan.preset import resolve
 from biggan.training import checkpoint, run_folder
+from biggan.training.ring import steps_on_disk
 
 KEY = "init.from"
 CPU = torch.device("cpu")
@@ -46,7 +47,14 @@ def locate(path: str, on_damaged: Callable[[str], object]) -> Path:
     try:
         return find_checkpoint(path, on_damaged)
     except InputError as error:
-        raise InputError(f"{KEY}: {error}") from None
+        if not run_folder.has_begun(Path(path)):
+            raise InputError(f"{KEY}: {error}") from None
+    root = run_folder.checkpoints(Path(path))
+    newest = root / checkpoint.folder_name(steps_on_disk(root)[-1])
+    raise InputError(
+        f"{KEY}: {path}: no checkpoint of this run is whole; {newest}: {checkpoint.damage(newest)}; "
+        "restore it, or name another source"
+    )
 
 
 def open_trained(folder: Path) -> Trained:

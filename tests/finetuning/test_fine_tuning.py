@@ -198,6 +198,10 @@ def damaged(folder, tmp_path):
         ),
         (["init.from={cut_export}"], "init.from: {cut_export}/generator.safetensors: "),
         (["init.from={cut_run}/checkpoints/step_00000005"], "init.from: {cut_run}/checkpoints/step_00000005: ema.safe"),
+        (
+            ["init.from={cut_run}"],
+            "init.from: {cut_run}: no checkpoint of this run is whole; {cut_run}/checkpoints/step_00000005: ema.safe",
+        ),
     ],
 )
 def test_what_cannot_begin_is_said_in_a_line_and_leaves_no_folder(
