@@ -39,6 +39,6 @@ class InitConfig(Section):
                 if getattr(self, key) and not getattr(self, other):
                     raise ValueError(f"init.{key}: has no effect without init.{other}; give that too, or leave it out")
         for neighbour in self.neighbours:
-            if not all(neighbour.partition("=")):
+            if "=" not in neighbour[1:-1]:
                 raise ValueError(f"init.neighbours: '{neighbour}'; write NEW=KNOWN, or NEW=A+B for the mean of several")
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,19 +29,20 @@ def class_rows(classes: Sequence[str], known: Sequence[str], neighbours: Sequenc
     """For each of `classes`: its own row in the source, which has the classes `known`, else that of its neighbours
     (`NEW=A+B`), else the mean of all.
 
-    Raises InputError, one line, for neighbours of what is no new class, or that the source does not know.
+    Of several "=" that one counts which makes known classes of both sides. Raises InputError, one line, for neighbours
+    of what is no new class, or that the source does not know.
     """
     numbers = {name: k for k, name in enumerate(known)}
     near: dict[str, tuple[int, ...]] = {}
     for text in neighbours:
-        name, _, values = text.partition("=")
+        name, values = _sides(text, classes, numbers)
         if name not in classes:
             raise InputError(f"{KEY}: '{text}': the data set has no class '{name}'{_nearest(name, classes)}")
         if name in numbers:
             raise InputError(f"{KEY}: '{text}': the source knows '{name}' itself; leave it out")
         if name in near:
             raise InputError(f"{KEY}: '{name}' is given twice; write {name}=A+B for the mean of several")
-        named = [values] if values in numbers else values.split("+")
+        named = _named(values, numbers)
         for value in named:
             if value not in numbers:
                 raise InputError(f"{KEY}: '{text}': the source has no class '{value}'{_nearest(value, known)}")
@@ -55,6 +56,17 @@ def class_rows(classes: Sequence[str], known: Sequence[str], neighbours: Sequenc
         else:
             rows.append(ClassRow(name, tuple(range(len(known))), "mean of all"))
     return tuple(rows)
+
+
+def _sides(text: str, classes: Sequence[str], known: Collection[str]) -> tuple[str, str]:
+    """`NEW=A+B` -> (`NEW`, `A+B`), whose names may have a "=" in them."""
+    sides = [(text[:k], text[k + 1 :]) for k in range(1, len(text) - 1) if text[k] == "="]
+    return max(sides, key=lambda side: (side[0] in classes, all(name in known for name in _named(side[1], known))))
+
+
+def _named(values: str, known: Collection[str]) -> list[str]:
+    """`A+B` -> its names; a known name may have a "+" in it."""
+    return [values] if values in known else values.split("+")
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -267,6 +267,15 @@ def test_neighbours_that_do_not_exist_are_named(neighbour, message):
     assert str(refused.value) == f"init.neighbours: {message}"
 
 
-def test_a_class_may_have_a_plus_in_its_name():
-    (row,) = class_rows(["c"], ["c++", "c#"], ["c=c++"])
-    assert row.sources == (0,)
+@pytest.mark.parametrize(
+    ("name", "known", "neighbour", "sources"),
+    [
+        ("c", ("c++", "c#"), "c=c++", (0,)),
+        ("x=y", ("a", "b"), "x=y=a+b", (0, 1)),
+        ("x", ("a", "y=a"), "x=y=a", (1,)),
+        ("x=y", ("a", "b=a"), "x=y=b=a", (1,)),
+    ],
+)
+def test_a_class_may_have_a_plus_or_an_equals_sign_in_its_name(name, known, neighbour, sources):
+    (row,) = class_rows([name], known, [neighbour])
+    assert row.sources == sources
