@@ -19,8 +19,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import pairwise_distances
 from sklearn.svm import SVC
 
-from biggan.data.pack import square
-from biggan.data.sources import open_source
+from biggan.data.image import square
+from biggan.data.sources.known import digits
 from biggan.generation import load
 from biggan.generation.sample import generate_rows
 
@@ -40,7 +40,7 @@ def spread(x: np.ndarray) -> float:
 
 def quality(run: Path, seed: int = 0, per_class: int = PER_CLASS) -> dict[str, float]:
     """The four figures of the module's docstring, of a run or one of its checkpoints."""
-    source = open_source("digits", "")
+    source = digits()
     real = features(np.stack([np.asarray(square(source.read(k), 32)) for k in range(len(source.names))]))
     labels = load_digits().target
     classifier = SVC(gamma="scale", C=10).fit(real, labels)
