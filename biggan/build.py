@@ -16,7 +16,7 @@ from biggan.data.loader import START, Cursor, Loader, ReadPlan
 from biggan.data.preview import first_images
 from biggan.distributed.engine import AdamSettings, DDPEngine, Engine
 from biggan.distributed.finite import FiniteGuard
-from biggan.distributed.process import Process, batchnorm_group
+from biggan.distributed.process import Process, batchnorm_group, has_bfloat16
 from biggan.distributed.zero import ZeroEngine, load_deepspeed
 from biggan.errors import InputError
 from biggan.models.architecture import Architecture
@@ -164,7 +164,7 @@ def engine(config: Config, name: str, network: nn.Module, lr: float, process: Pr
         process=process,
         guard=guard,
         stage=config.distributed.zero_stage,
-        autocast=torch.bfloat16 if config.training.precision == "bfloat16" else None,
+        autocast=torch.bfloat16 if in_bfloat16(config, process.device) else None,
     )
 
 
@@ -197,8 +197,12 @@ def recipe(config: Config, process: Process, rollbacks: int = 0, since_step: int
 def autocast(config: Config, device: torch.device) -> torch.autocast:
     """The arithmetic of the networks, as a context."""
     # Without the cache: the same weight is used with and without gradients inside one context.
-    enabled = config.training.precision == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(config, device), cache_enabled=False)
+
+
+def in_bfloat16(config: Config, device: torch.device) -> bool:
+    """Whether that is bfloat16."""
+    return config.settled(has_bfloat16(device)).training.precision == "bfloat16"
 
 
 def monitor(config: Config, dataset: Dataset, gan: Gan, process: Process) -> Monitor:

@@ -67,7 +67,7 @@ def test_overrides_are_applied_in_order_and_typed():
         ("training.steps=many", "training.steps: should be a valid integer, not 'many'"),
         ("training.steps=1.5", "training.steps: should be a valid integer"),
         ("training.steps=0", "training.steps: should be greater than 0, not 0"),
-        ("training.precision=float16", "training.precision: should be 'float32' or 'bfloat16', not 'float16'"),
+        ("training.precision=float16", "training.precision: should be 'auto', 'float32' or 'bfloat16', not 'float16'"),
         ("model.resolution=48", "model.resolution: should be 32, 64, 128, 256 or 512, not 48"),
         ("model.family=stylegan", "model.family: should be 'biggan' or 'biggan-deep', not 'stylegan'"),
         ("distributed.engine=horovod", "distributed.engine: should be 'ddp' or 'deepspeed', not 'horovod'"),

@@ -61,8 +61,9 @@ class TrainingConfig(Section):
     """`hinge`, or the `non_saturating` logistic loss of Goodfellow et al. 2014."""
     accumulation: Positive = 1
     """Micro-batches per optimizer step, for both networks. BatchNorm sees one micro-batch at a time."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the networks; `bfloat16` is autocast over float32 weights and optimizer."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the networks; `bfloat16` is autocast over float32 weights and optimizer. `auto`: `bfloat16` where
+    every process's GPU or CPU has it in hardware, else `float32`; settled when the run begins."""
     channels_last: bool = True
     """NHWC memory order for convolutions."""
     compile: bool = False
@@ -249,6 +250,13 @@ class Config(Section):
                 f"distributed.batchnorm_group_size: groups of {group} do not divide {world_size} processes; "
                 f"{divisors_near(world_size, group)} would"
             )
+
+    def settled(self, bfloat16: bool) -> Config:
+        """The same with `training.precision: auto` being `bfloat16` if that is so, else `float32`."""
+        if self.training.precision != "auto":
+            return self
+        precision = "bfloat16" if bfloat16 else "float32"
+        return self.model_copy(update={"training": self.training.model_copy(update={"precision": precision})})
 
     def notes(self) -> list[str]:
         """What was decided for the user, one line each."""

@@ -62,6 +62,14 @@ def this_device() -> torch.device:
     return device
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a CPU or CUDA device multiplies bfloat16 in hardware; a CPU that does not is 10 times slower in it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
 @dataclass(frozen=True)
 class Process:
     """One training process. `group` and `store` are None when it is the only one."""

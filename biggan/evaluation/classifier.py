@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from biggan.data.dataset import Dataset, Shard, checksum
 from biggan.data.preview import as_rgb, readable_in
-from biggan.distributed.process import Process
+from biggan.distributed.process import Process, has_bfloat16
 from biggan.evaluation.features import Extracted
 from biggan.evaluation.stored import fits, read_tensors, write_tensors
 from biggan.pictures import evenly_spaced
@@ -237,7 +237,7 @@ class Lesson:
                 group["lr"] = self._course.peak_lr * min(done / 0.25, (1 - done) / 0.75)
             images = shifted(self._train.images[batch], random).to(self._device)
             labels = self._train.labels[batch].to(self._device)
-            with torch.autocast(self._device.type, torch.bfloat16):
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=has_bfloat16(self._device)):
                 logits = self._network(images)[1].float()
             loss = F.cross_entropy(logits, labels, label_smoothing=self._course.label_smoothing)
             self._sgd.zero_grad()

@@ -17,7 +17,7 @@ from biggan.data.dataset import Dataset, check_trainable
 from biggan.data.loader import Cursor, read_dataset
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.lost import naming_lost_processes, said_once
-from biggan.distributed.process import Process, join
+from biggan.distributed.process import Process, has_bfloat16, join
 from biggan.errors import InputError
 from biggan.finetuning.beginning import Beginning, plan
 from biggan.finetuning.source import locate
@@ -54,6 +54,7 @@ def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
 def begun(config: Config, fresh: bool, parent: Ancestor | None, process: Process) -> Loop:
     """The run's folder begun, or found fit to go on in, and the loop; raises InputError on every process."""
     process.together(lambda: check_same_config(config, process))
+    config, precision_notes = settled(config, process)
     process.together(lambda: build.check_engine(config, process))
     process.together(lambda: build.check_interventions(config))
     process.together(lambda: build.check_checkpoint_limit(config))
@@ -66,7 +67,8 @@ def begun(config: Config, fresh: bool, parent: Ancestor | None, process: Process
     goes_on = process.any(run_folder.has_begun(config.run.dir))
     beginning = None if goes_on else planned(config, dataset, process, notes)
     process.together(lambda: run_folder.prepare(config, dataset, fresh) if process.is_main else None)
-    notes += [*(f"warning: {w}" for w in (*warnings, *interventions.warnings(config))), *config.notes()]
+    warnings += [*precision_notes, *interventions.warnings(config)]
+    notes += [*(f"warning: {w}" for w in warnings), *config.notes()]
     return prepared(config, dataset, process, notes, beginning)
 
 
@@ -81,6 +83,21 @@ def check_same_config(config: Config, process: Process) -> None:
                     f"{key}: {values[0]} on rank 0 ({process.hosts[0]}), {values[1]} on rank {rank} "
                     f"({process.hosts[rank]}); start every process with the same config"
                 )
+
+
+def settled(config: Config, process: Process) -> tuple[Config, list[str]]:
+    """The config with the precision that `auto` stands for, the run's own if there is one, and what to warn of.
+
+    Collective; raises InputError.
+    """
+    in_hardware = all(process.gather(has_bfloat16(process.device)))
+    begun_in = process.together(lambda: run_folder.precision(config.run.dir) if process.is_main else None)
+    begun_in = process.gather(begun_in)[0]
+    config = config.settled(in_hardware if begun_in is None else begun_in == "bfloat16")
+    if config.training.precision == "float32" or in_hardware:
+        return config, []
+    advice = "the run began so" if begun_in else "training.precision=float32 or auto is several times faster"
+    return config, [f"training.precision: bfloat16, which not every process has in hardware; {advice}"]
 
 
 def trainable_dataset(config: Config) -> tuple[Dataset, list[str]]:

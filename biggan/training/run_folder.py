@@ -65,6 +65,14 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
         raise InputError(f"run.dir: {folder}: cannot be written ({error.strerror or error})") from None
 
 
+def precision(folder: Path) -> str | None:
+    """`training.precision` of the run in `folder`; None if there is none, or it is not settled. Raises InputError."""
+    if not (folder / CONFIG).is_file():
+        return None
+    found = resolve(folder / CONFIG).training.precision
+    return None if found == "auto" else found
+
+
 def check_unchanged(before: Config, now: Config) -> None:
     """Raise InputError if `now` would take the weights along another path than `before`."""
     old, new = (dict(flatten(json.loads(c.model_dump_json()))) for c in (before, now))
