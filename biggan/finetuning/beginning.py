@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,15 @@ def plan(config: Config, classes: Sequence[str], folder: Path) -> Beginning:
         d_transfer = transferred("D", D, trained.discriminator, d_candidates(mine, trained.networks), rows)
     check_frozen("G", config.init.freeze_g_blocks, G, g_transfer)
     check_frozen("D", config.init.freeze_d_blocks, D, d_transfer)
+    g_transfer = replace(g_transfer, rows=g_transfer.rows + _epsilons(mine, trained.networks))
     return Beginning(trained.origin, rows, g_transfer, d_transfer)
+
+
+def _epsilons(mine: Architecture, theirs: Architecture) -> tuple[Row, ...]:
+    """What the networks divide with, where the source has another: equal weights are then not quite its function."""
+    pairs = {"bn_eps": (mine.bn_eps, theirs.bn_eps), "sn_eps": (mine.sn_eps, theirs.sn_eps)}
+    differing = {key: (own, its) for key, (own, its) in pairs.items() if own != its}
+    return tuple(Row(f"model.{key}", "left", f"{own:g}; the source has {its:g}") for key, (own, its) in differing.items())
 
 
 def _blocks_taken(transfer: Transfer) -> set[int]:

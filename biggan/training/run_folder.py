@@ -78,9 +78,10 @@ def check_unchanged(before: Config, now: Config) -> None:
     old, new = (dict(flatten(json.loads(c.model_dump_json()))) for c in (before, now))
     for key, value in new.items():
         if old[key] != value and not key.startswith(MAY_CHANGE):
+            now_is, was = ("none" if v == "" else v for v in (value, old[key]))
             raise InputError(
-                f"{key}: {value}, but the run in {before.run.dir} has {old[key]}; "
-                f"go on with {key}={old[key]}, or choose another run.dir"
+                f"{key}: {now_is}, but the run in {before.run.dir} has {was}; "
+                f"go on {'without it' if old[key] == '' else f'with {key}={was}'}, or choose another run.dir"
             )
 
 

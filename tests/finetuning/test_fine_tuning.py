@@ -18,7 +18,7 @@ from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.generation.exported import read_export
 from biggan.preset import keys, resolve
-from biggan.training import run
+from biggan.training import run, run_folder
 
 ALONE = Process(0, 1, torch.device("cpu"), None)
 DIGITS = [str(k) for k in range(10)]
@@ -101,6 +101,19 @@ def test_a_run_begins_as_its_average_and_its_discriminator_by_class_names(config
         "G.class_embedding",
         "D.class_embedding",
     }
+
+
+def test_what_the_source_divides_with_otherwise_is_said(config, source, tmp_path):
+    with begun(config(f"init.from={source}@5", "model.bn_eps=1e-3")):
+        found = json.loads((tmp_path / "run/init.json").read_text())
+    assert [row for row in found["parts"] if row["part"].startswith("model.")] == [
+        {"part": "model.bn_eps", "outcome": "left", "detail": "0.001; the source has 1e-05"}
+    ]
+
+
+def test_a_run_that_began_without_a_source_is_not_given_one_later(config):
+    with pytest.raises(InputError, match=r"init.from: x, but the run in .* has none; go on without it, or choose"):
+        run_folder.check_unchanged(config(), config("init.from=x"))
 
 
 @pytest.mark.slow
