@@ -54,6 +54,8 @@ def import_checkpoint(
     if not export and not found.is_run:
         raise InputError("--no-export: of a generator alone nothing would be left; leave it out")
     names = class_names(found.networks.classes, dataset, classes)
+    if dataset is not None and found.is_run:
+        check.check_data(dataset, found.networks)
     generator = check.checked_generator(found, source).to(this_device())
     wanted = tuple(thresholds) if export else ()
     request = write.Request(source, out, names, dataset, wanted, license_id)

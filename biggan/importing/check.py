@@ -8,12 +8,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from biggan.data.dataset import Dataset
 from biggan.errors import InputError
 from biggan.generation.architecture_json import shapes_of
 from biggan.importing.found import Found, State
+from biggan.models.architecture import Architecture
 from biggan.models.networks import Generator
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def check_data(dataset: Dataset, networks: Architecture) -> None:
+    """Raise InputError if the networks cannot go on with a data set."""
+    wanted, packed = (networks.resolution, networks.image_channels), (dataset.resolution, dataset.channels)
+    if wanted != packed:
+        asked, there = (f"{'grey' if channels == 1 else 'RGB'} images of {px} px" for px, channels in (wanted, packed))
+        raise InputError(f"--data: the data set has {there}, but the networks are of {asked}; pack such a one")
 
 
 @torch.no_grad()

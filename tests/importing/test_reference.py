@@ -65,6 +65,10 @@ def test_the_command_that_trains_goes_on_from_it(run_command, tmp_path):
     begin(Plan(Wanted((str(tmp_path / "images"),)), 32, shards=4), tmp_path / "data").run(1, lambda _: None)
     write_reference(tmp_path / "theirs", "biggan32")
     out = tmp_path / "ours"
+    begin(Plan(Wanted((str(tmp_path / "images"),)), 64, shards=4), tmp_path / "large").run(1, lambda _: None)
+    code, said = run_command("import", tmp_path / "theirs", out, "--data", tmp_path / "large")
+    there = "--data: the data set has RGB images of 64 px, but the networks are of RGB images of 32 px"
+    assert (code, there in said, out.exists()) == (2, True, False)
     imported(run_command, tmp_path / "theirs", out, "--data", tmp_path / "data", "--no-export")
     assert not (out / "export").exists()
     code, output = run_command("train", out / "config.yaml", f"training.steps={STEP + 1}", "tracking.mlflow=false")
