@@ -102,8 +102,7 @@ def plan(config: Config, classes: Sequence[str], folder: Path) -> Beginning:
 def _epsilons(mine: Architecture, theirs: Architecture) -> tuple[Row, ...]:
     """What the networks divide with, where the source has another: equal weights are then not quite its function."""
     pairs = {"bn_eps": (mine.bn_eps, theirs.bn_eps), "sn_eps": (mine.sn_eps, theirs.sn_eps)}
-    differing = {key: (own, its) for key, (own, its) in pairs.items() if own != its}
-    return tuple(Row(f"model.{key}", "left", f"{own:g}; the source has {its:g}") for key, (own, its) in differing.items())
+    return tuple(Row(f"model.{key}", "left", f"{a:g}; the source has {b:g}") for key, (a, b) in pairs.items() if a != b)
 
 
 def _blocks_taken(transfer: Transfer) -> set[int]:
