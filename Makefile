@@ -11,6 +11,7 @@ help:
 $(READY):
 	$(PYTHON) -c 'import sys; sys.exit("biggan needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
+	@echo "installing into .venv, a few minutes"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 

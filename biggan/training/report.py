@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,13 +21,16 @@ from biggan.training.checkpoint import Writer
 from biggan.training.metrics import Metrics
 
 TICK_EVERY_SECONDS = 30
+RECENT_ROWS = 5
+"""What the time that is left is told from."""
 SHOWN = {"g_loss": "G", "d_loss_real": "D real", "d_loss_fake": "D fake"}
 
 
 class Report:
     """A run's voice. Use as a context manager: it closes the files and ends the MLflow run.
 
-    On a terminal it shows a bar with rate and time left; elsewhere (a batch job's log) a line per logged step.
+    On a terminal it shows a bar with rate and time left; elsewhere (a batch job's log) a line after the first step and
+    one per logged step.
     """
 
     def __init__(
@@ -37,9 +41,10 @@ class Report:
         checkpoints: Writer,
         tracker: Tracker | None,
         steps: int,
+        log_every_steps: int,
     ):
         self.run_dir, self.console, self.metrics, self.tracker = run_dir, console, metrics, tracker
-        self.checkpoints, self._steps = checkpoints, steps
+        self.checkpoints, self._steps, self._log_every = checkpoints, steps, log_every_steps
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -57,11 +62,22 @@ class Report:
         """Training goes on after G step `step`."""
         self._start = self._since = self._ticked = time.monotonic()
         self._first = self._logged = step
+        self._recent = deque([(step, self._start)], maxlen=RECENT_ROWS)
         self._bar.update(self._task, completed=step)
 
     def advance(self, step: int) -> None:
         """G step `step` is done."""
         self._bar.update(self._task, completed=step)
+        if step == self._first + 1 and step % self._log_every:
+            self._begun(step)
+
+    def _begun(self, step: int) -> None:
+        """The first step is done, and it is no logged one: a sign of life, and when the next is due."""
+        now = time.monotonic()
+        self._recent[0] = step, now  # starting up says nothing of the steps to come
+        if not self.console.is_terminal:
+            following = min(step + self._log_every - step % self._log_every, self._steps)
+            self.say(f"step {step}/{self._steps} after {now - self._start:.1f} s; next line at step {following}")
 
     def log(self, step: int, batch_size: int, row: Mapping[str, float]) -> None:
         """Record and show the statistics of G step `step`, with the rate since the last such call."""
@@ -76,8 +92,13 @@ class Report:
         shown = f"{losses}  {rate:.1f} images/s"
         self._bar.update(self._task, losses=shown)
         if not self.console.is_terminal:
-            left = (now - self._start) / (step - self._first) * (self._steps - step)
-            self.say(f"step {step}/{self._steps}  {shown}  {clock(left)} left")
+            self.say(f"step {step}/{self._steps}  {shown}  {clock(self._left(step, now))} left")
+        self._recent.append((step, now))
+
+    def _left(self, step: int, now: float) -> float:
+        """Seconds to the last step, if steps take what they took in the recent rows, with all that was due there."""
+        begun, since = self._recent[0]
+        return (now - since) / max(step - begun, 1) * (self._steps - step)
 
     def aside(self, message: str, seconds: float) -> None:
         """Say what took so long besides training; it is left out of the rate, and not of the time that is left."""

@@ -220,4 +220,5 @@ def new_report(config: Config, step: int, notes: list[str]) -> Report:
         Writer(run_folder.checkpoints(folder), build.ring(config), say),
         tracker,
         config.training.steps,
+        config.training.log_every_steps,
     )
