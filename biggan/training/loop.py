@@ -59,7 +59,7 @@ class Loop:
         if self.report is not None:
             self.report.begin(state.step)
         try:
-            with stop_signals() as stop:
+            with stop_signals(aloud=self.report is not None) as stop:
                 while state.step < steps:
                     self._step(stop)
                 self._finish_saving()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
+
+HEARD = b"\nbiggan: stopping after this step, with a checkpoint\n"
 
 
 @dataclass
@@ -17,11 +20,15 @@ class Stop:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Let SIGTERM and SIGINT ask for a stop after the step instead of ending the process."""
+def stop_signals(aloud: bool) -> Iterator[Stop]:
+    """Let SIGTERM and SIGINT ask for a stop after the step instead of ending the process; `aloud` says so at once."""
     stop = Stop()
 
     def request(_signal: int, _frame: FrameType | None) -> None:
+        if aloud and not stop.requested:
+            # Not through the console: the signal may have come while it was writing.
+            with suppress(OSError):
+                os.write(2, HEARD)
         stop.requested = True
 
     previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}

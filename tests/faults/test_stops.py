@@ -41,9 +41,11 @@ def test_a_signal_finishes_the_step_and_the_same_command_goes_on(tiny, tmp_path,
     process = start(arguments)
     wait_for_step(tmp_path / "run", 3, process)
     os.killpg(process.pid, number)  # as a terminal or a scheduler does: readers get it too
+    os.kill(process.pid, number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 75, output
-    assert "stopped by a signal after step" in output
+    assert output.index("stopping after this step") < output.index("stopped by a signal after step")
+    assert output.count("stopping after this step") == 1
     assert "Traceback" not in output
     assert "going on from" in biggan(arguments)
     biggan([*arguments[:2], f"run.dir={tmp_path / 'whole'}", *arguments[3:]])
@@ -60,6 +62,7 @@ def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path):
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert f"stopped by a signal after step {last}" in output
+    assert output.count("stopping after this step") == 1  # rank 0 alone
     assert saved.name == f"step_{last:08d}"
 
 
