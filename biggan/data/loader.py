@@ -13,6 +13,7 @@ import io
 import multiprocessing
 import random
 import signal
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -325,6 +326,7 @@ class Loader:
         self.names: list[str] = []
         """Of the samples in the batch handed out last."""
         self._readers = min(workers, share)
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # on purpose: `data.workers`
         parts = DataLoader(
             StreamReader(plan, streams, self.cursors, micro_batch_size // plan.streams),
             batch_size=None,

@@ -1,11 +1,13 @@
 """The global batches depend on the config alone, resume exactly, and survive damaged shards by name."""
 
 import io
+import os
 import pickle
 import shutil
 import tarfile
 import threading
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -72,6 +74,15 @@ def assert_same(batches, expected):
 def test_the_same_global_batches_for_any_processes_and_readers(digits, world_size, workers):
     expected = global_batches(loaders(plan(digits)), 20)
     assert_same(global_batches(loaders(plan(digits), world_size, workers), 20), expected)
+
+
+def test_as_many_readers_as_were_asked_for_are_no_surprise(digits, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        (loader,) = loaders(plan(digits), workers=2)
+        loader.close()
+    assert [str(one.message) for one in said] == []
 
 
 @pytest.mark.parametrize("stop", [1, 19, 20, 21, 150, 160])
