@@ -25,7 +25,7 @@ def train(
         Path | None, typer.Option(help="With --dry-run: predict from what biggan doctor --json measured.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(help="Begin a child run from RUN@STEP, or RUN@good, the last good one; needs --as.")
+        str | None, typer.Option(help="Begin a child run from RUN@STEP, RUN@best or RUN@good; needs --as.")
     ] = None,
     as_run: Annotated[Path | None, typer.Option("--as", help="With --resume: the child's run folder.")] = None,
 ) -> None:
@@ -68,7 +68,9 @@ def train(
 
 
 def probe(
-    checkpoint: Annotated[str, typer.Argument(metavar="RUN@STEP", help="Where all of them begin; RUN@good too.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="RUN@STEP", help="Where all of them begin; RUN@good, RUN@best too.")
+    ],
     steps: Annotated[int, typer.Option(min=10, help="G steps of each experiment.")] = 300,
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, for all of them.")] = None,
 ) -> None:
@@ -122,11 +124,13 @@ def _print_estimate(config: Config, world_size: int, calibration: Path | None) -
     from biggan.cost.scaling import ASSUMED
     from biggan.cost.table import print_cost
 
-    cluster, source = ASSUMED, "an assumed GPU cluster, docs/scaling.md"
+    cluster = ASSUMED
+    of_what = "predicted for an assumed cluster of H100 GPUs, not this machine (docs/scaling.md)"
     if calibration is not None:
         cluster, source = read_calibration(calibration)
+        of_what = f"predicted by the scaling model (its numbers: {source})"
     console = Console()
     console.print(config.to_yaml(), highlight=False, markup=False, soft_wrap=True)
     for note in config.notes():
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    print_cost(console, config, world_size, estimate(config, world_size, cluster), source)
+    print_cost(console, config, world_size, estimate(config, world_size, cluster), of_what)

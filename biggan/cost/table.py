@@ -21,8 +21,8 @@ KINDS = {
 }
 
 
-def print_cost(console: Console, config: Config, world_size: int, estimate: Estimate, source: str) -> None:
-    """Print `estimate`; `source` says where the scaling model's numbers come from."""
+def print_cost(console: Console, config: Config, world_size: int, estimate: Estimate, of_what: str) -> None:
+    """Print `estimate`; `of_what` says, before the seconds, of which machines they are predicted."""
     size = _table(f"one of {world_size} process{'es' if world_size > 1 else ''}", ["value"])
     images = config.training.batch_size * (config.intervention.d_steps or config.training.d_steps)
     for what, value in (
@@ -41,11 +41,11 @@ def print_cost(console: Console, config: Config, world_size: int, estimate: Esti
     console.print(_memory(costs, names))
     if world_size > 1:
         console.print(_traffic(costs, names))
+    console.print(of_what, highlight=False, markup=False, soft_wrap=True)  # a title would wrap
     console.print(_time(costs, names, config.training.batch_size))
-    console.print(f"(the scaling model's numbers: {source})", highlight=False, markup=False, soft_wrap=True)
 
 
-def _table(title: str, columns: Iterable[str]) -> Table:
+def _table(title: str | None, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("what")
     for column in columns:
@@ -74,7 +74,7 @@ def _traffic(costs: tuple[Cost, ...], names: list[str]) -> Table:
 
 
 def _time(costs: tuple[Cost, ...], names: list[str], batch_size: int) -> Table:
-    table = _table("predicted by the scaling model", names)
+    table = _table(None, names)
     table.add_row("seconds per G iteration", *(f"{cost.seconds.total:.3g}" for cost in costs))
     table.add_row("images/s, all processes", *(f"{batch_size / cost.seconds.total:,.0f}" for cost in costs))
     for kind in ("compute", "gradients", "batchnorm", "host_flag", "straggler"):
