@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from biggan.config import Config
 from biggan.errors import InputError
+from biggan.nearest import nearest
 
 
 def resolve(preset: Path, overrides: Sequence[str] = ()) -> Config:
@@ -51,9 +52,7 @@ def _read_preset(preset: Path) -> dict[str, Any]:
     try:
         tree = yaml.load(preset.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        beside = sorted(preset.parent.glob("*.yaml")) if preset.parent.is_dir() else []
-        near = difflib.get_close_matches(preset.name, [p.name for p in beside], n=1, cutoff=0.4)
-        hint = f"; nearest: {preset.parent / near[0]}" if near else "; presets live in configs/"
+        hint = nearest(preset, preset.parent.glob("*.yaml")) or "; presets live in configs/"
         raise InputError(f"{preset}: no such config{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -97,6 +97,7 @@ def test_dry_run_on_many_processes_compares_the_engines(run, tiny, monkeypatch):
     assert re.search(r"BatchNorm forward, all-gather .* 21 ", output)  # 7 layers, 2 D steps and 1 G step
     assert re.search(r"BatchNorm backward, all-reduce .* 7 ", output)
     assert re.search(r"images/s, all processes .*\d", output)
+    assert output.index("for an assumed cluster of H100 GPUs, not this machine") < output.index("seconds per G")
     code, output = run("train", *tiny, "--dry-run", "distributed.batchnorm_group_size=1")
     assert (code, "BatchNorm" in output) == (0, False)  # nothing is shared
 
@@ -114,6 +115,7 @@ def test_dry_run_predicts_from_a_calibration(run, tiny, tmp_path, monkeypatch):
     code, output = run("train", *tiny, "--dry-run", "--calibration", file)
     assert code == 0
     assert re.search(r"images/s, all processes .* 0 ", output)
+    assert "assumed cluster" not in output
     assert f"numbers: links measured ({file}), computing assumed)" in output
     file.write_text(json.dumps(measured | {"compute_scale": 2.0}))
     assert f"numbers: measured, {file})" in run("train", *tiny, "--dry-run", "--calibration", file)[1]
@@ -132,7 +134,7 @@ def test_dry_run_predicts_from_a_calibration(run, tiny, tmp_path, monkeypatch):
 
 def test_bad_training_input_is_refused_before_anything_is_written(run, tiny, digits, tmp_path):
     refuses(run("train", *tiny, "training.stepz=1"), "training.stepz: no such key; nearest: training.steps")
-    refuses(run("train", *tiny, f"data.path={tmp_path / 'none'}"), "no such folder; make it with `biggan pack SOURCE")
+    refuses(run("train", *tiny, f"data.path={tmp_path / 'none'}"), "none --resolution N`")
     refuses(run("train", *tiny, f"data.path={tmp_path}"), "is not a packed data set (no dataset.json); make one with")
     refuses(run("train", *tiny, "model.classes=3"), "model.classes: 3, but the data set has 10 classes")
     refuses(run("train", *tiny, "model.resolution=64"), "but the data set was packed at 32 px")
@@ -238,6 +240,7 @@ def test_pack_and_data(run, tmp_path, monkeypatch):
     assert sheet.height == 2 * 66
     refuses(run("pack", "photos", "packed", "--resolution", 32), "already holds a packed data set")
     refuses(run("pack", "nowhere", "other", "--resolution", 32), "nowhere: no such folder, zip or parquet file")
+    refuses(run("pack", "photo", "other", "--resolution", 32), "parquet file; nearest: photos (also known: digits")
     assert run("pack", "photos", "other", "--resolution", "big")[0] == 2
     assert not (tmp_path / "other").exists()
 

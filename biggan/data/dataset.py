@@ -90,7 +90,9 @@ def load(folder: Path) -> Dataset:
     """Read `folder`/dataset.json and check that every shard is there."""
     file = folder / FILE_NAME
     if not folder.is_dir():
-        raise InputError(f"data.path: {folder}: no such folder; make it with `biggan pack SOURCE {folder}`")
+        raise InputError(
+            f"data.path: {folder}: no such folder; make it with `biggan pack SOURCE {folder} --resolution N`"
+        )
     if not file.is_file() and any(folder.glob("*.tar")):
         raise InputError(
             f"data.path: {folder} has no {FILE_NAME}: a pack that was interrupted; run the same `biggan pack` again"

@@ -11,6 +11,7 @@ from biggan import build
 from biggan.errors import InputError
 from biggan.generation.exported import INFORMATION, is_export, read_export
 from biggan.generation.source import Source
+from biggan.nearest import nearest
 from biggan.preset import resolve
 from biggan.training import checkpoint, lineage, run_folder
 
@@ -56,7 +57,17 @@ def find_checkpoint(path: str, on_damaged: Callable[[str], object]) -> Path:
         return newest
     if "@" in path and not folder.is_dir():
         return lineage.ancestor(path, path).checkpoint
-    raise InputError(f"{path}: neither a checkpoint nor a run with one, nor an export; look for RUN/checkpoints/step_*")
+    raise InputError(f"{path}: {_what_else(folder)}")
+
+
+def _what_else(folder: Path) -> str:
+    """What a path is that names no generator, and the mend."""
+    if (folder / run_folder.CONFIG).is_file():
+        return f"a run without a whole checkpoint; train it: `biggan train {folder / run_folder.CONFIG}`"
+    if folder.exists():
+        return "neither a checkpoint nor a run with one, nor an export; look for RUN/checkpoints/step_*"
+    beside = [file.parent for name in (run_folder.CONFIG, INFORMATION) for file in folder.parent.glob(f"*/{name}")]
+    return f"no such folder{nearest(folder, beside) or f'; make a run: `biggan train CONFIG run.dir={folder}`'}"
 
 
 def run_of(folder: Path) -> Path | None:

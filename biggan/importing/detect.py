@@ -8,6 +8,7 @@ from pathlib import Path
 from biggan.errors import InputError
 from biggan.importing import deepmind, plain, reference
 from biggan.importing.found import Found
+from biggan.nearest import nearest
 
 KNOWN = (
     f"known are the reference code's (G.pth, D.pth, G_ema.pth), the released generators' ({deepmind.CONFIG} and "
@@ -22,7 +23,7 @@ def read(source: Path, suffix: str, config: Path | None, overrides: Sequence[str
     where the run and its data are.
     """
     if not source.exists():
-        raise InputError(f"SOURCE: {source}: no such file or folder")
+        raise InputError(f"SOURCE: {source}: no such file or folder{nearest(source, source.parent.glob('*'))}")
     for key in (place.partition("=")[0] for place in places):
         if any(override.startswith(f"{key}=") for override in overrides):
             raise InputError(f"{key}: {'OUT' if key == 'run.dir' else '--data'} says it already; leave it out")

@@ -15,6 +15,7 @@ from biggan.config import Config
 from biggan.data.dataset import FILE_NAME
 from biggan.errors import InputError
 from biggan.files import write_atomically
+from biggan.nearest import nearest
 from biggan.preset import resolve
 from biggan.training import checkpoint, rollback, run_folder
 from biggan.training.checkpoint import Checkpoint
@@ -58,13 +59,17 @@ def ancestor(text: str, flag: str) -> Ancestor:
     run = Path(name)
     root = run_folder.checkpoints(run)
     if not (run / run_folder.CONFIG).is_file() or not root.is_dir():
-        raise InputError(f"{flag}: {run} is no run folder (no {run_folder.CONFIG})")
+        hint = nearest(run, (file.parent for file in run.parent.glob(f"*/{run_folder.CONFIG}")))
+        raise InputError(f"{flag}: {run} is no run folder (no {run_folder.CONFIG}){hint}")
     steps = steps_on_disk(root)
     if which in ("good", "best"):
         named = read_pins(root).good if which == "good" else next(iter(checkpoint.best(root, 1)), None)
         if named is None:
             who, shown = "alarm" if which == "good" else "evaluation", ", ".join(map(str, steps)) or "none"
-            raise InputError(f"{flag}: no {who} has named a {which} checkpoint of {run}; name a step, of: {shown}")
+            mend = "" if which == "good" else " or train with evaluation.every_steps=N"
+            raise InputError(
+                f"{flag}: no {who} has named a {which} checkpoint of {run}; name a step, of: {shown}{mend}"
+            )
         which = str(named)
     if int(which) not in steps:
         near = min(steps, key=lambda step: abs(step - int(which)), default=None)

@@ -119,7 +119,7 @@ def test_bad_input_is_refused_in_one_line(run, digits, tmp_path, monkeypatch):
     assert "--features: 'colours'; use inception" in refused(run, digits, features="colours")
     assert "--weights: missing; torchvision:resnet18" in refused(run, digits, features="torchvision:resnet18")
     assert "--weights: classifier takes none" in refused(run, digits, weights=run)
-    assert "neither a checkpoint nor a run" in refused(tmp_path / "none", digits)
+    assert "no such folder; make a run: `biggan train" in refused(tmp_path / "none", digits)
     assert f"--data: {tmp_path / 'none'}: no such folder" in refused(run, tmp_path / "none")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     said = refused(run, digits, features="inception")

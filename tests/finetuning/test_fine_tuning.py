@@ -182,7 +182,7 @@ def damaged(folder, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["init.from=nowhere"], "init.from: nowhere: neither a checkpoint nor a run with one, nor an export"),
+        (["init.from=nowhere"], "init.from: nowhere: no such folder"),
         (["init.from={source}@7"], "init.from: {source}@7: {source} has no checkpoint of step 7; nearest: {source}@5"),
         (["init.from={source}", "init.neighbours=[0=z]"], "init.neighbours: '0=z': the source has no class 'z'"),
         (

@@ -217,6 +217,7 @@ def test_places_and_flags(refuses, run_command, tmp_path):
     folder = tmp_path / "theirs"
     refuses("no such file or folder", folder)
     folder.mkdir()
+    refuses(f"no such file or folder; nearest: {folder}", tmp_path / "their")
     refuses("no layout that we know; known are the reference code's", folder)
     settings, _ = write_reference(folder, "biggan32", "_copy0")
     refuses("has no networks with none: --suffix copy0", folder)

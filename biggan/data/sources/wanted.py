@@ -11,6 +11,7 @@ from biggan.data.sources import known, labels, lsun, selection, tree
 from biggan.data.sources.selection import Merge
 from biggan.data.sources.source import Source, apart, printable
 from biggan.errors import InputError
+from biggan.nearest import nearest
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def _opened(source: str, wanted: Wanted) -> Source:
         raise InputError(f"{source}: is no zip that can be read (cut short?); copy it here again")
     if path.exists():
         raise InputError(f"{source}: neither a folder, a zip nor a parquet file")
-    raise InputError(f"{source}: no such folder, zip or parquet file (also known: digits, torchvision:NAME)")
+    hint = nearest(path, path.parent.glob("*"))
+    raise InputError(f"{source}: no such folder, zip or parquet file{hint} (also known: digits, torchvision:NAME)")
 
 
 def _folder(path: Path, wanted: Wanted) -> Source:
