@@ -28,7 +28,7 @@ def evaluate(
     ] = True,
     seed: Annotated[int, typer.Option(help="The same seed gives the same images.")] = 0,
     real_statistics: Annotated[
-        Path | None, typer.Option(help="A .npz of pytorch-fid in place of the real images: FID alone.")
+        Path | None, typer.Option(help="pytorch-fid's .npz, not the real images: FID and IS alone.")
     ] = None,
     write_statistics: Annotated[Path | None, typer.Option(help="Write the real images' .npz.")] = None,
     real_halves: Annotated[bool, typer.Option(help="Measure real against real too: the best to hope for.")] = False,

@@ -6,23 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from biggan.errors import InputError
+from biggan.evaluation.evaluate import Settings
 from biggan.files import write_atomically
 from biggan.generation.source import Source
 
 PICTURES = (".png", ".jpg", ".jpeg")
 
 
-def default_out(source: Source, features: str, num_images: int, truncations: Sequence[float | None]) -> Path:
+def default_out(source: Source, features: str, settings: Settings, truncations: Sequence[float | None]) -> Path:
     """RUN/evaluation/step_00001200-classifier-2000-images-t0.5.json; of an export, or a checkpoint by itself, a folder
     beside it.
 
-    A threshold is named where there is one; of several, `sweep` stands for all.
+    A threshold is named where there is one; of several, `sweep` stands for all. A seed but 0, and running
+    statistics, are named too: `seed3`, `running`.
     """
     origin = Path(source.origin).resolve()
     folder = origin.with_name(f"{origin.name}-evaluation") if source.run is None else source.run / "evaluation"
     step = [] if source.step is None else [f"step_{source.step:08d}"]
     thresholds = [f"t{t:g}" for t in truncations if t is not None] if len(truncations) == 1 else ["sweep"]
-    return folder / ("-".join([*step, features.replace(":", "-"), f"{num_images}-images", *thresholds]) + ".json")
+    others = [*([f"seed{settings.seed}"] if settings.seed else []), *([] if settings.standing else ["running"])]
+    images = f"{settings.num_images}-images"
+    return folder / ("-".join([*step, features.replace(":", "-"), images, *thresholds, *others]) + ".json")
 
 
 def check_places(out: Path, neighbours: Path | None, statistics: Path | None, sweep: bool) -> None:

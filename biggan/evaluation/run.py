@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -72,9 +73,7 @@ def evaluate(request: Request, tick: Tick) -> None:
     lost = (request.out.parent if request.out else home) / run_folder.LOST
     with join(TIMEOUT_SECONDS) as process, said_once(process), naming_lost_processes(process, lost):
         source = process.together(lambda: _open(request.source, process))
-        out = request.out or default_out(
-            source, request.features.name, request.settings.num_images, request.truncations
-        )
+        out = request.out or default_out(source, request.features.name, request.settings, request.truncations)
         process.together(lambda: _check_places(request, out) if process.is_main else None)
         partials = out.with_name(f".{out.name}.partial")
         real = RealSplit(process.together(lambda: _read_data(request.data)), request.data)
@@ -88,7 +87,7 @@ def evaluate(request: Request, tick: Tick) -> None:
         process.together(lambda: _write(request, evaluator, results, out) if process.is_main else None)
         if (path := request.neighbours) is not None:
             picture = neighbours_picture(request, source, evaluator)
-            process.together(lambda: _save(picture, path, "--neighbours") if process.is_main else None)
+            process.together(lambda: save_picture(picture, path, "--neighbours") if process.is_main else None)
         if process.is_main:
             shutil.rmtree(partials, ignore_errors=True)
 
@@ -178,7 +177,7 @@ def _write(request: Request, evaluator: Evaluator, results: Sequence[Result], ou
         raise InputError(f"--out: {out}: cannot be written ({error.strerror or error}); name another place") from None
     sys.stdout.write(f"{out}\n")
     if len(results) > 1:
-        _save(sweep.picture(results), out.with_suffix(".png"), "--out")
+        save_picture(sweep.picture(results), out.with_suffix(".png"), "--out")
     if (path := request.write_statistics) is not None:
         try:
             evaluator.write_statistics(path)
@@ -187,11 +186,13 @@ def _write(request: Request, evaluator: Evaluator, results: Sequence[Result], ou
         sys.stdout.write(f"{path}\n")
 
 
-def _save(picture: Image.Image, path: Path, flag: str) -> None:
+def save_picture(picture: Image.Image, path: Path, flag: str) -> None:
+    """Write a picture whose name `check_places` has accepted, completely or not at all; raises InputError."""
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG" if path.suffix.lower() == ".png" else "JPEG")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "use .png or .jpg"
-        raise InputError(f"{flag}: {path}: cannot be written ({reason}); name another place") from None
+        write_atomically(path, encoded.getvalue())
+    except OSError as error:
+        raise InputError(f"{flag}: {path}: cannot be written ({error.strerror or error}); name another place") from None
     sys.stdout.write(f"{path}\n")

@@ -161,7 +161,7 @@ def test_a_result_says_whose_weights_and_which_statistics_were_used(digits, tmp_
 def test_results_of_a_run_go_into_it_and_those_of_a_checkpoint_by_itself_beside_it(run, tmp_path):
     def place(path):
         source = open_source(str(path), torch.device("cpu"), print)
-        return default_out(source, "classifier", 10, [None])
+        return default_out(source, "classifier", Settings(10), [None])
 
     assert place(run) == place(f"{run}@3") == run / "evaluation" / "step_00000003-classifier-10-images.json"
     (checkpoint,) = (run / "checkpoints").glob("step_*3")

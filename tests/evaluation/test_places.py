@@ -1,10 +1,15 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from cheap import generator
+from PIL import Image
 
 from biggan.errors import InputError
+from biggan.evaluation.evaluate import Settings
 from biggan.evaluation.places import check_file, check_places, default_out
+from biggan.evaluation.run import save_picture
 from biggan.generation.source import Source
 
 
@@ -15,22 +20,32 @@ def source(origin, step=None, run=None):
 def test_a_file_is_named_after_what_was_measured():
     run = source("runs/a@1200", 1200, Path("runs/a"))
     folder = Path("runs/a/evaluation")
-    assert default_out(run, "classifier", 2000, [0.5]) == folder / "step_00001200-classifier-2000-images-t0.5.json"
-    assert default_out(run, "torchvision:x", 9, [None]) == folder / "step_00001200-torchvision-x-9-images.json"
-    asked = [
-        ("a", 20, [None]),
-        ("a", 20, [0.5]),
-        ("a", 20, [1.0]),
-        ("a", 21, [None]),
-        ("a", 20, [None, 1]),
-        ("b", 20, [1]),
+    named = {
+        ("classifier", Settings(2000), (0.5,)): "classifier-2000-images-t0.5",
+        ("torchvision:x", Settings(19), (None,)): "torchvision-x-19-images",
+        ("a", Settings(20), (None, 1)): "a-20-images-sweep",
+        ("a", Settings(20, seed=3, standing=False), (1.0,)): "a-20-images-t1-seed3-running",
+    }
+    for asked, name in named.items():
+        assert default_out(run, *asked) == folder / f"step_00001200-{name}.json"
+    others = [
+        ("a", Settings(20), [None]),
+        ("a", Settings(20), [0.5]),
+        ("a", Settings(20), [1.0]),
+        ("a", Settings(21), [None]),
+        ("a", Settings(20), [None, 1]),
+        ("b", Settings(20), [1]),
+        ("a", Settings(20, seed=1), [None]),
+        ("a", Settings(20, seed=2), [None]),
+        ("a", Settings(20, standing=False), [None]),
     ]
-    assert len({default_out(run, *one) for one in asked}) == len(asked)
+    assert len({default_out(run, *one) for one in others}) == len(others)
 
 
 def test_what_is_no_run_has_a_folder_beside_it_whatever_its_name():
     for name in ("export", "b@best", "step_00000003"):
-        assert default_out(source(f"/a/{name}"), "inception", 10, [None]).parent == Path(f"/a/{name}-evaluation")
+        out = default_out(source(f"/a/{name}"), "inception", Settings(10), [None])
+        assert out.parent == Path(f"/a/{name}-evaluation")
 
 
 @pytest.mark.parametrize("name", ["/", ".", "", "out", "out.png", "out.json.gz", "folder.json", "file/out.json"])
@@ -57,3 +72,16 @@ def test_each_flag_is_named_and_nothing_is_left(tmp_path):
     out.with_suffix(".png").mkdir()
     with pytest.raises(InputError, match=r"^--out: .*a.png: is a folder"):
         check_places(out, None, None, sweep=True)
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "sweep.png"
+    path.write_bytes(b"the one before")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"^--out: .*sweep.png: cannot be written \(No space left"):
+        save_picture(Image.new("RGB", (8, 8)), path, "--out")
+    assert path.read_bytes() == b"the one before"
+
+
+def full(_descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
