@@ -6,6 +6,7 @@ Needs torch, numpy and safetensors, and nothing else that training needs. Nothin
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from biggan.errors import InputError
 from biggan.files import sha256_of
 from biggan.generation.architecture_json import from_json, shapes_of
-from biggan.generation.source import Source
+from biggan.generation.source import Source, truncation_key
 from biggan.models.architecture import Architecture
 from biggan.models.folding import folded
 from biggan.models.networks import Discriminator
@@ -55,6 +56,8 @@ def read_export(folder: Path, device: torch.device) -> Source:
     buffers = dict(generator.named_buffers())
     for key, statistics in standing.items():
         _check_like(buffers, statistics, file, f"{STANDING}{key}/")
+        if not _is_truncation(key):
+            raise InputError(f"{file}: tensors {STANDING}{key}/: '{key}' is no truncation; {AGAIN}")
     _fill(generator, tensors, file)
     classes = information["classes"]
     if not isinstance(classes, list) or [type(c) for c in classes] != [str] * generator.classes:
@@ -148,6 +151,15 @@ def _checked_tensors(file: Path, information: Mapping[str, Any]) -> dict[str, Te
         raise InputError(f"{file}: is missing; {AGAIN}") from None
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())}); {AGAIN}") from None
+
+
+def _is_truncation(key: str) -> bool:
+    """Whether it is what `truncation_key` makes."""
+    try:
+        truncation = float(key)
+    except ValueError:
+        return key == truncation_key(None)
+    return truncation > 0 and math.isfinite(truncation) and key == truncation_key(truncation)
 
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biggan.distributed.process import this_device
-from biggan.generation.exported import read_export, read_information
+from biggan.generation.exported import read_export
 from biggan.generation.interpolation import interpolate
 from biggan.generation.mixing import mix_classes
 from biggan.generation.route import Over, Route
@@ -50,8 +50,7 @@ def page(folder: str) -> None:
     controls, pictures = st.columns([1, 3], gap="large")
     with controls:
         choice = chosen(source)
-        stored = [t for t in read_information(Path(folder))["statistics"]["truncations"] if t is not None]
-        near = min(stored, key=lambda t: abs(t - choice.truncation), default=None)
+        near = source.nearest_held(choice.truncation)
         held = "none" if near is None else near
         st.caption(f"{source.origin}, with its statistics of the nearest truncation: {held}")
     with pictures:

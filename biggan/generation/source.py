@@ -62,6 +62,11 @@ class Source:
         share = (truncation - low) / (high - low)
         return {name: torch.lerp(statistic, after[name], share) for name, statistic in before.items()}
 
+    def nearest_held(self, truncation: float) -> float | None:
+        """Of the truncations that an export holds statistics for, the nearest; None if there is only that without."""
+        held = [float(key) for key in self.standing if key != truncation_key(None)]
+        return min(held, key=lambda t: abs(t - truncation), default=None)
+
 
 def truncation_key(truncation: float | None) -> str:
     """What a truncation is called in files: `none`, `1.0`, `0.5`."""

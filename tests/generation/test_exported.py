@@ -4,12 +4,15 @@ import hashlib
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from streamlit.testing.v1 import AppTest
 
+import biggan
 from biggan import load_discriminator, load_generator
 from biggan.errors import InputError
 from biggan.generation.architecture_json import from_json
@@ -117,6 +120,27 @@ def test_tensors_that_are_not_the_networks(copy, exported):
     again()
     rewrite(copy, lambda tensors: tensors.update({"standing/": torch.zeros(1)}))
     assert "tensor standing/" in refusal(copy)
+
+
+@pytest.mark.parametrize("key", ["big", "nan", "-1.0", "0.50"])
+def test_statistics_for_what_is_no_truncation(copy, key):
+    def rename(tensors):
+        for name in [name for name in tensors if name.startswith("standing/0.5/")]:
+            tensors[name.replace("/0.5/", f"/{key}/")] = tensors.pop(name)
+
+    rewrite(copy, rename)
+    assert f"tensors standing/{key}/: '{key}' is no truncation; " in refusal(copy)
+
+
+@pytest.mark.parametrize("told", [{}, {"statistics": {"truncations": 3}}, {"statistics": {"truncations": ["x"]}}])
+def test_the_page_asks_the_tensors_for_truncations(copy, monkeypatch, told):
+    information = json.loads((copy / INFORMATION).read_text())
+    del information["statistics"]
+    (copy / INFORMATION).write_text(json.dumps(information | told))
+    monkeypatch.setattr(sys, "argv", ["page.py", str(copy)])
+    page = AppTest.from_file(str(Path(biggan.__file__).parent / "generation/page.py"), default_timeout=60).run()
+    assert not page.exception
+    assert page.caption[0].value.endswith("with its statistics of the nearest truncation: 0.5")
 
 
 @pytest.mark.parametrize(
