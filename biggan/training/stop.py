@@ -21,11 +21,14 @@ class Stop:
 
 @contextmanager
 def stop_signals(aloud: bool) -> Iterator[Stop]:
-    """Let SIGTERM and SIGINT ask for a stop after the step instead of ending the process; `aloud` says so at once."""
+    """Let SIGTERM and SIGINT ask for a stop after the step instead of ending the process; `aloud` answers SIGINT at once.
+
+    SIGTERM has nobody who waits for words, and torchrun sends it when another process has failed.
+    """
     stop = Stop()
 
-    def request(_signal: int, _frame: FrameType | None) -> None:
-        if aloud and not stop.requested:
+    def request(number: int, _frame: FrameType | None) -> None:
+        if aloud and number == signal.SIGINT and not stop.requested:
             # Not through the console: the signal may have come while it was writing.
             with suppress(OSError):
                 os.write(2, HEARD)

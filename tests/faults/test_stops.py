@@ -44,8 +44,9 @@ def test_a_signal_finishes_the_step_and_the_same_command_goes_on(tiny, tmp_path,
     os.kill(process.pid, number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 75, output
-    assert output.index("stopping after this step") < output.index("stopped by a signal after step")
-    assert output.count("stopping after this step") == 1
+    before, end, _ = output.partition("stopped by a signal after step")
+    assert end, output
+    assert before.count("stopping after this step") == (number == signal.SIGINT)
     assert "Traceback" not in output
     assert "going on from" in biggan(arguments)
     biggan([*arguments[:2], f"run.dir={tmp_path / 'whole'}", *arguments[3:]])
@@ -62,7 +63,7 @@ def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path):
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert f"stopped by a signal after step {last}" in output
-    assert output.count("stopping after this step") == 1  # rank 0 alone
+    assert "stopping after this step" not in output  # torchrun's SIGTERM may as well mean another's error
     assert saved.name == f"step_{last:08d}"
 
 
