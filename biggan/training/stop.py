@@ -21,7 +21,7 @@ class Stop:
 
 @contextmanager
 def stop_signals(aloud: bool) -> Iterator[Stop]:
-    """Let SIGTERM and SIGINT ask for a stop after the step instead of ending the process; `aloud` answers SIGINT at once.
+    """Let SIGTERM and SIGINT ask for a stop after the step and not end the process; `aloud` answers SIGINT at once.
 
     SIGTERM has nobody who waits for words, and torchrun sends it when another process has failed.
     """
