@@ -229,13 +229,12 @@ def flip(plan: ReadPlan, samples: Iterable[Sample]) -> Iterator[Sample]:
 
 @dataclass(frozen=True)
 class Part:
-    """What one reading process adds to a micro-batch. Arrays: each tensor would cross processes as a file
-    descriptor, which costs the training process more than the bytes of a small part do."""
+    """What one reading process adds to a micro-batch."""
 
-    images: NDArray[np.uint8]
-    """[n, R, R, C]."""
-    labels: NDArray[np.int64]
-    """[n]."""
+    images: Tensor
+    """uint8 [n, R, R, C]."""
+    labels: Tensor
+    """int64 [n]."""
     names: list[str]
     cursors: list[Cursor]
     """Of its streams, after these samples."""
@@ -262,7 +261,8 @@ class StreamReader(IterableDataset[Part]):
             while True:
                 yield self._part(pipelines, cursors)
         except DataError as error:  # as a value: an exception would cross processes as a page of traceback
-            yield Part(np.empty(0, np.uint8), np.empty(0, np.int64), [], [], {}, fatal=str(error))
+            empty = torch.empty(0)
+            yield Part(empty, empty, [], [], {}, fatal=str(error))
 
     def _part(self, pipelines: list[Iterator[Sample]], cursors: list[Cursor]) -> Part:
         taken: list[Sample] = []
@@ -282,8 +282,8 @@ class StreamReader(IterableDataset[Part]):
                     raise DataError(too_many_bad(len(bad), self.plan.max_bad_samples, bad))
                 if misses > sum(shard.images for shard in self.plan.shards):
                     raise DataError(f"a stream has no readable sample; first: {next(iter(bad.items()))}")
-        images = np.stack([s.image for s in taken if s.image is not None])
-        labels = np.array([s.label for s in taken], np.int64)
+        images = torch.from_numpy(np.stack([s.image for s in taken if s.image is not None]))
+        labels = torch.tensor([s.label for s in taken])
         return Part(images, labels, [s.name for s in taken], list(cursors), bad)
 
 
@@ -360,9 +360,8 @@ class Loader:
         self.names = [name for part in batch for name in part.names]
         for part in batch:
             self.bad |= part.bad
-        images = torch.from_numpy(np.concatenate([part.images for part in batch]))
-        labels = torch.from_numpy(np.concatenate([part.labels for part in batch]))
-        return images.permute(0, 3, 1, 2), labels
+        images = torch.cat([part.images for part in batch])
+        return images.permute(0, 3, 1, 2), torch.cat([part.labels for part in batch])
 
     def __iter__(self) -> Loader:
         return self
