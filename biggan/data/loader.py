@@ -326,19 +326,20 @@ class Loader:
         self.names: list[str] = []
         """Of the samples in the batch handed out last."""
         self._readers = min(workers, share)
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # on purpose: `data.workers`
-        parts = DataLoader(
-            StreamReader(plan, streams, self.cursors, micro_batch_size // plan.streams),
-            batch_size=None,
-            num_workers=self._readers,
-            prefetch_factor=4 if self._readers else None,
-            worker_init_fn=_leave_signals_to_the_parent,
-        )
         others = set(multiprocessing.active_children())
         if self._readers:
             wait_for_other_threads()
-        # Here, so that the readers are forked before whatever threads the caller starts next.
-        self._parts = iter(parts)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # on purpose: `data.workers`
+            parts = DataLoader(
+                StreamReader(plan, streams, self.cursors, micro_batch_size // plan.streams),
+                batch_size=None,
+                num_workers=self._readers,
+                prefetch_factor=4 if self._readers else None,
+                worker_init_fn=_leave_signals_to_the_parent,
+            )
+            # Here, so that the readers are forked before whatever threads the caller starts next.
+            self._parts = iter(parts)
         self._processes = set(multiprocessing.active_children()) - others
 
     def close(self) -> None:

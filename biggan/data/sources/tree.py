@@ -76,22 +76,18 @@ def folder(root: Path) -> Tree:
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it elsewhere")
 
-    files = sorted(
-        (Path(below) / name).relative_to(root).as_posix()
-        for below, folders, names in os.walk(root, followlinks=True, onerror=refuse)  # class folders are often links
-        if _without_loops(root, Path(below), folders)
-        for name in names
-    )
-    return Tree(str(root), files, lambda name: (root / name).read_bytes())
+    files: list[str] = []
+    for below, folders, names in os.walk(root, followlinks=True, onerror=refuse):  # class folders are often links
+        folders[:] = [name for name in folders if not _leads_back(root, Path(below), name)]
+        files += [(Path(below) / name).relative_to(root).as_posix() for name in names]
+    return Tree(str(root), sorted(files), lambda name: (root / name).read_bytes())
 
 
-def _without_loops(root: Path, below: Path, folders: list[str]) -> bool:
-    """Take out of `folders`, which lie in `below`, links to a folder around it; True."""
-    links = {name: Path(os.path.realpath(below / name)) for name in folders if (below / name).is_symlink()}
-    if links:
-        around = [Path(os.path.realpath(p)) for p in (below, *below.parents) if p.is_relative_to(root)]
-        folders[:] = [n for n in folders if n not in links or not any(p.is_relative_to(links[n]) for p in around)]
-    return True
+def _leads_back(root: Path, below: Path, name: str) -> bool:
+    """Whether `name` in the folder `below`, which was reached from `root`, is a link to a folder on the way there."""
+    link = below / name
+    way = (folder for folder in (below, *below.parents) if folder.is_relative_to(root))
+    return link.is_symlink() and any(folder.resolve().is_relative_to(link.resolve()) for folder in way)
 
 
 def archive(path: Path) -> Tree:
