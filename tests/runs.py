@@ -59,7 +59,7 @@ def environment() -> dict[str, str]:
 def biggan(arguments: list[str], processes: int = 1, expect: int = 0) -> str:
     """Run the command to its end, check its exit code, return what it printed."""
     done = subprocess.run(
-        command(arguments, processes), capture_output=True, text=True, env=environment(), timeout=300, check=False
+        command(arguments, processes), capture_output=True, text=True, env=environment(), timeout=900, check=False
     )
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
