@@ -54,13 +54,13 @@ def test_what_the_doctor_found_is_not_looked_for_again(tmp_path, variables, rest
     assert f"--max-restarts {restarts} " in process.communicate(timeout=60)[0]
 
 
-@pytest.mark.parametrize(("when", "processes"), [("import torch", ""), ("distributed.run", "2")])
-def test_a_signal_while_it_starts_asks_for_a_requeue_too(tmp_path, when, processes):
+@pytest.mark.parametrize(("when", "goes_on"), [("import torch", "echo 1"), ("distributed.run", "exec sleep 50")])
+def test_a_signal_while_it_starts_asks_for_a_requeue_too(tmp_path, when, goes_on):
     """Before torchrun is there (while the script counts the GPUs), and the moment that it is."""
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\ncase "$*" in *"{when}"*) kill -TERM $PPID; sleep 1;; esac\necho 1\n')
+    python.write_text(f'#!/bin/sh\ncase "$*" in *"{when}"*) kill -TERM $PPID; {goes_on};; *) echo 1;; esac\n')
     python.chmod(0o755)
-    process = start(["x.yaml"], PYTHON=str(python), NPROC_PER_NODE=processes)
+    process = start(["x.yaml"], PYTHON=str(python), NPROC_PER_NODE="")
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 75
     assert output == ""
