@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import io
 import multiprocessing
+import os
 import random
 import signal
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -229,12 +231,13 @@ def flip(plan: ReadPlan, samples: Iterable[Sample]) -> Iterator[Sample]:
 
 @dataclass(frozen=True)
 class Part:
-    """What one reading process adds to a micro-batch."""
+    """What one reading process adds to a micro-batch. Arrays: each tensor would cross processes as a file
+    descriptor, which costs the training process more than the bytes of a small part do."""
 
-    images: Tensor
-    """uint8 [n, R, R, C]."""
-    labels: Tensor
-    """int64 [n]."""
+    images: NDArray[np.uint8]
+    """[n, R, R, C]."""
+    labels: NDArray[np.int64]
+    """[n]."""
     names: list[str]
     cursors: list[Cursor]
     """Of its streams, after these samples."""
@@ -261,8 +264,7 @@ class StreamReader(IterableDataset[Part]):
             while True:
                 yield self._part(pipelines, cursors)
         except DataError as error:  # as a value: an exception would cross processes as a page of traceback
-            empty = torch.empty(0)
-            yield Part(empty, empty, [], [], {}, fatal=str(error))
+            yield Part(np.empty(0, np.uint8), np.empty(0, np.int64), [], [], {}, fatal=str(error))
 
     def _part(self, pipelines: list[Iterator[Sample]], cursors: list[Cursor]) -> Part:
         taken: list[Sample] = []
@@ -282,8 +284,8 @@ class StreamReader(IterableDataset[Part]):
                     raise DataError(too_many_bad(len(bad), self.plan.max_bad_samples, bad))
                 if misses > sum(shard.images for shard in self.plan.shards):
                     raise DataError(f"a stream has no readable sample; first: {next(iter(bad.items()))}")
-        images = torch.from_numpy(np.stack([s.image for s in taken if s.image is not None]))
-        labels = torch.tensor([s.label for s in taken])
+        images = np.stack([s.image for s in taken if s.image is not None])
+        labels = np.array([s.label for s in taken], np.int64)
         return Part(images, labels, [s.name for s in taken], list(cursors), bad)
 
 
@@ -293,10 +295,19 @@ def too_many_bad(count: int, limit: int, bad: dict[str, str]) -> str:
     return f"data.max_bad_samples: {count} unreadable samples, at most {limit} allowed; first: {name}: {reason}"
 
 
-def _leave_signals_to_the_parent(_worker: int) -> None:
-    """A terminal's Ctrl-C or a scheduler's SIGTERM reaches readers too; the training process ends them."""
+def _live_as_long_as_the_parent(_worker: int) -> None:
+    """A terminal's Ctrl-C or a scheduler's SIGTERM reaches readers too; training ends them, or its death."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """Where it was killed, nobody empties the pipe that this process may be writing to, for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a reader is a child"
+    parent.join()
+    os._exit(1)
 
 
 class Loader:
@@ -336,7 +347,7 @@ class Loader:
                 batch_size=None,
                 num_workers=self._readers,
                 prefetch_factor=4 if self._readers else None,
-                worker_init_fn=_leave_signals_to_the_parent,
+                worker_init_fn=_live_as_long_as_the_parent,
             )
             # Here, so that the readers are forked before whatever threads the caller starts next.
             self._parts = iter(parts)
@@ -361,8 +372,9 @@ class Loader:
         self.names = [name for part in batch for name in part.names]
         for part in batch:
             self.bad |= part.bad
-        images = torch.cat([part.images for part in batch])
-        return images.permute(0, 3, 1, 2), torch.cat([part.labels for part in batch])
+        images = torch.from_numpy(np.concatenate([part.images for part in batch]))
+        labels = torch.from_numpy(np.concatenate([part.labels for part in batch]))
+        return images.permute(0, 3, 1, 2), labels
 
     def __iter__(self) -> Loader:
         return self
