@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from biggan.data.dataset import load
-from biggan.data.loader import START, Loader, ReadPlan
+from biggan.data.loader import Loader
+from biggan.data.stream import START, ReadPlan
 
 STREAMS = 16
 BATCHES = 60

@@ -12,8 +12,9 @@ from biggan.collapse.quality import REAL_IMAGES, QualityProbe, RealImages
 from biggan.config import Config, divisors
 from biggan.config.model import ModelConfig
 from biggan.data.dataset import Dataset
-from biggan.data.loader import START, Cursor, Loader, ReadPlan
+from biggan.data.loader import Loader
 from biggan.data.preview import first_images
+from biggan.data.stream import START, Cursor, ReadPlan
 from biggan.distributed.engine import AdamSettings, DDPEngine, Engine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, batchnorm_group, has_bfloat16

@@ -42,7 +42,7 @@ def import_checkpoint(
     thresholds = dict.fromkeys(truncation_asked(part.strip(), "--truncations") for part in truncations.split(","))
     if out.exists():
         raise InputError(f"OUT: {out} is there already; remove it, or choose another")
-    from biggan.data.loader import read_dataset
+    from biggan.data.stream import read_dataset
     from biggan.distributed.process import this_device
     from biggan.importing import check, detect, write
     from biggan.importing.class_names import class_names

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biggan.data.dataset import Dataset, Shard
-from biggan.data.loader import DealtShard, ReadPlan, Sample, decode, read_shards
+from biggan.data.stream import DealtShard, ReadPlan, Sample, decode, read_shards
 from biggan.pictures import evenly_spaced
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from biggan.config import Config
 from biggan.data.dataset import FILE_NAME, Dataset, Shard, check_trainable, parse
-from biggan.data.loader import read_dataset
+from biggan.data.stream import read_dataset
 from biggan.doctor.board import Pulse
 from biggan.doctor.check import Check, Status, name_ranks, not_reached, odd_ones, some
 from biggan.errors import InputError

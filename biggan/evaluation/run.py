@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from biggan.data.dataset import Dataset
-from biggan.data.loader import read_dataset
+from biggan.data.stream import read_dataset
 from biggan.distributed.lost import naming_lost_processes, said_once
 from biggan.distributed.process import Process, join
 from biggan.errors import InputError

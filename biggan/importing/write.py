@@ -11,7 +11,7 @@ import torch
 from biggan.collapse.detector import Level
 from biggan.config import Config
 from biggan.data.dataset import FILE_NAME, Dataset
-from biggan.data.loader import START
+from biggan.data.stream import START
 from biggan.errors import CheckpointError, InputError
 from biggan.files import new_folder, write_atomically
 from biggan.generation import export_folder

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from biggan.collapse.detector import Level, Verdict
 from biggan.config import Config
-from biggan.data.loader import Cursor, to_unit, too_many_bad
+from biggan.data.loader import to_unit, too_many_bad
+from biggan.data.stream import Cursor
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.errors import CheckpointError, CollapsedError, DataError, Interrupted, NonFiniteError

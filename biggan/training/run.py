@@ -14,7 +14,7 @@ from biggan import build
 from biggan.collapse import interventions
 from biggan.config import Config
 from biggan.data.dataset import Dataset, check_trainable
-from biggan.data.loader import Cursor, read_dataset
+from biggan.data.stream import Cursor, read_dataset
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.lost import naming_lost_processes, said_once
 from biggan.distributed.process import Process, has_bfloat16, join

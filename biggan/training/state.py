@@ -11,7 +11,7 @@ from torch import Tensor
 
 from biggan.collapse.detector import Level
 from biggan.collapse.monitor import Monitor
-from biggan.data.loader import Cursor
+from biggan.data.stream import Cursor
 from biggan.errors import InputError
 from biggan.training.checkpoint import Checkpoint
 from biggan.training.rollback import Rollback

@@ -11,8 +11,9 @@ from runs import TINY, biggan, weights
 
 from biggan import load_generator
 from biggan.data.dataset import check_trainable, load
-from biggan.data.loader import START, Loader, ReadPlan
+from biggan.data.loader import Loader
 from biggan.data.preview import first_images, first_of_each_class
+from biggan.data.stream import START, ReadPlan
 from biggan.errors import InputError
 from biggan.evaluation.real import RealSplit
 

@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from biggan.data.dataset import load
-from biggan.data.loader import START, Cursor, Loader, ReadPlan, read_dataset
+from biggan.data.loader import Loader
+from biggan.data.stream import START, Cursor, ReadPlan, read_dataset
 from biggan.distributed.threads import wait_for_other_threads
 from biggan.errors import DataError, InputError
 
