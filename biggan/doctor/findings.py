@@ -41,7 +41,7 @@ def judge(found: Findings, config: Config | None) -> list[Check]:
         agreement.check_environment(found.hosts),
         machine.check_devices(found.hosts),
         machine.check_cores(found.hosts, config),
-        machine.check_shared_memory(found.hosts, found.world_size, config),
+        machine.check_shared_memory(found.hosts),
         machine.check_open_files(found.hosts, found.world_size),
         *dataset.check_data(found.data, hosts),
         dataset.check_checksums(found.checksums, hosts),

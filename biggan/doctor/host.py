@@ -83,7 +83,6 @@ class HostFacts(BaseModel):
     gpu: Gpu | None
     cores: int
     threads: int
-    shared_memory_total_bytes: int
     shared_memory_free_bytes: int
     open_files_limit: int
 
@@ -102,7 +101,6 @@ def resolved(preset: Path | None, overrides: Sequence[str], world_size: int) -> 
 
 def look_around(config: Config | None, config_error: str) -> HostFacts:
     """This rank's facts."""
-    shared_memory = shutil.disk_usage("/dev/shm")
     return HostFacts(
         host=socket.gethostname(),
         address=address(os.environ),
@@ -116,8 +114,7 @@ def look_around(config: Config | None, config_error: str) -> HostFacts:
         gpu=_gpu(),
         cores=len(os.sched_getaffinity(0)),
         threads=torch.get_num_threads(),
-        shared_memory_total_bytes=shared_memory.total,
-        shared_memory_free_bytes=shared_memory.free,
+        shared_memory_free_bytes=shutil.disk_usage("/dev/shm").free,
         open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     )
 

@@ -9,8 +9,6 @@ from biggan.doctor.agreement import hosts_of
 from biggan.doctor.check import Check, Status, name_ranks, odd_ones, some
 from biggan.doctor.host import HostFacts
 
-PREFETCHED_BATCHES = 4
-"""Batches each reader keeps ready in shared memory (`biggan/data/loader.py`)."""
 DOCKER_DEFAULT_BYTES = 64 * 2**20
 BUSY_FRACTION = 0.1
 """Of a GPU's memory: more than this in use before the run belongs to somebody else."""
@@ -66,26 +64,15 @@ def check_cores(facts: Mapping[int, HostFacts], config: Config | None) -> Check:
     return Check("cores", Status.WARN, seen, mend)
 
 
-def check_shared_memory(facts: Mapping[int, HostFacts], world_size: int, config: Config | None) -> Check:
-    """Room in /dev/shm for the batches the readers keep ready."""
+def check_shared_memory(facts: Mapping[int, HostFacts]) -> Check:
+    """Room in /dev/shm for NCCL, which shares buffers there between the GPUs of a host. The readers use pipes."""
     least = min(sorted(facts), key=lambda rank: facts[rank].shared_memory_free_bytes)
     f = facts[least]
-    need = shared_memory_bytes(config, world_size) * f.local_world_size if config is not None else 0
     seen = f"{f.host}: {f.shared_memory_free_bytes / 2**20:,.0f} MiB free in /dev/shm"
-    seen += f", the readers need {need / 2**20:,.1f}" if config is not None else ""
-    mend = "a larger /dev/shm (docker --shm-size, a memory-backed emptyDir), or fewer data.workers"
-    if f.shared_memory_free_bytes < need:
-        return Check("shared memory", Status.FAIL, seen, mend)
-    if f.shared_memory_total_bytes <= DOCKER_DEFAULT_BYTES:
-        return Check("shared memory", Status.WARN, seen + " (a container's default)", mend)
-    return Check("shared memory", Status.PASS, seen)
-
-
-def shared_memory_bytes(config: Config, world_size: int) -> int:
-    """What the readers of one process keep in shared memory: uint8 images and int64 labels."""
-    images = -(-config.micro_batch_size // world_size)
-    batch = images * (3 * config.model.resolution**2 + 8)
-    return config.data.workers * PREFETCHED_BATCHES * batch
+    if f.shared_memory_free_bytes > DOCKER_DEFAULT_BYTES or not f.gpus:
+        return Check("shared memory", Status.PASS, seen)
+    mend = "a larger /dev/shm for NCCL (docker --shm-size, a memory-backed emptyDir)"
+    return Check("shared memory", Status.WARN, seen + ", no more than a container's default", mend)
 
 
 def check_open_files(facts: Mapping[int, HostFacts], world_size: int) -> Check:
