@@ -160,6 +160,15 @@ def test_splits_by_folder_and_none_at_all(tmp_path):
     refused(r"--split: .* has no split 'test'; it has train, validation", tmp_path / "a", tmp_path / "x", split="test")
 
 
+@pytest.mark.parametrize("file", ["train-00000-of-00001.parquet", "train/0000.parquet"])
+def test_of_two_configurations_side_by_side_none_is_guessed(tmp_path, file):
+    """Both ways in which the hub lays them out."""
+    for name in ("fine", "coarse"):
+        write(tmp_path / "hub" / name / file, table((1, 2), ("x", "y")))
+    refused(rf"hub: 'coarse/{file}' and 'fine/{file}' are of two data sets; give", tmp_path / "hub", tmp_path / "d")
+    assert run(plan(tmp_path / "hub" / "fine"), tmp_path / "d").splits["train"].images == 2
+
+
 def test_a_row_without_bytes_is_named_and_skipped(tmp_path):
     write(tmp_path / "p.parquet", table((1, None, 3, b"no image"), ("a", "a", "b", "b")))
     dataset = run(plan(tmp_path / "p.parquet"), tmp_path / "d")

@@ -43,6 +43,7 @@ def files_of_split(root: Path, files: Sequence[str], split: str) -> list[Path]:
         there = ", ".join(sorted(of_split.keys() - {""}))
         raise InputError(f"--split: {root} has no split '{split}'; it has {there}")
     found = of_split[split]
+    _refuse_several_sets(root, found)
     for file in found:
         if (match := NUMBERED.fullmatch(Path(file).stem)) and int(match["of"]) > len(found):
             raise InputError(
@@ -50,6 +51,16 @@ def files_of_split(root: Path, files: Sequence[str], split: str) -> list[Path]:
                 f"(one is '{file}'); fetch the others"
             )
     return [root / file for file in found]
+
+
+def _refuse_several_sets(root: Path, files: Sequence[str]) -> None:
+    """The hub keeps configurations in folders side by side: each has a first file of the split, and a second."""
+    first_of: dict[str, str] = {}
+    for file in files:
+        match = NUMBERED.fullmatch(Path(file).stem)
+        other = first_of.setdefault(match["number"] if match else Path(file).name, file)
+        if other != file:
+            raise InputError(f"{root}: '{other}' and '{file}' are of two data sets; give the folder of one as SOURCE")
 
 
 def _split_of(file: Path) -> str:
