@@ -75,6 +75,7 @@ def _opened(source: str, wanted: Wanted) -> Source:
     path = Path(source)
     if source == "digits" or source.startswith("torchvision:"):
         _refuse_labels(source, wanted)
+        _refuse_splits(source, wanted)
         if source == "digits":
             return known.digits()
         return known.torchvision(source.removeprefix("torchvision:"), Path(wanted.torchvision_root))
@@ -83,7 +84,7 @@ def _opened(source: str, wanted: Wanted) -> Source:
     if path.suffix == ".parquet" and path.is_file():
         return _parquet(path.parent, [path], wanted)
     if path.is_file() and zipfile.is_zipfile(path):
-        return _tree(tree.archive(path), wanted)
+        return _tree(tree.archive(path), source, wanted)
     if path.is_file() and path.suffix == ".zip":
         raise InputError(f"{source}: is no zip that can be read (cut short?); copy it here again")
     if path.exists():
@@ -102,10 +103,11 @@ def _folder(path: Path, wanted: Wanted) -> Source:
         from biggan.data.sources.parquet import files_of_split  # noqa: PLC0415  (pyarrow: only this source needs it)
 
         return _parquet(path, files_of_split(path, parquet_files, wanted.split), wanted)
-    return _tree(here, wanted)
+    return _tree(here, str(path), wanted)
 
 
-def _tree(images: tree.Tree, wanted: Wanted) -> Source:
+def _tree(images: tree.Tree, source: str, wanted: Wanted) -> Source:
+    _refuse_splits(source, wanted)
     if wanted.labels:
         return labels.by_file(images, wanted.labels)
     return tree.in_one_class(images) if wanted.unconditional else tree.by_class_folder(images)
@@ -121,3 +123,13 @@ def _parquet(root: Path, files: list[Path], wanted: Wanted) -> Source:
 def _refuse_labels(source: str, wanted: Wanted) -> None:
     if wanted.labels:
         raise InputError(f"--labels: {source} has labels of its own; --labels is for folders and zips")
+
+
+def _refuse_splits(source: str, wanted: Wanted) -> None:
+    """Of the only source; of several, another may be the one with splits."""
+    if len(wanted.sources) > 1:
+        return
+    if wanted.split != Wanted.split:
+        raise InputError(f"--split: of parquet files and LMDBs; {source} has none; give a split's own folder as SOURCE")
+    if wanted.label_column != Wanted.label_column:
+        raise InputError(f"--label-column: of parquet files; {source} has no columns")
