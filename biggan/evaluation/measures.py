@@ -14,6 +14,8 @@ from biggan.evaluation.summary import Summary
 
 NEIGHBOURS = 5
 """The manifold's k, that of Naeem et al. 2020."""
+LEAST_OF_A_CLASS = 50
+"""Rows of each class, for neighbours inside it to say something."""
 
 
 def compare(real: Summary, fake: Summary, device: torch.device) -> dict[str, float]:
@@ -29,7 +31,28 @@ def compare(real: Summary, fake: Summary, device: torch.device) -> dict[str, flo
         if deviation is not None:
             found["kid_std"] = deviation
         found |= asdict(manifold(a, b, NEIGHBOURS))
-    return found
+    return found | inside_classes(real, fake, device)
+
+
+def inside_classes(real: Summary, fake: Summary, device: torch.device) -> dict[str, float]:
+    """Precision and recall of each class's rows among that class's alone, averaged over the classes.
+
+    A deer that was asked for and came out as a good ship is near real images, but near no deer. Of as many rows of
+    each; nothing of one class alone, or where a class has fewer than LEAST_OF_A_CLASS.
+    """
+    found = []
+    for label in real.labels.unique():
+        a, b = (summary.rows[summary.labels == label] for summary in (real, fake))
+        size = min(len(a), len(b))
+        if size < LEAST_OF_A_CLASS:
+            return {}
+        found.append(manifold(evenly(a, size).to(device), evenly(b, size).to(device), NEIGHBOURS))
+    if len(found) < 2:
+        return {}
+    return {
+        "precision_inside_classes": sum(of_class.precision for of_class in found) / len(found),
+        "recall_inside_classes": sum(of_class.recall for of_class in found) / len(found),
+    }
 
 
 def compared_rows(real: Summary, fake: Summary) -> int:

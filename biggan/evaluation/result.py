@@ -50,8 +50,9 @@ class Result:
 
     metrics: Mapping[str, float]
     """fid, inception_score, inception_score_std; kid, kid_std, precision, recall, density, coverage (not against a file
-    of moments; kid_std not of so few rows that a subset is all of them); accuracy, accuracy_worst_class (with
-    classifier features)."""
+    of moments; kid_std not of so few rows that a subset is all of them), precision_inside_classes,
+    recall_inside_classes (where each of several classes has 50 rows); accuracy, accuracy_worst_class (with classifier
+    features)."""
     per_class: Mapping[str, Mapping[str, float]]
     """Metric -> class name -> value: fid (where asked for), accuracy (with classifier features)."""
     protocol: Protocol

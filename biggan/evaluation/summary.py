@@ -28,7 +28,9 @@ class Summary:
         """Of the kept rows."""
         self.rows = torch.empty(0, dim)
         """Kept, float32, in host memory, in the order of `numbers`."""
-        self._new: list[tuple[Tensor, Tensor]] = []
+        self.labels = torch.empty(0, dtype=torch.long)
+        """Of the kept rows."""
+        self._new: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, numbers: range, labels: Tensor, features: Tensor) -> None:
         """Rows float32 [n, dim], on the device, with their numbers; labels int64 [n], on the host."""
@@ -38,11 +40,11 @@ class Summary:
                 self.of_class[k].add(features[(labels == k).to(features.device)])
         kept = [k for k, number in enumerate(numbers) if self._keep(number)]
         if kept:
-            self._new.append((torch.tensor([numbers[k] for k in kept]), features[kept].cpu()))
+            self._new.append((torch.tensor([numbers[k] for k in kept]), features[kept].cpu(), labels[kept]))
 
     def _settle(self) -> None:
-        self.numbers = torch.cat([self.numbers, *(numbers for numbers, _ in self._new)])
-        self.rows = torch.cat([self.rows, *(rows for _, rows in self._new)])
+        parts = [(self.numbers, self.rows, self.labels), *self._new]
+        self.numbers, self.rows, self.labels = (torch.cat([part[k] for part in parts]) for k in range(3))
         self._new = []
 
     def combined(self, process: Process) -> Summary:
@@ -51,23 +53,23 @@ class Summary:
         whole = Summary(self._dim, 0, self._keep, self._device)
         whole.moments = self.moments.combined(process)
         whole.of_class = [moments.combined(process) for moments in self.of_class]
-        shares = process.gather((self.numbers, self.rows))
-        numbers, rows = (torch.cat([share[k] for share in shares]) for k in (0, 1))
+        shares = process.gather((self.numbers, self.rows, self.labels))
+        numbers, rows, labels = (torch.cat([share[k] for share in shares]) for k in range(3))
         order = numbers.argsort()
-        whole.numbers, whole.rows = numbers[order], rows[order]
+        whole.numbers, whole.rows, whole.labels = numbers[order], rows[order], labels[order]
         return whole
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by name."""
         self._settle()
-        found = {"numbers": self.numbers, "rows": self.rows}
+        found = {"numbers": self.numbers, "rows": self.rows, "labels": self.labels}
         for k, moments in enumerate([self.moments, *self.of_class]):
             found |= prefixed(f"moments{k}/", moments.tensors())
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """What `tensors` gave."""
-        self.numbers, self.rows = tensors["numbers"], tensors["rows"]
+        self.numbers, self.rows, self.labels = tensors["numbers"], tensors["rows"], tensors["labels"]
         for k, moments in enumerate([self.moments, *self.of_class]):
             moments.restore(without_prefix(f"moments{k}/", tensors))
 

@@ -16,7 +16,9 @@ from biggan.evaluation.result import Result
 HEADINGS = {
     "fid": "FID", "inception_score": "IS", "inception_score_std": "  ± over splits", "kid": "KID",
     "kid_std": "  ± over subsets", "precision": "precision", "recall": "recall", "density": "density",
-    "coverage": "coverage", "accuracy": "accuracy", "accuracy_worst_class": "  of the worst class",
+    "coverage": "coverage", "precision_inside_classes": "precision inside classes",
+    "recall_inside_classes": "recall inside classes", "accuracy": "accuracy",
+    "accuracy_worst_class": "  of the worst class",
 }  # fmt: skip
 """Metric -> what it is called in a table."""
 
@@ -40,9 +42,16 @@ def table(results: Sequence[Result]) -> Table:
 
 
 def picture(results: Sequence[Result]) -> Image.Image:
-    """FID against IS, and recall against precision, a point for each threshold; without rows, only the first."""
+    """FID against IS, and recall against precision, of all images and inside classes: a point for each threshold.
+
+    Without what a pair is of, it is left out.
+    """
     with matplotlib.rc_context({"font.size": 9}):
-        pairs = [("inception_score", "fid"), ("precision", "recall")]
+        pairs = [
+            ("inception_score", "fid"),
+            ("precision", "recall"),
+            ("precision_inside_classes", "recall_inside_classes"),
+        ]
         pairs = [pair for pair in pairs if pair[0] in results[0].metrics]
         figure = Figure(figsize=(5 * len(pairs), 4), layout="constrained")
         axes = figure.subplots(1, len(pairs), squeeze=False)[0]

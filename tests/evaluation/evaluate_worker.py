@@ -41,7 +41,7 @@ with join(60) as process:
     real = RealSplit(load(Path(data)), data)
     course = Course(epochs=2, least_images=1)
     classifier = open_classifier(real.dataset, data, real.cache, process, silent, course)
-    settings = Settings(num_images=330, subset_images=200, per_class=True)
+    settings = Settings(num_images=660, subset_images=1000, per_class=True)
     halves = Evaluator(real, classifier, settings, process, silent).real_halves()
     watched = Watched(classifier)
     evaluator = Evaluator(real, watched, settings, process, silent)
@@ -51,7 +51,7 @@ with join(60) as process:
     for share in process.gather(watched.seen):
         for digest, count in share.items():
             seen[digest] = seen.get(digest, 0) + count
-    assert sum(seen.values()) == 330
+    assert sum(seen.values()) == 660
     assert process.gather(result) == [result] * process.world_size
     prepared = generator().eval()
     found = evaluator.nearest_real(evaluator.images(prepared, [0, 1, 2], None)[0])

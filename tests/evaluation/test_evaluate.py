@@ -15,7 +15,7 @@ from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.evaluation.evaluate import Evaluator, Settings
 from biggan.evaluation.frechet import frechet_distance
-from biggan.evaluation.manifold import nearest
+from biggan.evaluation.manifold import manifold, nearest
 from biggan.evaluation.real import RealSplit
 from biggan.evaluation.statistics import Moments
 from biggan.generation.standing_stats import standing_statistics
@@ -119,6 +119,20 @@ def test_a_half_of_the_real_images_is_near_the_other(real):
     assert min(halves[name] for name in ("precision", "recall", "coverage")) > 0.8
 
 
+def test_neighbours_inside_a_class_are_those_of_its_own_images(real):
+    measure = evaluator(real, num_images=510, subset_images=1000)
+    found = measure(generator(), 0.7).metrics
+    prepared = standing_statistics(generator(), 0.7)
+    images = torch.cat([measure.images(prepared, [k], 0.7)[0] for k in range(510)])
+    fake, labels, of_class = Tiles()(images).features, torch.arange(510) % 10, []
+    for k in range(10):
+        own = measure.real.rows[measure.real.labels == k]
+        evenly = own[torch.arange(51) * len(own) // 51]
+        of_class.append(manifold(evenly, fake[labels == k], 5))
+    assert found["precision_inside_classes"] == pytest.approx(sum(m.precision for m in of_class) / 10)
+    assert found["recall_inside_classes"] == pytest.approx(sum(m.recall for m in of_class) / 10)
+
+
 def test_nearest_real_images_are_those_of_the_whole_set(real):
     measure = evaluator(real)
     queries = torch.stack([torch.from_numpy(i) for _, batch, _ in real.batches(1) for i in batch.numpy()])[:5]
@@ -147,6 +161,7 @@ def test_one_two_and_three_processes_measure_the_same_images(digits, tmp_path):
         assert done.returncode == 0, done.stderr
         found.append(json.loads(out.read_text()))
     one = found[0]
+    assert {"kid", "coverage", "recall_inside_classes"} <= one["metrics"].keys() & one["halves"].keys()
     for other in found[1:]:
         assert other["images"] == one["images"]
         assert other["neighbours"] == one["neighbours"]
