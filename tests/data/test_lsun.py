@@ -67,6 +67,9 @@ def test_bad_lmdbs_are_refused_by_name(tmp_path):
     refused(r"cut_lmdb: its list of images cannot be read \(.*\); fetch it again", cut.parent, dest)
     write(tmp_path / "lsun" / "tower_val_lmdb", [1])
     refused(r"--split: .*lsun has no \*_train_lmdb, only tower_val_lmdb", tmp_path / "lsun", dest)
+    one = tmp_path / "lsun" / "tower_val_lmdb"
+    refused(r"--split: .*tower_val_lmdb: says of no split", one, dest, split="val")
+    refused(r"--label-column: .*tower_val_lmdb: no column of labels is read", one, dest, label_column="kind")
     refused(
         r"--labels: .*tower_val_lmdb has labels of its own", tmp_path / "lsun" / "tower_val_lmdb", dest, labels="l.csv"
     )

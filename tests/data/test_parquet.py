@@ -160,12 +160,13 @@ def test_splits_by_folder_and_none_at_all(tmp_path):
     refused(r"--split: .* has no split 'test'; it has train, validation", tmp_path / "a", tmp_path / "x", split="test")
 
 
-@pytest.mark.parametrize("file", ["train-00000-of-00001.parquet", "train/0000.parquet"])
+@pytest.mark.parametrize("file", ["train-00000-of-00001.parquet", "train/0000.parquet", "0000.parquet"])
 def test_of_two_configurations_side_by_side_none_is_guessed(tmp_path, file):
-    """Both ways in which the hub lays them out."""
+    """Both ways in which the hub lays them out, and one that says no split."""
     for name in ("fine", "coarse"):
         write(tmp_path / "hub" / name / file, table((1, 2), ("x", "y")))
-    refused(rf"hub: 'coarse/{file}' and 'fine/{file}' are of two data sets; give", tmp_path / "hub", tmp_path / "d")
+    match = rf"hub: are 'coarse/{file}' and 'fine/{file}' of two data sets\? Give the folder of one"
+    refused(match, tmp_path / "hub", tmp_path / "d")
     assert run(plan(tmp_path / "hub" / "fine"), tmp_path / "d").splits["train"].images == 2
 
 

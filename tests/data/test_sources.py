@@ -164,9 +164,10 @@ def test_label_files_that_cannot_be_read_or_do_not_belong(tmp_path):
 
 def test_splits_and_columns_of_what_has_none_are_refused(tmp_path):
     photos, dest = farm(tmp_path / "photos", cat=[1, 2], dog=[3]), tmp_path / "d"
-    refused(r"--split: .*photos has none; give a split's own folder", photos, split="val", dest=dest)
-    refused(r"--split: .*digits has none", "digits", split="test", dest=dest)
-    refused(r"--label-column: of parquet files; .*photos has no columns", photos, label_column="kind", dest=dest)
+    other = farm(tmp_path / "other", cat=[4])
+    refused(r"--split: .*photos, .*other: says of no split what is in it", photos, other, split="val", dest=dest)
+    refused(r"--split: digits: says of no split", "digits", split="test", dest=dest)
+    refused(r"--label-column: .*photos: no column of labels is read", photos, label_column="kind", dest=dest)
 
 
 def test_unconditional_takes_images_wherever_they_lie(tmp_path):

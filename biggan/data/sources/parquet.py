@@ -38,6 +38,7 @@ def files_of_split(root: Path, files: Sequence[str], split: str) -> list[Path]:
     for file in files:
         of_split.setdefault(_split_of(Path(file)), []).append(file)
     if set(of_split) == {""}:
+        _refuse_several_sets(root, files)
         return [root / file for file in files]
     if split not in of_split:
         there = ", ".join(sorted(of_split.keys() - {""}))
@@ -60,7 +61,15 @@ def _refuse_several_sets(root: Path, files: Sequence[str]) -> None:
         match = NUMBERED.fullmatch(Path(file).stem)
         other = first_of.setdefault(match["number"] if match else Path(file).name, file)
         if other != file:
-            raise InputError(f"{root}: '{other}' and '{file}' are of two data sets; give the folder of one as SOURCE")
+            raise InputError(
+                f"{root}: are '{other}' and '{file}' of two data sets? Give the folder of one as SOURCE; "
+                f"or each as a SOURCE of its own, and they are one"
+            )
+
+
+def says_splits(files: Sequence[str]) -> bool:
+    """Whether some file says by its name which split it is of."""
+    return any(_split_of(Path(file)) for file in files)
 
 
 def _split_of(file: Path) -> str:

@@ -22,6 +22,8 @@ class Source:
     """Open item k; raises OSError, ValueError or another error of the decoder if it is damaged."""
     in_groups: bool = False
     """Neighbours are stored, and read, together: a shard's items are best read in their order here."""
+    heeds: frozenset[str] = frozenset()
+    """Of the flags that some kinds of source have no use for, those that it was opened by."""
     notes: tuple[str, ...] = ()
     """What the user should hear of, one line each."""
 

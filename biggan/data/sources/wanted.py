@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -54,11 +55,22 @@ def open_wanted(wanted: Wanted) -> Source:
     Kept open for the process's life: each packing process opens a source once, not once per shard.
     """
     sources = [_named(_opened(source, wanted), source) for source in wanted.sources]
+    _refuse_unheeded(sources, wanted)
     source = sources[0] if len(sources) == 1 else selection.joined(sources, wanted.sources)
     if wanted.unconditional:
         return selection.unconditional(source)
     source = selection.merged(source, wanted.merges)
     return selection.chosen(source, wanted.classes) if wanted.classes else source
+
+
+def _refuse_unheeded(sources: Sequence[Source], wanted: Wanted) -> None:
+    """A flag that is given and that none of the sources has a use for; its default may be."""
+    heeded = frozenset[str]().union(*(source.heeds for source in sources))
+    origins = ", ".join(wanted.sources)
+    if wanted.split != Wanted.split and "--split" not in heeded:
+        raise InputError(f"--split: {origins}: says of no split what is in it; name a split's own files as SOURCE")
+    if wanted.label_column != Wanted.label_column and "--label-column" not in heeded:
+        raise InputError(f"--label-column: {origins}: no column of labels is read; only those of parquet files are")
 
 
 def _named(source: Source, origin: str) -> Source:
@@ -75,7 +87,6 @@ def _opened(source: str, wanted: Wanted) -> Source:
     path = Path(source)
     if source == "digits" or source.startswith("torchvision:"):
         _refuse_labels(source, wanted)
-        _refuse_splits(source, wanted)
         if source == "digits":
             return known.digits()
         return known.torchvision(source.removeprefix("torchvision:"), Path(wanted.torchvision_root))
@@ -84,7 +95,7 @@ def _opened(source: str, wanted: Wanted) -> Source:
     if path.suffix == ".parquet" and path.is_file():
         return _parquet(path.parent, [path], wanted)
     if path.is_file() and zipfile.is_zipfile(path):
-        return _tree(tree.archive(path), source, wanted)
+        return _tree(tree.archive(path), wanted)
     if path.is_file() and path.suffix == ".zip":
         raise InputError(f"{source}: is no zip that can be read (cut short?); copy it here again")
     if path.exists():
@@ -96,18 +107,18 @@ def _opened(source: str, wanted: Wanted) -> Source:
 def _folder(path: Path, wanted: Wanted) -> Source:
     if folders := lsun.lmdb_folders(path, wanted.split):
         _refuse_labels(str(path), wanted)
-        return lsun.open_lmdbs(folders)
+        return replace(lsun.open_lmdbs(folders), heeds=frozenset({"--split"} if folders != [path] else ()))
     here = tree.folder(path)
     parquet_files = [file for file in here.files if file.endswith(".parquet")]
     if parquet_files and not here.holds_images():
-        from biggan.data.sources.parquet import files_of_split  # noqa: PLC0415  (pyarrow: only this source needs it)
+        from biggan.data.sources.parquet import files_of_split, says_splits  # noqa: PLC0415  (pyarrow: needed here only)
 
-        return _parquet(path, files_of_split(path, parquet_files, wanted.split), wanted)
-    return _tree(here, str(path), wanted)
+        source = _parquet(path, files_of_split(path, parquet_files, wanted.split), wanted)
+        return replace(source, heeds=source.heeds | {"--split"}) if says_splits(parquet_files) else source
+    return _tree(here, wanted)
 
 
-def _tree(images: tree.Tree, source: str, wanted: Wanted) -> Source:
-    _refuse_splits(source, wanted)
+def _tree(images: tree.Tree, wanted: Wanted) -> Source:
     if wanted.labels:
         return labels.by_file(images, wanted.labels)
     return tree.in_one_class(images) if wanted.unconditional else tree.by_class_folder(images)
@@ -117,19 +128,10 @@ def _parquet(root: Path, files: list[Path], wanted: Wanted) -> Source:
     from biggan.data.sources.parquet import open_parquet  # noqa: PLC0415  (as above)
 
     _refuse_labels(str(root), wanted)
-    return open_parquet(root, files, wanted.label_column, labelled=not wanted.unconditional)
+    source = open_parquet(root, files, wanted.label_column, labelled=not wanted.unconditional)
+    return replace(source, heeds=frozenset(() if wanted.unconditional else {"--label-column"}))
 
 
 def _refuse_labels(source: str, wanted: Wanted) -> None:
     if wanted.labels:
         raise InputError(f"--labels: {source} has labels of its own; --labels is for folders and zips")
-
-
-def _refuse_splits(source: str, wanted: Wanted) -> None:
-    """Of the only source; of several, another may be the one with splits."""
-    if len(wanted.sources) > 1:
-        return
-    if wanted.split != Wanted.split:
-        raise InputError(f"--split: of parquet files and LMDBs; {source} has none; give a split's own folder as SOURCE")
-    if wanted.label_column != Wanted.label_column:
-        raise InputError(f"--label-column: of parquet files; {source} has no columns")
