@@ -66,10 +66,12 @@ def check_cores(facts: Mapping[int, HostFacts], config: Config | None) -> Check:
 
 def check_shared_memory(facts: Mapping[int, HostFacts]) -> Check:
     """Room in /dev/shm for NCCL, which shares buffers there between the GPUs of a host. The readers use pipes."""
-    least = min(sorted(facts), key=lambda rank: facts[rank].shared_memory_free_bytes)
-    f = facts[least]
+    sharing = [f for _, f in sorted(facts.items()) if f.gpus and f.local_world_size > 1]
+    if not sharing:
+        return Check("shared memory", Status.PASS, "not needed: no host has several processes on GPUs")
+    f = min(sharing, key=lambda f: f.shared_memory_free_bytes)
     seen = f"{f.host}: {f.shared_memory_free_bytes / 2**20:,.0f} MiB free in /dev/shm"
-    if f.shared_memory_free_bytes > DOCKER_DEFAULT_BYTES or not f.gpus:
+    if f.shared_memory_free_bytes > DOCKER_DEFAULT_BYTES:
         return Check("shared memory", Status.PASS, seen)
     mend = "a larger /dev/shm for NCCL (docker --shm-size, a memory-backed emptyDir)"
     return Check("shared memory", Status.WARN, seen + ", no more than a container's default", mend)

@@ -153,7 +153,9 @@ def test_shared_memory_and_open_files():
     says(machine.check_shared_memory(gpus()), Status.PASS, "8,192 MiB")
     container = "b: 64 MiB free in /dev/shm, no more than a container's default"
     says(machine.check_shared_memory(gpus(shared_memory_free_bytes=64 * 2**20)), Status.WARN, container)
-    says(machine.check_shared_memory(four(shared_memory_free_bytes=64 * 2**20)), Status.PASS)  # gloo needs none
+    says(machine.check_shared_memory(four(shared_memory_free_bytes=64 * 2**20)), Status.PASS, "not needed")
+    alone = gpus() | {3: fact(3, host="c", local_world_size=1, gpus=1, shared_memory_free_bytes=64 * 2**20)}
+    says(machine.check_shared_memory(alone), Status.PASS, "8,192 MiB")
     says(machine.check_open_files(four(), 4), Status.PASS)
     says(machine.check_open_files(four(open_files_limit=100), 4), Status.FAIL, "b: limit 100")
     says(machine.check_open_files(four(), 2048), Status.FAIL, "2048 process(es)")
