@@ -3,9 +3,7 @@
 import io
 import os
 import pickle
-import select
 import shutil
-import signal
 import tarfile
 import threading
 import time
@@ -267,25 +265,6 @@ def test_file_urls_are_read_too(digits):
     assert_same(global_batches(loaders(plan(digits, root=url)), 3), global_batches(loaders(plan(digits)), 3))
     with pytest.raises(InputError, match=r"data\.path: file:///nowhere/dataset\.json: cannot be read"):
         read_dataset("file:///nowhere", allow_pipe=False)
-
-
-def test_readers_end_with_a_process_that_was_killed(digits):
-    """Even those that are writing, to a pipe that is full and that nobody will read from again."""
-    readable, held_by_all = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.setpgid(0, 0)
-        (loader,) = loaders(plan(digits), workers=3)
-        next(loader)
-        time.sleep(2)  # 4 parts of each reader, 12 KB each, do not fit into one pipe
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.close(held_by_all)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    ended, _, _ = select.select([readable], [], [], 60)
-    os.close(readable)
-    if not ended:
-        os.killpg(child, signal.SIGKILL)
-    assert ended, "a reader still lives"
 
 
 def test_a_fork_waits_for_threads_that_run():
