@@ -37,7 +37,8 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The JSON to write; default RUN/evaluation/*.json.")] = None,
 ) -> None:
-    """Measure the averaged (EMA) generator: FID, IS, KID, precision, recall, density, coverage, accuracy.
+    """Measure the averaged (EMA) generator: FID, IS, KID, precision, recall (of all, inside classes), density,
+    coverage, accuracy.
 
     Alone or on many processes: torchrun --nproc_per_node N -m biggan eval ... Run it again after an interruption.
     """

@@ -43,7 +43,8 @@ class Settings:
     standing: bool = True
     """BatchNorm statistics taken anew for the truncation; else those that the generator has."""
     subset_images: int = 10_000
-    """Feature rows kept, at most, of real and of generated images: for KID, precision, recall, density, coverage."""
+    """Feature rows kept, at most, of real and of generated images: for KID, precision, recall (also inside classes),
+    density, coverage."""
     per_class: bool = False
     """FID of each class too."""
 

@@ -41,7 +41,7 @@ def inside_classes(real: Summary, fake: Summary, device: torch.device) -> dict[s
     each; nothing of one class alone, or where a class has fewer than LEAST_OF_A_CLASS.
     """
     found = []
-    for label in real.labels.unique():
+    for label in torch.cat([real.labels, fake.labels]).unique() if len(real.labels) else ():
         a, b = (summary.rows[summary.labels == label] for summary in (real, fake))
         size = min(len(a), len(b))
         if size < LEAST_OF_A_CLASS:
