@@ -8,7 +8,6 @@ import tarfile
 import threading
 import time
 import warnings
-from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
@@ -16,31 +15,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from reads import plan
 
 from biggan.data.dataset import load
 from biggan.data.loader import Loader
-from biggan.data.stream import START, Cursor, ReadPlan, read_dataset
+from biggan.data.stream import START, Cursor, read_dataset
 from biggan.distributed.threads import wait_for_other_threads
 from biggan.errors import DataError, InputError
 
 BATCH = 12
-
-
-def plan(folder, **settings):
-    dataset = load(folder)
-    defaults = ReadPlan(
-        root=str(folder),
-        shards=dataset.splits["train"].shards,
-        resolution=32,
-        channels=dataset.channels,
-        classes=10,
-        streams=6,
-        shuffle_buffer=40,
-        horizontal_flip=True,
-        seed=0,
-        max_bad_samples=10,
-    )
-    return replace(defaults, **settings)
 
 
 def loaders(the_plan, world_size=1, workers=0, cursors=None):

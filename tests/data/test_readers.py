@@ -5,26 +5,14 @@ import select
 import signal
 import time
 
-from biggan.data.dataset import load
+from reads import plan
+
 from biggan.data.loader import Loader
-from biggan.data.stream import START, ReadPlan
+from biggan.data.stream import START
 
 
 def read_one_batch_and_be_killed(folder):
-    dataset = load(folder)
-    plan = ReadPlan(
-        root=str(folder),
-        shards=dataset.splits["train"].shards,
-        resolution=32,
-        channels=3,
-        classes=10,
-        streams=6,
-        shuffle_buffer=40,
-        horizontal_flip=False,
-        seed=0,
-        max_bad_samples=0,
-    )
-    loader = Loader(plan, micro_batch_size=12, cursors=[START] * 6, rank=0, world_size=1, workers=3)
+    loader = Loader(plan(folder), micro_batch_size=12, cursors=[START] * 6, rank=0, world_size=1, workers=3)
     next(loader)
     time.sleep(2)  # 4 parts of each reader, 12 KB each, do not fit into one pipe
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,23 @@
+"""How the tests read a packed data set."""
+
+from dataclasses import replace
+
+from biggan.data.dataset import load
+from biggan.data.stream import ReadPlan
+
+
+def plan(folder, **settings):
+    dataset = load(folder)
+    defaults = ReadPlan(
+        root=str(folder),
+        shards=dataset.splits["train"].shards,
+        resolution=32,
+        channels=dataset.channels,
+        classes=10,
+        streams=6,
+        shuffle_buffer=40,
+        horizontal_flip=True,
+        seed=0,
+        max_bad_samples=10,
+    )
+    return replace(defaults, **settings)
