@@ -51,3 +51,13 @@ def test_not_of_few_images_nor_of_one_class(count, classes, there):
     found = compare(real, summary(*drawn(count, 1, classes)), CPU)
     assert ("precision_inside_classes" in found) == there
     assert "precision" in found
+
+
+def test_kept_rows_keep_their_own_labels():
+    rows, labels = drawn(90, 2, classes=4)
+    found = Summary(4, 0, lambda number: number % 3 == 1, CPU)
+    for start in (0, 30, 60):
+        found.add(range(start, start + 30), labels[start : start + 30], rows[start : start + 30])
+    whole = found.combined(Process(0, 1, CPU, None))
+    assert torch.equal(whole.rows, rows[1::3])
+    assert torch.equal(whole.labels, labels[1::3])
