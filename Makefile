@@ -37,6 +37,7 @@ lint: $(READY)  ## ruff, mypy, shellcheck, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/shellcheck launch/*.sh launch/*.sbatch launch/kubernetes/*.sh docker/*.sh tests/*.sh tests/cluster/*.sh .ci/run
 	$(BIN)/hadolint docker/Dockerfile
 
@@ -58,5 +59,5 @@ docker-smoke:  ## does that image train, stop and go on?
 	  --entrypoint bash biggan:$(TARGET) -s <docker/smoke.sh
 
 clean:  ## remove .venv and caches; data/ and runs/ stay
-	rm -rf .venv *.egg-info build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv *.egg-info build dist .import_linter_cache .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,15 +20,16 @@ from typing import TypeVar
 
 import torch
 
-from biggan import build
 from biggan.config import Config
+from biggan.config.preset import resolve
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, join
-from biggan.preset import resolve
-from biggan.training import checkpoint
-from biggan.training.checkpoint import Checkpoint
+from biggan.gan import Gan
+from biggan.runs import checkpoint
+from biggan.runs.checkpoint import Checkpoint
+from biggan.startup import build
 from biggan.training.state import host_copy, trained_tensors
-from biggan.training.step import Gan, train_step
+from biggan.training.step import train_step
 
 T = TypeVar("T")
 ROUNDS = 7

@@ -46,7 +46,7 @@ WATCHED = [
     f"checkpoint.every_steps={LOOK_EVERY_STEPS}", "checkpoint.keep_last=1000", "collapse.on_collapse=continue",
 ]  # fmt: skip
 NON_FINITE = """
-import biggan.build as build
+import biggan.startup.build as build
 from biggan.cli import main
 plain, calls = build.HINGE, 0
 

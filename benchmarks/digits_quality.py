@@ -20,7 +20,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.svm import SVC
 
 from biggan.data.image import square
-from biggan.data.sources.known import digits
+from biggan.data.sources.builtin import digits
 from biggan.generation import load
 from biggan.generation.sample import generate_rows
 

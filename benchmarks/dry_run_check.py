@@ -16,8 +16,8 @@ import torch
 from throughput import stepper
 
 from biggan.config import Config
+from biggan.config.preset import resolve
 from biggan.cost.estimate import estimate
-from biggan.preset import resolve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MEASURED = ["cifar10:64", "imagenet64:64", "imagenet128:32", "imagenet128-deep:32", "imagenet256:16", "imagenet512:8"]

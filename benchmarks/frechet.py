@@ -20,8 +20,8 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from torch import Tensor
 
 from biggan.distributed.process import this_device
-from biggan.evaluation.frechet import frechet_distance
-from biggan.evaluation.statistics import Moments
+from biggan.evaluation.distances import frechet_distance
+from biggan.evaluation.moments import Moments
 
 
 def moments(rows: int, dim: int, decay: float, seed: int, device: torch.device) -> Moments:

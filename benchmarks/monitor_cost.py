@@ -19,14 +19,15 @@ from pathlib import Path
 
 import torch
 
-from biggan import build
 from biggan.collapse.quality import REAL_IMAGES, QualityProbe, RealImages
 from biggan.collapse.spectrum import Spectrum
 from biggan.config import Config
+from biggan.config.preset import resolve
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, this_device
-from biggan.preset import resolve
-from biggan.training.step import Gan, train_step
+from biggan.gan import Gan
+from biggan.startup import build
+from biggan.training.step import train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -26,12 +26,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from biggan import build
 from biggan.config import Config
+from biggan.config.preset import resolve
 from biggan.distributed.collectives import all_gather_rows, all_reduce_sum
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, join
-from biggan.preset import resolve
+from biggan.startup import build
 from biggan.training.step import train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"

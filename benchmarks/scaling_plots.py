@@ -12,11 +12,11 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from biggan.cost.communication import ENGINES, Engine, with_collectives
+from biggan.config.preset import resolve
+from biggan.cost.communication import ENGINES, EngineSettings, with_collectives
 from biggan.cost.memory import memory
 from biggan.cost.scaling import ASSUMED, Cluster, Collective, Event, MicroStep, Operation, Seconds, predict
 from biggan.cost.trace import Trace, record
-from biggan.preset import resolve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RESOLUTIONS = (128, 256, 512)
@@ -81,7 +81,7 @@ def case(
     resolution: int,
     gpus: int,
     batch: int,
-    engine: Engine = DDP,
+    engine: EngineSettings = DDP,
     group: int = 0,
     cluster: Cluster = ASSUMED,
     more: int = 1,
@@ -117,7 +117,7 @@ def by_all_reduces(step: MicroStep) -> MicroStep:
     return replace(step, events=tuple(events))
 
 
-def fits(resolution: int, gpus: int, batch: int, engine: Engine, accumulation: int) -> bool:
+def fits(resolution: int, gpus: int, batch: int, engine: EngineSettings, accumulation: int) -> bool:
     """Whether a step fills no more than GPU_MEMORY."""
     trace = at(resolution, batch / gpus / accumulation, accumulation)
     held = memory(trace.g_parameters, trace.d_parameters, trace.activation_bytes, engine, gpus)

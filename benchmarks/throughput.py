@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from biggan import build
 from biggan.config import Config
+from biggan.config.preset import resolve
 from biggan.cost.estimate import estimate
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
-from biggan.preset import resolve
+from biggan.startup import build
 from biggan.training.step import train_step
 
 PRESET = Path(__file__).parents[1] / "configs" / "cifar10.yaml"

@@ -1,5 +1,11 @@
 """What can go wrong for a user, and the exit code each ends with (docs/training.md lists them)."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
 EXIT_BAD_INPUT = 2
 EXIT_NON_FINITE = 3
 EXIT_DATA = 4
@@ -57,3 +63,10 @@ class LostProcesses(StoppedRun):
     """A collective failed: another process was killed, hangs or cannot be reached."""
 
     exit_code = EXIT_LOST
+
+
+def nearest_path(path: Path, others: Iterable[Path]) -> str:
+    """`; nearest: runs/digits`, the one of `others` whose name is spelt most like that of `path`; empty if none is."""
+    by_name = {other.name: other for other in sorted(others)}
+    near = difflib.get_close_matches(path.name, by_name, n=1, cutoff=0.5)
+    return f"; nearest: {by_name[near[0]]}" if near else ""

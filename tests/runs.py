@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from biggan.data.pack import Plan, begin
-from biggan.data.sources.wanted import Wanted
+from biggan.data.sources.selection_request import SelectionRequest
 
 TINY = """
 data: {streams: 6, workers: 1, shuffle_buffer: 40, horizontal_flip: true}
@@ -37,7 +37,7 @@ INTERVENTIONS = [
 
 
 def pack_digits(dest: Path, **settings) -> None:
-    plan = Plan(Wanted(("digits",)), **{"resolution": 32, "shards": 12} | settings)
+    plan = Plan(SelectionRequest(("digits",)), **{"resolution": 32, "shards": 12} | settings)
     begin(plan, dest).run(workers=1, on_shard=lambda _: None)
 
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from biggan.build import check_statistics, statistics_images
 from biggan.config import Config
+from biggan.config.preset import keys, resolve
 from biggan.errors import InputError
-from biggan.preset import keys, resolve
+from biggan.startup.build import check_statistics, statistics_images
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = sorted(CONFIGS.glob("*.yaml"))

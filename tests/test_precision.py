@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from biggan.training import run_folder
+from biggan.runs import run_folder
 
 
 @pytest.mark.slow

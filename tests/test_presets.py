@@ -8,12 +8,12 @@ from PIL import Image
 from runs import weights
 from typer.testing import CliRunner
 
-from biggan.build import parameter_counts
 from biggan.cli import app
+from biggan.config.preset import resolve
 from biggan.data.pack import Plan, begin
-from biggan.data.sources.wanted import Wanted
+from biggan.data.sources.selection_request import SelectionRequest
 from biggan.generation import sample
-from biggan.preset import resolve
+from biggan.startup.build import parameter_counts
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = sorted(CONFIGS.glob("*.yaml"))
@@ -78,7 +78,7 @@ def test_every_preset_builds_dry_runs_and_trains(preset, images, tmp_path, monke
     assert "generator parameters" in command("train", preset, "--dry-run")
     model = resolve(preset).model
     source = images / "0" if model.classes == 1 else images
-    begin(Plan(Wanted((str(source),)), model.resolution, shards=4), tmp_path / "data").run(0, lambda _: None)
+    begin(Plan(SelectionRequest((str(source),)), model.resolution, shards=4), tmp_path / "data").run(0, lambda _: None)
     tiny = [
         f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'data'}", "data.streams=2", "data.workers=0",
         "model.channels=4", f"model.classes={min(2, model.classes)}", "training.steps=1", "training.batch_size=4",

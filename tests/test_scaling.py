@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from biggan.cost.communication import ENGINES, Engine, bucket_ends, traffic, with_collectives
+from biggan.cost.communication import ENGINES, EngineSettings, bucket_ends, traffic, with_collectives
 from biggan.cost.scaling import (
     ASSUMED,
     Cluster,
@@ -232,5 +232,5 @@ def test_stage_two_reduces_in_every_micro_step_and_stage_one_in_the_last():
     assert counts["DDP"] == {"gradients": 1, "host flag": 1}
     assert counts["ZeRO 1"] == {"gradients": 2, "parameters": 1, "host flag": 1}  # with the norm's
     assert counts["ZeRO 2"] == {"gradients": 5, "parameters": 1, "host flag": 1}
-    small = Engine("deepspeed", 1, zero_bucket_elements=100)
+    small = EngineSettings("deepspeed", 1, zero_bucket_elements=100)
     assert [t.count for t in traffic(with_collectives(steps, small, 8), 8, 8) if t.cause == "gradients"] == [2]

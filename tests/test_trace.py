@@ -8,12 +8,12 @@ import torch
 from runs import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
-from biggan import build
+from biggan.config.preset import resolve
 from biggan.cost.scaling import Collective, GradientReady, Operation
 from biggan.cost.trace import record
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
-from biggan.preset import resolve
+from biggan.startup import build
 from biggan.training.step import update_discriminator, update_generator
 
 

@@ -7,15 +7,14 @@ import sys
 
 import typer
 
-from biggan.cli.dataset import data, pack
-from biggan.cli.diagnosis import doctor, report
-from biggan.cli.evaluation import evaluate
-from biggan.cli.export import export, serve
+from biggan.cli.data_commands import data, pack
+from biggan.cli.diagnosis_commands import doctor, report
+from biggan.cli.eval_command import evaluate
+from biggan.cli.export_commands import export, serve
 from biggan.cli.failures import say
-from biggan.cli.importing import import_checkpoint
-from biggan.cli.parameters import parameters
-from biggan.cli.pictures import sample
-from biggan.cli.training import probe, train
+from biggan.cli.import_command import import_checkpoint
+from biggan.cli.sample_command import sample
+from biggan.cli.training_commands import parameters, probe, train
 from biggan.errors import LostProcesses, StoppedRun
 
 app = typer.Typer(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from biggan.collapse.history import Series
+from biggan.collapse.signals import Series
 
 
 class Level(StrEnum):

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from biggan.collapse.detector import Thresholds, Verdict, judge, speaks_of
-from biggan.collapse.history import History, Series
 from biggan.collapse.quality import QualityProbe
+from biggan.collapse.signals import History, Series, Window
 from biggan.collapse.spectrum import Spectrum
-from biggan.collapse.window import Window
 from biggan.config.collapse import CollapseConfig
 from biggan.distributed.process import Process
-from biggan.training.step import Gan, Stats
+from biggan.gan import Gan, Stats
 
 SLOPE_OBSERVATIONS = 10
 

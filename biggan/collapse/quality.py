@@ -19,7 +19,7 @@ from biggan.data.loader import to_unit
 from biggan.distributed.engine import frozen
 from biggan.distributed.process import Process
 from biggan.pictures import evenly_spaced
-from biggan.training.latents import keyed_generator
+from biggan.random import keyed_generator
 
 CLASSES = 10
 PER_CLASS = 16

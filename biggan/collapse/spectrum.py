@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from biggan.collapse.subspace import top_singular_values
 from biggan.distributed.process import Process
 from biggan.models.layers import SpectralNorm, as_matrix, owned_weights
-from biggan.training.latents import keyed_generator
+from biggan.random import keyed_generator
 
 OVERSAMPLING = 5
 """Vectors followed besides those asked for: the gap to the first one left out decides the speed."""

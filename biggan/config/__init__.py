@@ -1,6 +1,6 @@
 """The typed config tree: every key there is, its type and default, and what must hold between keys.
 
-Frozen and strict: whatever is not known here is refused (`biggan.preset` says how).
+Frozen and strict: whatever is not known here is refused (`biggan.config.preset` says how).
 """
 
 from __future__ import annotations

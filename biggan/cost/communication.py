@@ -20,7 +20,7 @@ FLAG_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineSettings:
     """What reduces gradients: `ddp`, or `deepspeed` at ZeRO stage 1 or 2."""
 
     name: EngineName
@@ -31,10 +31,10 @@ class Engine:
         return "DDP" if self.name == "ddp" else f"ZeRO {self.zero_stage}"
 
 
-ENGINES = (Engine("ddp"), Engine("deepspeed", 1), Engine("deepspeed", 2))
+ENGINES = (EngineSettings("ddp"), EngineSettings("deepspeed", 1), EngineSettings("deepspeed", 2))
 
 
-def with_collectives(steps: Iterable[MicroStep], engine: Engine, processes: int) -> list[MicroStep]:
+def with_collectives(steps: Iterable[MicroStep], engine: EngineSettings, processes: int) -> list[MicroStep]:
     """`steps` with the engine's collectives among their events, in the order they are issued.
 
     DDP reduces a bucket once all its gradients are there, in the last micro-step. ZeRO (without `overlap_comm`,
@@ -77,7 +77,7 @@ def bucket_ends(sizes: Sequence[int], first: int, cap: int) -> list[int]:
     return ends
 
 
-def _zero(step: MicroStep, engine: Engine, processes: int) -> tuple[Event, ...]:
+def _zero(step: MicroStep, engine: EngineSettings, processes: int) -> tuple[Event, ...]:
     gradients = [e.bytes for e in step.events if isinstance(e, GradientReady)]
     last_gradient = max(k for k, e in enumerate(step.events) if isinstance(e, GradientReady))
     reductions: list[Event] = []
@@ -93,7 +93,7 @@ def _zero(step: MicroStep, engine: Engine, processes: int) -> tuple[Event, ...]:
     return (*backward, *reductions, *update, *gathers)
 
 
-def _zero_buckets(gradients: Iterable[int], engine: Engine) -> list[int]:
+def _zero_buckets(gradients: Iterable[int], engine: EngineSettings) -> list[int]:
     """Bytes of each reduction: a bucket is sent before the gradient that would overfill it."""
     buckets = [0]
     for size in gradients:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biggan.config import Config
-from biggan.cost.communication import ENGINES, Engine, Traffic, traffic, with_collectives
+from biggan.cost.communication import ENGINES, EngineSettings, Traffic, traffic, with_collectives
 from biggan.cost.memory import Memory, memory
 from biggan.cost.scaling import ASSUMED, Cluster, Collective, Seconds, Timing, calibrated, fit, predict
 from biggan.cost.trace import Trace, record
@@ -19,7 +19,7 @@ from biggan.errors import InputError
 class Cost:
     """Of one process under one engine."""
 
-    engine: Engine
+    engine: EngineSettings
     memory: Memory
     traffic: list[Traffic]
     seconds: Seconds
@@ -53,7 +53,7 @@ def estimate(config: Config, world_size: int, cluster: Cluster = ASSUMED) -> Est
     )
 
 
-def cost(config: Config, trace: Trace, engine: Engine, world_size: int, cluster: Cluster) -> Cost:
+def cost(config: Config, trace: Trace, engine: EngineSettings, world_size: int, cluster: Cluster) -> Cost:
     """Memory, traffic and time of a recorded iteration under `engine` on `world_size` processes."""
     group = batchnorm_processes(config, world_size)
     steps = with_collectives(trace.steps, engine, world_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 
-from biggan.cost.communication import Engine, partition_elements
+from biggan.cost.communication import EngineSettings, partition_elements
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class Memory:
         return sum(astuple(self))
 
 
-def memory(g_parameters: int, d_parameters: int, activation_bytes: int, engine: Engine, processes: int) -> Memory:
+def memory(
+    g_parameters: int, d_parameters: int, activation_bytes: int, engine: EngineSettings, processes: int
+) -> Memory:
     """Memory of both networks under one engine; weights are float32 under either precision.
 
     One process alone has no engine to speak of, and drops the gradients of one network before it makes the other's.

@@ -19,15 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from biggan import build
 from biggan.config import Config
 from biggan.cost.scaling import Collective, CollectiveName, Event, GradientReady, MicroStep, Operation
 from biggan.distributed.engine import AdamSettings, DDPEngine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
+from biggan.gan import Ema, Gan
+from biggan.models.architecture import configured_architecture
 from biggan.models.batchnorm import set_batchnorm_group
-from biggan.training.ema import Ema
-from biggan.training.step import Gan, update_discriminator, update_generator
+from biggan.startup import build
+from biggan.training.step import update_discriminator, update_generator
 
 ALONE = Process(rank=0, world_size=1, device=torch.device("cpu"), group=None)
 COLLECTIVES: dict[str, CollectiveName] = {"all_gather_into_tensor": "all_gather", "all_reduce": "all_reduce"}
@@ -103,7 +104,7 @@ def fake_group() -> Iterator[ProcessGroup]:
 
 def _gan(config: Config) -> Gan:
     guard = FiniteGuard(ALONE.device)
-    described = build.architecture(config.model)
+    described = configured_architecture(config.model)
     G, D = described.generator(), described.discriminator()
 
     def engine(name: str, network: nn.Module) -> DDPEngine:

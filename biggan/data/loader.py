@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from biggan.data.stream import Cursor, ReadPlan, Sample, stream_pipeline
-from biggan.distributed.threads import wait_for_other_threads
+from biggan.distributed.timeout import wait_for_other_threads
 from biggan.errors import DataError
 
 

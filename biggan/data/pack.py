@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple
 from biggan.data.dataset import FILE_NAME, Dataset, Preprocessing, Shard, Skipped, Split
 from biggan.data.image import COLOUR, CROPS, encode, square
 from biggan.data.journal import Packed, close_journal, open_journal, remember
-from biggan.data.sources.source import Source, printable
-from biggan.data.sources.wanted import Wanted, open_wanted
+from biggan.data.sources.image_source import ImageSource, printable
+from biggan.data.sources.selection_request import SelectionRequest, open_selection
 from biggan.errors import InputError
 from biggan.files import sha256_of, sync_file, write_atomically
 
@@ -33,7 +33,7 @@ from biggan.files import sha256_of, sync_file, write_atomically
 class Plan:
     """Everything the bytes of the shards depend on, besides the sources' own."""
 
-    wanted: Wanted
+    wanted: SelectionRequest
     resolution: int
     encoding: str = "png"
     """`png` or `jpeg`."""
@@ -61,7 +61,7 @@ def split_entries(plan: Plan) -> dict[str, list[Entry]]:
 
     Cached: a packing process needs it for each of its shards.
     """
-    source = open_wanted(plan.wanted)
+    source = open_selection(plan.wanted)
     mixed = list(range(len(source.names)))
     random.Random("biggan pack").shuffle(mixed)
     held_out = {
@@ -74,7 +74,7 @@ def split_entries(plan: Plan) -> dict[str, list[Entry]]:
     return {"train": entries, "val": [Entry(item, 0) for item in val]} if val else {"train": entries}
 
 
-def _by_class(source: Source, items: list[int]) -> list[list[int]]:
+def _by_class(source: ImageSource, items: list[int]) -> list[list[int]]:
     """The items of each class that has any."""
     by_class: dict[int, list[int]] = {}
     for item in items:
@@ -104,7 +104,7 @@ class Packing:
 
     plan: Plan
     dest: Path
-    source: Source
+    source: ImageSource
     finished: dict[tuple[str, int], Packed]
 
     @property
@@ -136,7 +136,7 @@ class Packing:
 
 def begin(plan: Plan, dest: Path) -> Packing:
     """Open the source and begin, or go on with, the pack in `dest`; raises InputError if either cannot be used."""
-    source = open_wanted(plan.wanted)
+    source = open_selection(plan.wanted)
     images = len(split_entries(plan)["train"]) if plan.balance else len(source.names)
     if not plan.shards:
         plan = replace(plan, shards=min(default_shards(images), images))
@@ -174,7 +174,7 @@ def _pack_shards(plan: Plan, dest: Path, todo: list[tuple[str, int]], workers: i
 
 def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> Packed:
     """Write one shard of `dest`; the same bytes whenever and wherever it is called."""
-    source = open_wanted(plan.wanted)
+    source = open_selection(plan.wanted)
     of = sum(1 for name, _ in shard_keys(plan) if name == split)
     entries = split_entries(plan)[split][number::of]
     if source.in_groups:
@@ -207,7 +207,7 @@ def _add(tar: tarfile.TarFile, key: str, image: bytes, encoding: str, label: int
         tar.addfile(info, io.BytesIO(content))
 
 
-def _describe(plan: Plan, source: Source, shards: list[Packed]) -> Dataset:
+def _describe(plan: Plan, source: ImageSource, shards: list[Packed]) -> Dataset:
     origin = printable(", ".join(plan.wanted.sources))
     unreadable = dict(pair for s in shards for pair in s.skipped)  # once, however many copies there are
     if not any(s.images for s in shards):

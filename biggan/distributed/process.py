@@ -21,8 +21,7 @@ from torch.distributed import (  # type: ignore[attr-defined]  # public, not in 
 )
 from torch.distributed.rendezvous import rendezvous
 
-from biggan.distributed.bounded import within
-from biggan.distributed.threads import wait_for_other_threads
+from biggan.distributed.timeout import wait_for_other_threads, within
 from biggan.errors import InputError, LostProcesses, StoppedRun
 
 T = TypeVar("T")

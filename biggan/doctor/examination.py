@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from biggan import build
 from biggan.data.dataset import Shard
 from biggan.distributed.process import world_size_from_environment
-from biggan.doctor import dataset, disk
+from biggan.doctor import dataset_checks, disk_checks
 from biggan.doctor.board import Board, within
 from biggan.doctor.check import Check, Status
-from biggan.doctor.contact import Lost
-from biggan.doctor.dataset import DataFacts
-from biggan.doctor.disk import FolderFacts
+from biggan.doctor.check_table import print_table, write_json
+from biggan.doctor.dataset_checks import DataFacts
+from biggan.doctor.disk_checks import FolderFacts
 from biggan.doctor.findings import Findings, judge
 from biggan.doctor.host import HostFacts, look_around, resolved
 from biggan.doctor.network import NetworkFacts, measure, slowest
-from biggan.doctor.report import print_table, write_json
+from biggan.doctor.network_checks import Lost
 from biggan.errors import EXIT_BAD_INPUT, InputError, StoppedRun
+from biggan.startup import build
 
 T = TypeVar("T")
 ROLL_CALL = "the roll call"
@@ -36,7 +36,7 @@ COLLECTIVES = "collectives"
 
 
 @dataclass(frozen=True)
-class Request:
+class ExaminationRequest:
     """What the command was asked to look at. Silence of `timeout_seconds` in all ends it."""
 
     preset: Path | None
@@ -52,7 +52,7 @@ class SilenceError(Exception):
     """Some ranks did not answer; the findings say which."""
 
 
-def examine(request: Request) -> int:
+def examine(request: ExaminationRequest) -> int:
     """Look at everything, together with the other ranks; rank 0 prints. Returns the exit code, equal on all ranks.
 
     Raises InputError on a rank that cannot reach the others' store.
@@ -71,7 +71,7 @@ class Examination:
     ranks take up to half of it, and the store itself the last quarter: so the whole bears the timeout's name.
     """
 
-    def __init__(self, request: Request, board: Board):
+    def __init__(self, request: ExaminationRequest, board: Board):
         self.request, self.board = request, board
         self.patience_seconds = request.timeout_seconds / 4
         self.config, self.config_error = resolved(request.preset, request.overrides, board.world_size)
@@ -100,7 +100,7 @@ class Examination:
             self._folder()
         finally:
             if self._own_folder is not None:
-                disk.clean_up(self._own_folder)
+                disk_checks.clean_up(self._own_folder)
         if several:
             self._network(leaders)
 
@@ -130,7 +130,7 @@ class Examination:
         if path:
             try:
                 facts, shards = within(
-                    self.patience_seconds, lambda pulse: dataset.look_at_data(path, self.config, pulse)
+                    self.patience_seconds, lambda pulse: dataset_checks.look_at_data(path, self.config, pulse)
                 )
             except TimeoutError as error:
                 facts = DataFacts(error=f"{error} (a dead file system?)")
@@ -151,7 +151,7 @@ class Examination:
 
     def _checksum(self, folder: Path, shard: Shard) -> str | None:
         try:
-            return within(self.patience_seconds, lambda _: dataset.checksum_trouble(folder, shard))
+            return within(self.patience_seconds, lambda _: dataset_checks.checksum_trouble(folder, shard))
         except TimeoutError:
             return f"{folder / shard.name}: not read in {self.patience_seconds:g} s"
 
@@ -162,14 +162,14 @@ class Examination:
         if folder is not None and self.board.rank == 0:
             own = self._own_folder = within_or(
                 self.patience_seconds,
-                lambda: disk.look_at_folder(folder),
+                lambda: disk_checks.look_at_folder(folder),
                 lambda reason: FolderFacts(folder=str(folder), parent=str(folder), error=reason),
             )
             self.findings.checkpoint_bytes = build.checkpoint_bytes(self.config.model) if self.config else 0
         facts = FolderFacts.model_validate_json(self._decided(FOLDER, own.model_dump_json))
         if facts.folder:
             self.findings.folder = facts
-            seen = within_or(self.patience_seconds, lambda: disk.sees(facts), lambda _: False)
+            seen = within_or(self.patience_seconds, lambda: disk_checks.sees(facts), lambda _: False)
             self._exchange(FOLDER_SEEN, str(seen))
 
     def _network(self, leaders: list[int]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from biggan.config import Config
-from biggan.doctor import agreement, contact, dataset, disk, machine
+from biggan.doctor import dataset_checks, disk_checks, machine_checks, network_checks, rank_agreement
 from biggan.doctor.check import Check
-from biggan.doctor.contact import Lost
-from biggan.doctor.dataset import DataFacts
-from biggan.doctor.disk import FolderFacts
+from biggan.doctor.dataset_checks import DataFacts
+from biggan.doctor.disk_checks import FolderFacts
 from biggan.doctor.host import HostFacts
 from biggan.doctor.network import NetworkFacts
+from biggan.doctor.network_checks import Lost
 
 
 @dataclass
@@ -32,22 +32,22 @@ class Findings:
 
 def judge(found: Findings, config: Config | None) -> list[Check]:
     """Every row; those that were not asked for or not reached say so."""
-    hosts = contact.known_hosts(found.hosts, found.world_size)
+    hosts = network_checks.known_hosts(found.hosts, found.world_size)
     return [
-        contact.check_rendezvous(found.hosts, found.world_size, found.lost),
-        contact.check_addresses(found.hosts),
-        agreement.check_versions(found.hosts),
-        agreement.check_config(found.hosts),
-        agreement.check_environment(found.hosts),
-        machine.check_devices(found.hosts),
-        machine.check_cores(found.hosts, config),
-        machine.check_shared_memory(found.hosts),
-        machine.check_open_files(found.hosts, found.world_size),
-        *dataset.check_data(found.data, hosts),
-        dataset.check_checksums(found.checksums, hosts),
-        *disk.check_folder(found.folder, found.folder_seen, config, found.checkpoint_bytes, hosts),
-        *contact.check_collectives(found.network, hosts),
-        contact.check_clocks(found.network, hosts),
-        contact.check_links(found.network, hosts),
-        contact.check_stragglers(found.network, hosts),
+        network_checks.check_rendezvous(found.hosts, found.world_size, found.lost),
+        network_checks.check_addresses(found.hosts),
+        rank_agreement.check_versions(found.hosts),
+        rank_agreement.check_config(found.hosts),
+        rank_agreement.check_environment(found.hosts),
+        machine_checks.check_devices(found.hosts),
+        machine_checks.check_cores(found.hosts, config),
+        machine_checks.check_shared_memory(found.hosts),
+        machine_checks.check_open_files(found.hosts, found.world_size),
+        *dataset_checks.check_data(found.data, hosts),
+        dataset_checks.check_checksums(found.checksums, hosts),
+        *disk_checks.check_folder(found.folder, found.folder_seen, config, found.checkpoint_bytes, hosts),
+        *network_checks.check_collectives(found.network, hosts),
+        network_checks.check_clocks(found.network, hosts),
+        network_checks.check_links(found.network, hosts),
+        network_checks.check_stragglers(found.network, hosts),
     ]

@@ -22,9 +22,9 @@ from pydantic import BaseModel
 
 import biggan
 from biggan.config import Config
+from biggan.config.preset import resolve
 from biggan.errors import InputError
-from biggan.preset import resolve
-from biggan.training.run_folder import flatten
+from biggan.runs.run_folder import flatten
 
 IMPORTED = ("torch", "torchvision", "webdataset")
 INSTALLED = ("biggan", "deepspeed", "mlflow", "numpy", "pydantic", "safetensors")

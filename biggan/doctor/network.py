@@ -30,7 +30,7 @@ LINK_BYTES = 4 * 2**20
 CLOCK_ROUNDS = 8
 
 
-class Collective(BaseModel):
+class CollectiveTiming(BaseModel):
     """Median seconds of one collective of `bytes` (of each rank, in an all_gather)."""
 
     operation: str
@@ -46,7 +46,7 @@ class Clock(BaseModel):
     round_trip_seconds: float
 
 
-class Link(BaseModel):
+class LinkTiming(BaseModel):
     """Median seconds of one message between two hosts, there and back, halved."""
 
     ranks: tuple[int, int]
@@ -61,10 +61,10 @@ class NetworkFacts(BaseModel):
     backend: str = ""
     wrong: list[str] = []
     """Results that are not the known ones."""
-    collectives: list[Collective] = []
+    collectives: list[CollectiveTiming] = []
     clocks: list[Clock] = []
     """On rank 0."""
-    links: list[Link] = []
+    links: list[LinkTiming] = []
     """Those this rank began."""
     matmul_seconds: float = 0.0
 
@@ -103,18 +103,18 @@ def check_results(facts: NetworkFacts, process: Process, pulse: Pulse) -> None:
             facts.wrong.append(f"all_gather of {str(dtype).removeprefix('torch.')}")
 
 
-def _all_reduce(size: int, process: Process, pulse: Pulse) -> Collective:
+def _all_reduce(size: int, process: Process, pulse: Pulse) -> CollectiveTiming:
     x = torch.zeros(size // 4, device=process.device)
     seconds = median_seconds(lambda: dist.all_reduce(x, group=process.group), process, pulse, f"all-reduce of {size} B")
-    return Collective(operation="all_reduce", bytes=size, seconds=seconds)
+    return CollectiveTiming(operation="all_reduce", bytes=size, seconds=seconds)
 
 
-def _all_gather(size: int, process: Process, pulse: Pulse) -> Collective:
+def _all_gather(size: int, process: Process, pulse: Pulse) -> CollectiveTiming:
     group = process.group
     assert group is not None
     x = torch.zeros(size // 4, device=process.device)
     seconds = median_seconds(lambda: all_gather_rows(x, group).add(0), process, pulse, f"all-gather of {size} B")
-    return Collective(operation="all_gather", bytes=size, seconds=seconds)
+    return CollectiveTiming(operation="all_gather", bytes=size, seconds=seconds)
 
 
 def median_seconds(call: Callable[[], object], process: Process, pulse: Pulse, name: str) -> float:
@@ -169,7 +169,7 @@ def compare_clocks(leaders: list[int], process: Process, pulse: Pulse) -> list[C
     return clocks
 
 
-def time_links(leaders: list[int], process: Process, pulse: Pulse) -> list[Link]:
+def time_links(leaders: list[int], process: Process, pulse: Pulse) -> list[LinkTiming]:
     """Send a message to and fro between neighbouring hosts, one pair after the other."""
     links = []
     pairs = [(leaders[k - 1], leaders[k]) for k in range(1, len(leaders))]
@@ -181,7 +181,9 @@ def time_links(leaders: list[int], process: Process, pulse: Pulse) -> list[Link]
             x = torch.zeros(LINK_BYTES // 4, device=process.device)
             times = [_seconds(lambda: _to_and_fro(x, first, second, process), process.device) for _ in range(4)]  # noqa: B023
             if process.rank == first:
-                links.append(Link(ranks=(first, second), bytes=LINK_BYTES, seconds=statistics.median(times[1:]) / 2))
+                links.append(
+                    LinkTiming(ranks=(first, second), bytes=LINK_BYTES, seconds=statistics.median(times[1:]) / 2)
+                )
         pulse.beat("waiting for the other hosts' links")
         process.barrier()
     return links
@@ -206,7 +208,7 @@ def time_matmul(process: Process, pulse: Pulse) -> float:
     return statistics.median(_seconds(lambda: x @ x, process.device) for _ in range(7))
 
 
-def slowest(facts: Mapping[int, NetworkFacts]) -> list[Collective]:
+def slowest(facts: Mapping[int, NetworkFacts]) -> list[CollectiveTiming]:
     """Each collective's median on the rank where it took longest, of those all ranks came to."""
     shared = zip(*(f.collectives for _, f in sorted(facts.items())), strict=False)
     return [max(same, key=lambda c: c.seconds) for same in shared]

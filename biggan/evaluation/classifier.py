@@ -22,10 +22,10 @@ from biggan.data.dataset import Dataset, Shard, checksum
 from biggan.data.preview import as_rgb, readable_in
 from biggan.distributed.process import Process, has_bfloat16
 from biggan.evaluation.features import Extracted
-from biggan.evaluation.stored import fits, read_tensors, write_tensors
+from biggan.evaluation.tensor_file import fits, read_tensors, write_tensors
 from biggan.pictures import evenly_spaced
 from biggan.progress import Tick
-from biggan.training.latents import keyed_generator
+from biggan.random import keyed_generator
 
 MOST_PIXELS = 64
 """Larger images are averaged down to it."""
@@ -39,7 +39,7 @@ HELD_OUT_EVERY = 20
 
 
 @dataclass(frozen=True)
-class Course:
+class LessonPlan:
     """How it is trained: SGD with Nesterov momentum, one cycle of the learning rate, shifted images, bfloat16."""
 
     epochs: int = 12
@@ -116,13 +116,13 @@ class Classifier:
 
 
 def open_classifier(
-    dataset: Dataset, root: str, cache: Path, process: Process, tick: Tick, course: Course | None = None
+    dataset: Dataset, root: str, cache: Path, process: Process, tick: Tick, course: LessonPlan | None = None
 ) -> Classifier:
     """The data set's classifier: read from `cache`, or trained by rank 0 and written there. Collective.
 
     Raises DataError, and InputError where the cache cannot be written, on every process.
     """
-    course = course or Course()
+    course = course or LessonPlan()
     file = cache_file(dataset, cache, course)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(course.seed)
@@ -145,14 +145,14 @@ def _cached(file: Path, network: ClassifierNetwork) -> tuple[dict[str, Tensor], 
     return found if isinstance(found[1].get("held_out_accuracy"), float) else None
 
 
-def cache_file(dataset: Dataset, cache: Path, course: Course) -> Path:
+def cache_file(dataset: Dataset, cache: Path, course: LessonPlan) -> Path:
     """Where the classifier is kept that this course makes of this data."""
     made_of = [checksum(dataset), WIDTHS, MOST_PIXELS, MOST_IMAGES, BATCH_IMAGES, HELD_OUT_EVERY, asdict(course)]
     return cache / f"classifier-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}.safetensors"
 
 
 def _train(
-    network: ClassifierNetwork, dataset: Dataset, root: str, process: Process, tick: Tick, course: Course
+    network: ClassifierNetwork, dataset: Dataset, root: str, process: Process, tick: Tick, course: LessonPlan
 ) -> tuple[dict[str, Tensor], dict[str, float]] | None:
     """Rank 0's weights, and accuracy on images held out; the others wait for each shard and epoch. Collective."""
     train, held_out = real_images(dataset, root, network.pixels, process, tick)
@@ -219,7 +219,7 @@ def _of_shard(dataset: Dataset, root: str, shard: Shard, first: int, numbers: fr
 class Lesson:
     """A network that learns from images, an epoch at a time, everything drawn keyed by the seed."""
 
-    def __init__(self, network: ClassifierNetwork, train: Images, course: Course, device: torch.device):
+    def __init__(self, network: ClassifierNetwork, train: Images, course: LessonPlan, device: torch.device):
         self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._train, self._course, self._device = train, course, device
         self._sgd = torch.optim.SGD(

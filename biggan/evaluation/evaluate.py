@@ -13,19 +13,19 @@ from torch import Tensor
 from biggan.data.dataset import checksum
 from biggan.distributed.process import Process
 from biggan.errors import InputError
+from biggan.evaluation.feature_summary import Summary, check_per_class
 from biggan.evaluation.features import Extractor
 from biggan.evaluation.inception_score import InceptionScore
 from biggan.evaluation.measures import compare, compared_rows, of_classes
 from biggan.evaluation.neighbours import Neighbours, nearest_real
 from biggan.evaluation.partial import Partial, work_through
-from biggan.evaluation.real import RealSplit, read_statistics, real_summaries
+from biggan.evaluation.reference_statistics import RealSplit, read_statistics, real_summaries
 from biggan.evaluation.result import Protocol, Result
-from biggan.evaluation.summary import Summary, check_per_class
 from biggan.evaluation.tally import Tally
-from biggan.generation.latents import draw_latents
+from biggan.generation.bulk import digest
 from biggan.generation.sample import CHUNK_IMAGES, make_chunk
-from biggan.generation.series import digest
 from biggan.generation.standing_stats import BATCH_IMAGES, BATCHES, standing_statistics
+from biggan.generation.truncation import draw_latents
 from biggan.models.networks import Generator
 from biggan.progress import Tick
 

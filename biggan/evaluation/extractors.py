@@ -9,7 +9,7 @@ from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.evaluation.classifier import open_classifier
 from biggan.evaluation.features import Extractor
-from biggan.evaluation.real import RealSplit
+from biggan.evaluation.reference_statistics import RealSplit
 from biggan.progress import Tick
 
 TORCHVISION = "torchvision:"

@@ -9,7 +9,7 @@ from biggan.data.dataset import Dataset
 from biggan.distributed.process import Process
 from biggan.evaluation.evaluate import Evaluator, Settings
 from biggan.evaluation.extractors import Features, open_extractor
-from biggan.evaluation.real import RealSplit
+from biggan.evaluation.reference_statistics import RealSplit
 from biggan.progress import Tick
 
 

@@ -7,10 +7,9 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from biggan.evaluation.frechet import frechet_distance
-from biggan.evaluation.kernel import kernel_distance
+from biggan.evaluation.distances import frechet_distance, kernel_distance
+from biggan.evaluation.feature_summary import Summary
 from biggan.evaluation.manifold import manifold
-from biggan.evaluation.summary import Summary
 
 NEIGHBOURS = 5
 """The manifold's k, that of Naeem et al. 2020."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from biggan.distributed.process import Process
 from biggan.evaluation.features import Extractor
 from biggan.evaluation.manifold import nearest
-from biggan.evaluation.real import RealSplit
+from biggan.evaluation.reference_statistics import RealSplit
 from biggan.pictures import evenly_spaced, grid
 from biggan.progress import Tick
 

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from biggan.distributed.process import Process
-from biggan.evaluation.stored import fits, read_tensors, write_tensors
+from biggan.evaluation.tensor_file import fits, read_tensors, write_tensors
 from biggan.progress import Tick
 
 SAVE_EVERY_SECONDS = 60.0
 
 
-class Tally(Protocol):
+class Resumable(Protocol):
     """What units of work add to."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ class Partial:
         name = f"{self._request[:16]}.rank{process.rank}of{process.world_size}.safetensors"
         self._file, self._saved_at = folder / name, time.monotonic()
 
-    def resume(self, tally: Tally) -> int:
+    def resume(self, tally: Resumable) -> int:
         """Restore what was saved, if anything that fits; the units that it holds."""
         found = read_tensors(self._file)
         if found is None or found[1].keys() != {"units"} or not fits(found[0], tally.tensors()):
@@ -46,7 +46,7 @@ class Partial:
         tally.restore(found[0])
         return int(found[1]["units"])
 
-    def save(self, units: int, tally: Tally, last: bool) -> None:
+    def save(self, units: int, tally: Resumable, last: bool) -> None:
         """After so many units, if it is time, or they are the last."""
         if last or time.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS:
             write_tensors(self._file, tally.tensors(), {"units": units})
@@ -60,7 +60,12 @@ class Partial:
 
 
 def work_through(
-    what: str, units: Mapping[int, int], do: Callable[[int], None], tally: Tally, partial: Partial | None, tick: Tick
+    what: str,
+    units: Mapping[int, int],
+    do: Callable[[int], None],
+    tally: Resumable,
+    partial: Partial | None,
+    tick: Tick,
 ) -> None:
     """`do` each of this process's units, which adds to `tally`; those that `partial` holds are not done again.
 

@@ -61,7 +61,7 @@ class Result:
     origin: str = ""
     """Of the generator: RUN@STEP, or an export's path."""
     generator: str = ""
-    """`biggan.generation.series.digest` of its weights, before BatchNorm's statistics are taken anew."""
+    """`biggan.generation.bulk.digest` of its weights, before BatchNorm's statistics are taken anew."""
     step: int | None = None
     images_seen: int | None = None
     real_halves: Mapping[str, float] = field(default_factory=dict)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from biggan.distributed.process import Process
+from biggan.evaluation.feature_summary import Summary
 from biggan.evaluation.features import Extracted
 from biggan.evaluation.inception_score import InceptionScore
-from biggan.evaluation.stored import prefixed, without_prefix
-from biggan.evaluation.summary import Summary
+from biggan.evaluation.tensor_file import prefixed, without_prefix
 
 
 class Tally:

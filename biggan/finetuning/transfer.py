@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biggan.finetuning.classes import ClassRow, begun_table, same_rows
-from biggan.finetuning.places import Candidates
+from biggan.finetuning.block_mapping import Candidates
+from biggan.finetuning.class_mapping import ClassRow, begun_table, same_rows
 from biggan.models.biggan_deep import BigGANDeepGenerator
 from biggan.models.layers import as_matrix
 from biggan.models.networks import Generator

@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from biggan.build import architecture
+from biggan.config.preset import resolve
 from biggan.errors import InputError
 from biggan.files import new_folder
-from biggan.generation.export_folder import Addition, Content, write
+from biggan.generation.bulk import digest
+from biggan.generation.export_writer import Addition, Content, write
 from biggan.generation.load import open_checkpoint, run_of
-from biggan.generation.series import digest
 from biggan.generation.standing_stats import BATCHES
-from biggan.preset import resolve
-from biggan.training import checkpoint, lineage, run_folder
+from biggan.models.architecture import configured_architecture
+from biggan.runs import checkpoint, lineage, run_folder
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What to export, and where to."""
 
     checkpoint: Path
@@ -37,7 +37,7 @@ class Request:
 
 
 def export(
-    request: Request, additions: Mapping[str, Addition], device: torch.device, on_batch: Callable[[], object]
+    request: ExportRequest, additions: Mapping[str, Addition], device: torch.device, on_batch: Callable[[], object]
 ) -> None:
     """Write the folder, completely or not at all. `on_batch()` is called `batches(request)` times.
 
@@ -52,12 +52,12 @@ def export(
         raise InputError(f"OUT: {request.out}: cannot be written ({error.strerror or error})") from None
 
 
-def batches(request: Request) -> int:
+def batches(request: ExportRequest) -> int:
     """Batches that standing statistics take, all truncations together."""
     return len(request.truncations) * BATCHES
 
 
-def content(request: Request, device: torch.device) -> Content:
+def content(request: ExportRequest, device: torch.device) -> Content:
     """What the export holds, read from the checkpoint; raises CheckpointError if that is damaged."""
     source = open_checkpoint(request.checkpoint, device)
     run = run_of(request.checkpoint)
@@ -68,7 +68,7 @@ def content(request: Request, device: torch.device) -> Content:
         discriminator = checkpoint.load(request.checkpoint, only={"discriminator"}).tensors["discriminator"]
     return Content(
         source=source,
-        networks=architecture(config.model),
+        networks=configured_architecture(config.model),
         truncations=request.truncations,
         license=request.license,
         weights=f"average of training (EMA, decay {config.ema.decay:g}), spectral norm folded in",

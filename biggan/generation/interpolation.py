@@ -1,35 +1,48 @@
-"""From one image to another: through z, through the classes, or both; on a great circle or on the line.
-
-Most of N(0, I) in d dimensions lies near the sphere of radius sqrt(d). The line between two such points leaves it (its
-middle is at about sqrt(d / 2), where the generator has hardly been trained); the great circle stays (White 2016,
-"Sampling Generative Networks", section 2.1).
-
-- z is taken whole, also where it is hierarchical: the chunks of one z are one draw of one N(0, I), and only the whole
-  has a sphere of its own. All chunks then move at one pace.
-- Class embeddings are learned, and no distribution says where they should lie. The line between two is what mixing the
-  classes is: BatchNorm's gains and biases move evenly. The circle keeps the length of the embedding, and with it how
-  strongly the class is spoken: between two embeddings at right angles the line is down to 71% of it half-way.
-
-Truncated latents are not spread alike in all directions: single values of a great circle's middle may be up to sqrt(2)
-times the truncation. Those on the line stay within it.
-"""
+"""Classes between classes: points of the shared class embedding (Brock et al. 2018, section 3.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from biggan.errors import InputError
-from biggan.generation.latents import draw_latents
-from biggan.generation.mixing import shared_embedding
-from biggan.generation.route import Over, Path, Route
+from biggan.generation.interpolation_spec import Over, Path, Route
 from biggan.generation.sample import generate
+from biggan.generation.truncation import draw_latents
 from biggan.models.networks import Generator
+
+
+def shared_embedding(generator: Generator) -> nn.Embedding:
+    """The embedding that all BatchNorms read; InputError for a generator that has none."""
+    if generator.class_embedding is None:
+        raise InputError(
+            "classes cannot be mixed: this generator has no shared class embedding (model.class_embedding_dim: 0); "
+            "use whole classes, or a generator that was trained with one"
+        )
+    return generator.class_embedding
+
+
+@torch.no_grad()
+def mix_classes(generator: Generator, mixtures: Sequence[Mapping[int, float]]) -> Tensor:
+    """Class embeddings float32 [len(mixtures), class_embedding_dim], on the device, of weights by class number.
+
+    Weights are at least 0, and are divided by their sum: the mixture {3: 1.0} is class 3, bit for bit. The embedding
+    enters every BatchNorm's gain and bias linearly, so these are the weighted means of the classes' gains and biases.
+    """
+    embedding = shared_embedding(generator).weight
+    rows = []
+    for weights in mixtures:
+        total = sum(weights.values())
+        assert total > 0, weights
+        assert min(weights.values()) >= 0, weights
+        shares = torch.tensor(list(weights.values()), dtype=torch.float64, device=embedding.device) / total
+        rows.append((shares[:, None] * embedding[list(weights)].double()).sum(0).float())
+    return torch.stack(rows)
 
 
 def between(first: Tensor, last: Tensor, route: Route) -> Tensor:

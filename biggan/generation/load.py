@@ -7,16 +7,15 @@ from pathlib import Path
 
 import torch
 
-from biggan import build
-from biggan.errors import InputError
-from biggan.generation.exported import INFORMATION, is_export, read_export
-from biggan.generation.source import Source
-from biggan.nearest import nearest
-from biggan.preset import resolve
-from biggan.training import checkpoint, lineage, run_folder
+from biggan.config.preset import resolve
+from biggan.errors import InputError, nearest_path
+from biggan.generation.export_reader import INFORMATION, is_export, read_export
+from biggan.generation.trained_generator import TrainedGenerator
+from biggan.models.architecture import configured_architecture
+from biggan.runs import checkpoint, lineage, run_folder
 
 
-def open_source(path: str, device: torch.device, on_damaged: Callable[[str], object]) -> Source:
+def open_source(path: str, device: torch.device, on_damaged: Callable[[str], object]) -> TrainedGenerator:
     """The averaged generator of RUN (its newest whole checkpoint), RUN@STEP, RUN@best, RUN@good, a checkpoint's folder
     or an export's.
 
@@ -28,13 +27,13 @@ def open_source(path: str, device: torch.device, on_damaged: Callable[[str], obj
     return open_checkpoint(find_checkpoint(path, on_damaged), device)
 
 
-def open_checkpoint(folder: Path, device: torch.device) -> Source:
+def open_checkpoint(folder: Path, device: torch.device) -> TrainedGenerator:
     """The averaged generator of one checkpoint; raises CheckpointError if it is damaged."""
     saved = checkpoint.load(folder, only={"ema"})
-    generator = build.architecture(resolve(folder / run_folder.CONFIG).model).generator()
+    generator = configured_architecture(resolve(folder / run_folder.CONFIG).model).generator()
     generator.load_state_dict(saved.tensors["ema"])
     step, run = saved.state["step"], run_of(folder)
-    return Source(
+    return TrainedGenerator(
         generator=generator.to(device).eval(),
         classes=tuple(saved.state["classes"]),
         origin=str(folder) if run is None else f"{run}@{step}",
@@ -67,7 +66,7 @@ def _what_else(folder: Path) -> str:
     if folder.exists():
         return "neither a checkpoint nor a run with one, nor an export; look for RUN/checkpoints/step_*"
     beside = [file.parent for name in (run_folder.CONFIG, INFORMATION) for file in folder.parent.glob(f"*/{name}")]
-    return f"no such folder{nearest(folder, beside) or f'; make a run: `biggan train CONFIG run.dir={folder}`'}"
+    return f"no such folder{nearest_path(folder, beside) or f'; make a run: `biggan train CONFIG run.dir={folder}`'}"
 
 
 def run_of(folder: Path) -> Path | None:

@@ -16,9 +16,9 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 import biggan
 from biggan.errors import InputError
-from biggan.generation.agreement import check_agreement
-from biggan.generation.exported import GENERATOR, INFORMATION, read_information
+from biggan.generation.export_reader import GENERATOR, INFORMATION, read_information
 from biggan.generation.sampler import Sampler
+from biggan.generation.torch_export import check_agreement
 from biggan.tracking import experiment_id, tracking_uri
 
 FOLDER = "mlflow"

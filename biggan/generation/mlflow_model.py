@@ -15,8 +15,8 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
 
-from biggan.generation.latents import draw_latents
 from biggan.generation.sampler import load_generator
+from biggan.generation.truncation import draw_latents
 
 
 class BigganModel(PythonModel):

@@ -10,10 +10,9 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from biggan.generation.agreement import check_agreement
 from biggan.generation.sampler import Sampler
-from biggan.generation.source import truncation_key
-from biggan.generation.torch_export import batch_axis, example
+from biggan.generation.torch_export import batch_axis, check_agreement, example
+from biggan.generation.trained_generator import truncation_key
 
 FILE = "generator.onnx"
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from biggan.generation.latents import draw_latents
+from biggan.generation.truncation import draw_latents
 from biggan.models.networks import Generator
 
 CHUNK_IMAGES = 32
@@ -22,7 +22,7 @@ def make_chunk(generator: nn.Module, z: Tensor, y: Tensor) -> Tensor:
     """uint8 [n, R, R, 3], on the device, of n <= CHUNK_IMAGES latents [n, z_dim] there; in eval mode.
 
     A grey generator's images have three equal channels.
-    `y`: labels int64 [n], or class embeddings float [n, class_embedding_dim] (biggan.generation.mixing).
+    `y`: labels int64 [n], or class embeddings float [n, class_embedding_dim] (biggan.generation.interpolation).
     """
     assert not generator.training, "a generator in training mode would use and move batch statistics"
     forward = generator.from_condition if y.is_floating_point() else generator

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from biggan.distributed.process import this_device
 from biggan.errors import InputError
-from biggan.generation.asked import check_truncation, class_number
-from biggan.generation.exported import read_discriminator, read_export
-from biggan.generation.latents import draw_latents
+from biggan.generation.arguments import check_truncation, class_number
+from biggan.generation.export_reader import read_discriminator, read_export
 from biggan.generation.sample import generate
-from biggan.generation.source import Source
+from biggan.generation.trained_generator import TrainedGenerator
+from biggan.generation.truncation import draw_latents
 from biggan.models.networks import Discriminator
 
 
@@ -30,7 +30,7 @@ class Sampler:
     [-1, 1], in evaluation mode, with the standing statistics of the truncation.
     """
 
-    def __init__(self, source: Source, truncation: float | None = None):
+    def __init__(self, source: TrainedGenerator, truncation: float | None = None):
         check_truncation(truncation, "truncation")
         self._source = source
         self.truncation = truncation

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import torch
 
-from biggan.generation.latents import truncated_latents
+from biggan.generation.truncation import truncated_latents
 from biggan.models.batchnorm import CrossReplicaBatchNorm
 from biggan.models.networks import Generator
-from biggan.training.latents import keyed_generator
+from biggan.random import keyed_generator
 
 BATCHES = 16
 BATCH_IMAGES = 64

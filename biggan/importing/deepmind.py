@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from biggan.errors import InputError
-from biggan.generation.source import truncation_key
-from biggan.importing.found import Found, State
+from biggan.generation.trained_generator import truncation_key
+from biggan.importing.imported_checkpoint import ImportedCheckpoint, State
 from biggan.importing.pickles import read_file, state_dict_of
 from biggan.models.architecture import Architecture
 from biggan.models.networks import BOTTOM_WIDTH, G_WIDTHS
@@ -36,7 +36,7 @@ ATTENTION = {"theta": "snconv1x1_theta", "phi": "snconv1x1_phi", "g": "snconv1x1
 STATISTICS = {"running_means": "running_mean", "running_vars": "running_var"}
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> ImportedCheckpoint:
     """The generator; raises InputError, one line, for whatever does not belong."""
     file = folder / TENSORS
     config = _config(folder / CONFIG)
@@ -50,7 +50,7 @@ def read(folder: Path) -> Found:
     steps = _statistics_by_truncation(state, str(file))
     if config.get("n_stats", len(steps)) != len(steps):
         raise InputError(f"{folder / CONFIG}: n_stats: {config['n_stats']!r}, but the tensors are of {len(steps)}")
-    return Found(
+    return ImportedCheckpoint(
         format=FORMAT,
         networks=networks,
         ema={**state, **steps[truncation_key(None)]},

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from biggan.errors import InputError
+from biggan.errors import InputError, nearest_path
 from biggan.importing import deepmind, plain, reference
-from biggan.importing.found import Found
-from biggan.nearest import nearest
+from biggan.importing.imported_checkpoint import ImportedCheckpoint
 
 KNOWN = (
     f"known are the reference code's (G.pth, D.pth, G_ema.pth), the released generators' ({deepmind.CONFIG} and "
@@ -16,14 +15,16 @@ KNOWN = (
 )
 
 
-def read(source: Path, suffix: str, config: Path | None, overrides: Sequence[str], places: Sequence[str]) -> Found:
+def read(
+    source: Path, suffix: str, config: Path | None, overrides: Sequence[str], places: Sequence[str]
+) -> ImportedCheckpoint:
     """What is in `source`; raises InputError, one line, if it is of no known format, or not as that format has it.
 
     `suffix` and `config` are the flags of those names; `overrides` are `key.sub=value`, and so are `places`, which say
     where the run and its data are.
     """
     if not source.exists():
-        raise InputError(f"SOURCE: {source}: no such file or folder{nearest(source, source.parent.glob('*'))}")
+        raise InputError(f"SOURCE: {source}: no such file or folder{nearest_path(source, source.parent.glob('*'))}")
     for key in (place.partition("=")[0] for place in places):
         if any(override.startswith(f"{key}=") for override in overrides):
             raise InputError(f"{key}: {'OUT' if key == 'run.dir' else '--data'} says it already; leave it out")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from biggan import build
+from biggan.config.preset import resolve
 from biggan.errors import InputError
-from biggan.importing.found import Found, count_of_steps
+from biggan.importing.imported_checkpoint import ImportedCheckpoint, count_of_steps
 from biggan.importing.pickles import SUFFIXES, read_file, state_dict_of
-from biggan.preset import resolve
+from biggan.models.architecture import configured_architecture
 
 FORMAT = "state dicts under our names"
 AVERAGES = ("ema", "G_ema")
@@ -19,7 +19,7 @@ GENERATORS = ("generator", "G", "state_dict", "model")
 DISCRIMINATORS = ("discriminator", "D")
 
 
-def read(file: Path, config: Path, overrides: Sequence[str]) -> Found:
+def read(file: Path, config: Path, overrides: Sequence[str]) -> ImportedCheckpoint:
     """A generator's state dict, or a dictionary of several: its average, itself, the discriminator, the step.
 
     Raises InputError, one line, if there is no generator among them.
@@ -46,9 +46,9 @@ def read(file: Path, config: Path, overrides: Sequence[str]) -> Found:
     notes = ["no discriminator: a generator alone, nothing to train on"] if discriminator is None else []
     if discriminator is not None:
         notes.append("no optimizers: Adam starts anew")
-    return Found(
+    return ImportedCheckpoint(
         format=FORMAT,
-        networks=build.architecture(resolved.model),
+        networks=configured_architecture(resolved.model),
         ema=average or generator or {},
         generator=None if discriminator is None else generator or average,
         discriminator=discriminator,

@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biggan import build
+from biggan.config.preset import resolved
 from biggan.errors import InputError
 from biggan.importing import reference_names, reference_settings
-from biggan.importing.found import Found, State, count_of_steps
+from biggan.importing.imported_checkpoint import ImportedCheckpoint, State, count_of_steps
 from biggan.importing.pickles import dense, read_file, state_dict_of
 from biggan.importing.shapes import architecture_of
-from biggan.models.architecture import Architecture
-from biggan.preset import resolved
+from biggan.models.architecture import Architecture, configured_architecture
 
 FORMAT = "the reference PyTorch code's (BigGAN-PyTorch)"
 NETWORKS = ("G", "D", "G_ema")
@@ -48,7 +47,7 @@ def suffixes(folder: Path) -> list[str]:
     return sorted({name[1] or "" for name in names if name})
 
 
-def read(folder: Path, suffix: str, overrides: Sequence[str]) -> Found:
+def read(folder: Path, suffix: str, overrides: Sequence[str]) -> ImportedCheckpoint:
     """Both networks, or a generator alone; raises InputError, one line, for whatever does not belong."""
     files = _files(folder, suffix)
     if "G" not in files and "G_ema" not in files:
@@ -63,7 +62,7 @@ def read(folder: Path, suffix: str, overrides: Sequence[str]) -> Found:
     tree = reference_settings.sections(known, networks, step or 0)
     images_a_step = tree["training"]["d_steps"] * tree["training"]["batch_size"]
     resolved_config = resolved(tree, overrides)
-    networks = with_epsilons(networks, build.architecture(resolved_config.model))
+    networks = with_epsilons(networks, configured_architecture(resolved_config.model))
     for name in ours.keys() - {"D"}:
         ours[name] = _with_one_eps(ours[name], networks.bn_eps)
     has_both = "D" in ours
@@ -72,7 +71,7 @@ def read(folder: Path, suffix: str, overrides: Sequence[str]) -> Found:
         for name, file in OPTIMIZERS.items()
         if has_both and name in theirs
     }
-    return Found(
+    return ImportedCheckpoint(
         format=FORMAT,
         networks=networks,
         ema=ours.get("G_ema", ours[main]),

@@ -159,7 +159,7 @@ def sections(known: Mapping[str, Any], networks: Architecture, step: int) -> dic
 
 
 def model_section(networks: Architecture, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The networks as `biggan.build.architecture` reads them."""
+    """The networks as `configured_architecture` reads them."""
     deep = networks.family == "biggan-deep"
     return {
         "family": networks.family,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from biggan.errors import InputError
-from biggan.importing.found import State
+from biggan.importing.imported_checkpoint import State
 from biggan.models.architecture import Architecture, latent_chunks
 from biggan.models.networks import BOTTOM_WIDTH, D_WIDTHS, G_WIDTHS, smallest_map
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from biggan.config.model import ModelConfig
 from biggan.models.biggan import BigGANDiscriminator, BigGANGenerator
 from biggan.models.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
 from biggan.models.networks import G_WIDTHS, Discriminator, Generator
@@ -119,3 +120,28 @@ class Architecture:
 def latent_chunks(family: str, resolution: int, hierarchical: bool) -> int:
     """Equal parts that z is cut into: one for the first layer and one per block; BigGAN-deep does not cut it."""
     return len(G_WIDTHS[resolution]) if hierarchical and family == "biggan" else 1
+
+
+def configured_architecture(model: ModelConfig) -> Architecture:
+    """The networks that a config describes."""
+    deep = model.family == "biggan-deep"
+    return Architecture(
+        family=model.family,
+        resolution=model.resolution,
+        image_channels=model.image_channels,
+        channels=model.channels,
+        d_channels=model.d_channels or model.channels,
+        depth=model.depth if deep else 1,
+        d_depth=(model.d_depth or model.depth) if deep else 1,
+        classes=model.classes,
+        z_dim=model.effective_z_dim,
+        class_embedding_dim=model.class_embedding_dim,
+        hierarchical=model.hierarchical_z,
+        g_attention=model.g_attention,
+        d_attention=model.d_attention,
+        g_spectral_norm=model.g_spectral_norm,
+        residual=model.residual,
+        d_conv_shortcuts=model.d_conv_shortcuts,
+        sn_eps=model.sn_eps,
+        bn_eps=model.bn_eps,
+    )

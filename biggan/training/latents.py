@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU random generator seeded by `key` alone; distinct keys give independent streams."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+from biggan.random import keyed_generator
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,15 @@ from biggan.evaluation.result import Result
 from biggan.generation.sample import generate_rows
 from biggan.models.networks import Generator
 from biggan.pictures import evenly_spaced, grid
-from biggan.training import checkpoint, rollback, run_folder
-from biggan.training.checkpoint import Checkpoint
-from biggan.training.course import Course
-from biggan.training.report import Report
-from biggan.training.ring import read_pins
-from biggan.training.rollback import Rollback
+from biggan.runs import checkpoint, rollback, run_folder
+from biggan.runs.checkpoint import Checkpoint
+from biggan.runs.ring import read_pins
+from biggan.runs.rollback import Rollback
+from biggan.training.run_logger import RunLogger
 from biggan.training.state import TrainingState
 from biggan.training.step import train_step
 from biggan.training.stop import Stop, stop_signals
+from biggan.training.trajectory import Trajectory
 
 
 @dataclass
@@ -43,14 +43,14 @@ class Loop:
     config: Config
     process: Process
     state: TrainingState
-    course: Course
-    new_course: Callable[[TrainingState, list[Cursor]], Course]
+    course: Trajectory
+    new_course: Callable[[TrainingState, list[Cursor]], Trajectory]
     """From the state and every stream's position: after a rollback."""
     guard: FiniteGuard
     classes: tuple[str, ...]
     evaluate: Callable[[Generator], Result] | None
     """Measures the averaged generator; collective. None: never."""
-    report: Report | None
+    report: RunLogger | None
     saved_step: int = -1
     """Of the newest checkpoint that has the state of that step."""
 
@@ -178,7 +178,7 @@ class Loop:
     def _record(self, verdict: Verdict, good: int | None, action: str) -> None:
         """Write down a change of verdict and what is done; on an alarm, pin the checkpoints from before it."""
 
-        def write(report: Report) -> None:
+        def write(report: RunLogger) -> None:
             if good is not None and verdict.onset_step is not None:
                 report.checkpoints.pin(verdict.onset_step, good, verdict.reasons[0])
             report.event(verdict, good, action)
@@ -191,7 +191,7 @@ class Loop:
         count = self.state.rollbacks + 1
         saved = self.process.together(lambda: checkpoint.load(root / checkpoint.folder_name(good)))
 
-        def leave(report: Report) -> None:
+        def leave(report: RunLogger) -> None:
             report.leave_course(good, count)
             rollback.begin(folder, Rollback(count, good))
             rollback.finish(folder, root)
@@ -255,7 +255,7 @@ class Loop:
             raise DataError(too_many_bad(len(known), limit, known))
 
     def _write_row(self, step: int, row: Mapping[str, float]) -> None:
-        def write(report: Report) -> None:
+        def write(report: RunLogger) -> None:
             report.log(step, self.config.training.batch_size, {"images_seen": self.state.images_seen, **row})
             report.checkpoints.raise_if_failed()
 
@@ -274,7 +274,7 @@ class Loop:
                     self.report.say(f"skipped unreadable sample {name}: {reason}")
                 known[name] = reason
 
-    def _on_main(self, action: Callable[[Report], None]) -> None:
+    def _on_main(self, action: Callable[[RunLogger], None]) -> None:
         """Write something on rank 0; if that fails (a full disk), all processes stop."""
         failure: CheckpointError | None = None
         if self.report is not None:
@@ -324,7 +324,7 @@ class Loop:
         tensors = self.state.tensors(keep=self.process.is_main)
         cursors = [cursor for share in self.process.gather(self.course.loader.cursors) for cursor in share]
 
-        def start(report: Report) -> None:
+        def start(report: RunLogger) -> None:
             report.metrics.sync()
             others = self.state.others(cursors, self.classes)
             report.checkpoints.start(step, Checkpoint(tensors, others, self.config.to_yaml()))

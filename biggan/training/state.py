@@ -13,9 +13,9 @@ from biggan.collapse.detector import Level
 from biggan.collapse.monitor import Monitor
 from biggan.data.stream import Cursor
 from biggan.errors import InputError
-from biggan.training.checkpoint import Checkpoint
-from biggan.training.rollback import Rollback
-from biggan.training.step import Gan
+from biggan.gan import Gan
+from biggan.runs.checkpoint import Checkpoint
+from biggan.runs.rollback import Rollback
 
 
 @dataclass

@@ -13,29 +13,19 @@ import torch
 from torch import Tensor
 
 from biggan.distributed.engine import Engine, frozen, staying
+from biggan.gan import Gan, Stats
 from biggan.models.networks import lower_layers
+from biggan.objectives.logit_statistics import D_STATISTICS, d_statistics
 from biggan.objectives.losses import HINGE, Loss
 from biggan.objectives.regularizers import orthogonal_penalty, orthogonal_weights, r1_penalty, twice_differentiable
 from biggan.objectives.spectral import SpectralLimit
-from biggan.objectives.statistics import D_STATISTICS, d_statistics
-from biggan.training.ema import Ema
 from biggan.training.latents import Latents
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-Stats = dict[str, Tensor]
-
-
-@dataclass
-class Gan:
-    """The two networks with what trains each, and the averaged generator."""
-
-    generator: Engine
-    discriminator: Engine
-    ema: Ema
 
 
 @dataclass(frozen=True)
-class LowerLayers:
+class FrozenBlocks:
     """The first blocks of a network, whose weights stay until a step."""
 
     blocks: int = 0
@@ -60,8 +50,8 @@ class Recipe:
     spectral: SpectralLimit | None = None
     g_frozen_until_step: int = 0
     d_frozen_until_step: int = 0
-    g_lower: LowerLayers = LowerLayers()
-    d_lower: LowerLayers = LowerLayers()
+    g_lower: FrozenBlocks = FrozenBlocks()
+    d_lower: FrozenBlocks = FrozenBlocks()
 
     def r1_gamma_at(self, step: int, use: int) -> float:
         """R1's strength in D update `use` (from 0) of G step `step`: in every so many, so many times as much."""

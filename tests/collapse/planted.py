@@ -11,14 +11,15 @@ import signal
 
 import torch
 
-import biggan.build as build
+import biggan.startup.build as build
 import biggan.training.loop as loop
 from biggan.cli import main
 from biggan.collapse.detector import Departure, Level, Verdict
 from biggan.collapse.monitor import Monitor
-from biggan.training import checkpoint, report, rollback, run_folder
+from biggan.runs import checkpoint, rollback, run_folder
+from biggan.training import run_logger
 
-MODULES = {"checkpoint": checkpoint, "rollback": rollback, "report": report}
+MODULES = {"checkpoint": checkpoint, "rollback": rollback, "report": run_logger}
 plain_step, plain_hinge, plain_judge, plain_back = (
     loop.train_step,
     build.HINGE,

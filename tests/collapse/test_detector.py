@@ -4,7 +4,7 @@ import math
 import random
 
 from biggan.collapse.detector import Level, Thresholds, judge, speaks_of
-from biggan.collapse.history import DENSE, History, Series
+from biggan.collapse.signals import DENSE, History, Series
 
 THRESHOLDS = Thresholds(deviations=4.0, patience_observations=2, minimum_observations=30, agreeing_signals=2)
 EVERY = 10

@@ -3,10 +3,10 @@
 import pytest
 from runs import TINY
 
-from biggan import build
-from biggan.collapse.interventions import effective, learning_rate_warnings, warnings
+from biggan.config.interventions import effective, learning_rate_warnings, warnings
+from biggan.config.preset import resolve
 from biggan.errors import InputError
-from biggan.preset import resolve
+from biggan.startup import build
 
 
 @pytest.fixture

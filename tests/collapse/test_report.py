@@ -14,9 +14,9 @@ from PIL import Image
 from synthetic_run import EVENTS, GOOD, LAYERS, ONSET, STEPS, collapsed_run, samples, write_rows
 
 from biggan import cli
-from biggan.collapse.report import write_report
-from biggan.collapse.report_charts import LEFT, RIGHT
 from biggan.errors import InputError
+from biggan.report.charts import LEFT, RIGHT
+from biggan.report.report_page import write_report
 
 
 @pytest.fixture
@@ -252,7 +252,9 @@ def test_the_page_stays_small_and_needs_nothing_else(run):
 
 
 def test_a_training_process_that_halts_need_not_wait_for_torch():
-    code = "import sys, biggan.collapse.report; print([m for m in ('torch', 'mlflow', 'pydantic') if m in sys.modules])"
+    code = (
+        "import sys, biggan.report.report_page; print([m for m in ('torch', 'mlflow', 'pydantic') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

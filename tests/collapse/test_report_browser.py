@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from synthetic_run import EVENTS, collapsed_run
 
-from biggan.collapse.report import write_report
+from biggan.report.report_page import write_report
 
 # In a frame, because a window is at least 500 px wide. What may scroll within itself does not widen the page.
 FRAME = """<iframe src="{page}" style="width: {width}px; height: 2000px; border: 0"></iframe><script>

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from biggan.collapse.report_curves import BUCKETS, Span, last_row, read_views, worst_first
-from biggan.collapse.report_scales import Kind, scale_for, step_ticks
+from biggan.report.axes import Kind, scale_for, step_ticks
+from biggan.report.curves import BUCKETS, Span, last_row, read_views, worst_first
 
 
 def read(tmp_path, points, span, key="g_loss"):

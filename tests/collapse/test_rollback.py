@@ -10,10 +10,10 @@ import torch
 from runs import biggan, environment, torchrun, weights
 
 from biggan.errors import InputError
-from biggan.training import checkpoint, rollback
-from biggan.training.checkpoint import Checkpoint
-from biggan.training.lineage import ancestor, begin_child, child_config
-from biggan.training.ring import steps_on_disk
+from biggan.runs import checkpoint, rollback
+from biggan.runs.checkpoint import Checkpoint
+from biggan.runs.lineage import ancestor, begin_child, child_config
+from biggan.runs.ring import steps_on_disk
 
 PLANTED = Path(__file__).with_name("planted.py")
 STEPS = ["training.steps=14", "checkpoint.every_steps=2", "checkpoint.keep_last=20", "training.log_every_steps=2"]

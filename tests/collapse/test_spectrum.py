@@ -9,14 +9,14 @@ from runs import biggan, environment, torchrun
 from safetensors.torch import load_file
 from torch import nn
 
-from biggan import build
 from biggan.collapse import subspace
 from biggan.collapse.spectrum import Spectrum, shared_out
 from biggan.config import Config
+from biggan.config.preset import resolve
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.models.layers import SpectralNorm, as_matrix
-from biggan.preset import resolve
+from biggan.startup import build
 from biggan.training.step import train_step
 
 WORKER = Path(__file__).with_name("spectrum_worker.py")

@@ -2,7 +2,7 @@
 
 import torch
 
-from biggan.collapse.window import Window
+from biggan.collapse.signals import Window
 
 CPU = torch.device("cpu")
 

@@ -9,13 +9,13 @@ from PIL import Image
 
 from biggan.data.dataset import load
 from biggan.data.pack import Plan, begin
-from biggan.data.sources.wanted import Wanted
+from biggan.data.sources.selection_request import SelectionRequest
 
 
 def plan(*sources, **settings):
-    """What is said of the sources goes to Wanted, the rest to Plan."""
-    of_sources = {f.name: settings.pop(f.name) for f in fields(Wanted) if f.name in settings}
-    wanted = Wanted(tuple(str(source) for source in sources), **of_sources)
+    """What is said of the sources goes to SelectionRequest, the rest to Plan."""
+    of_sources = {f.name: settings.pop(f.name) for f in fields(SelectionRequest) if f.name in settings}
+    wanted = SelectionRequest(tuple(str(source) for source in sources), **of_sources)
     return Plan(wanted, **{"resolution": 32, "shards": 2} | settings)
 
 

@@ -15,7 +15,7 @@ from biggan.data.loader import Loader
 from biggan.data.preview import first_images, first_of_each_class
 from biggan.data.stream import START, ReadPlan
 from biggan.errors import InputError
-from biggan.evaluation.real import RealSplit
+from biggan.evaluation.reference_statistics import RealSplit
 
 
 @pytest.fixture

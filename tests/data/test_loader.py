@@ -20,7 +20,7 @@ from reads import plan
 from biggan.data.dataset import load
 from biggan.data.loader import Loader
 from biggan.data.stream import START, Cursor, read_dataset
-from biggan.distributed.threads import wait_for_other_threads
+from biggan.distributed.timeout import wait_for_other_threads
 from biggan.errors import DataError, InputError
 
 BATCH = 12

@@ -10,8 +10,8 @@ from packs import flat, plan, reds, run
 
 from biggan.data.dataset import load
 from biggan.data.pack import begin
+from biggan.data.sources.image_source import apart
 from biggan.data.sources.selection import Merge, parse_merge, parse_names
-from biggan.data.sources.source import apart
 from biggan.errors import InputError
 
 

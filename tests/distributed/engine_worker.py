@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from runs import TINY
 
-from biggan import build
+from biggan.config.preset import resolve
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
-from biggan.preset import resolve
-from biggan.training.latents import keyed_generator
+from biggan.random import keyed_generator
+from biggan.startup import build
 from biggan.training.state import host_copy, trained_tensors
 from biggan.training.step import train_step, update_discriminator, update_generator
 

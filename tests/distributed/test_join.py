@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from runs import command, environment
 
-from biggan.distributed import lost, process
+from biggan.distributed import peer_failure, process
 from biggan.distributed.process import join
 from biggan.errors import InputError, LostProcesses
 
@@ -83,8 +83,8 @@ def test_the_collectives_of_gloo_and_of_nccl_are_written_down(monkeypatch, tmp_p
     recorder = torch._C._distributed_c10d
     monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
     monkeypatch.setattr(recorder, "_dump_nccl_trace_json", lambda: b'{"entries": [{}]}', raising=False)
-    lost.last_collective(tmp_path / "rank_3.json")
+    peer_failure.last_collective(tmp_path / "rank_3.json")
     assert (tmp_path / "rank_3_nccl.json").read_bytes() == b'{"entries": [{}]}'
     monkeypatch.setattr(recorder, "_dump_nccl_trace_json", lambda: b"{}")
-    lost.last_collective(tmp_path / "rank_4.json")
+    peer_failure.last_collective(tmp_path / "rank_4.json")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["rank_3.json", "rank_3_nccl.json", "rank_4.json"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from runs import TINY, environment, torchrun
 
-from biggan.cost.communication import Engine, with_collectives
+from biggan.config.preset import resolve
+from biggan.cost.communication import EngineSettings, with_collectives
 from biggan.cost.memory import memory
 from biggan.cost.scaling import Collective
 from biggan.cost.trace import record
-from biggan.preset import resolve
 
 WORKER = Path(__file__).with_name("traffic_worker.py")
 NAMES = {
@@ -50,10 +50,10 @@ def counted(steps, engine):
 @pytest.mark.parametrize(
     ("engine", "overrides"),
     [
-        (Engine("ddp"), ["training.precision=bfloat16", "training.accumulation=3", "training.batch_size=36"]),
-        (Engine("ddp"), ["model.channels=24"]),  # more than one bucket
-        (Engine("deepspeed", 1), ["training.precision=bfloat16", "training.accumulation=2"]),
-        (Engine("deepspeed", 2, 3000), []),
+        (EngineSettings("ddp"), ["training.precision=bfloat16", "training.accumulation=3", "training.batch_size=36"]),
+        (EngineSettings("ddp"), ["model.channels=24"]),  # more than one bucket
+        (EngineSettings("deepspeed", 1), ["training.precision=bfloat16", "training.accumulation=2"]),
+        (EngineSettings("deepspeed", 2, 3000), []),
     ],
     ids=str,
 )

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from biggan import build
+from biggan.config.preset import resolve
 from biggan.distributed import zero
 from biggan.distributed.engine import DDPEngine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
-from biggan.preset import resolve
+from biggan.startup import build
 from biggan.training.step import train_step
 
 

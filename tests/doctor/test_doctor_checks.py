@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 from runs import TINY, biggan
 
-from biggan import build
-from biggan.doctor import agreement, contact, dataset, disk, findings, machine
+from biggan.config.preset import resolve
+from biggan.doctor import dataset_checks, disk_checks, findings, machine_checks, network_checks, rank_agreement
 from biggan.doctor.check import Status, name_ranks, odd_ones
-from biggan.doctor.contact import Lost
-from biggan.doctor.dataset import DataFacts
-from biggan.doctor.disk import FolderFacts
+from biggan.doctor.dataset_checks import DataFacts
+from biggan.doctor.disk_checks import FolderFacts
 from biggan.doctor.host import Address, Gpu, HostFacts, driver_version, result_changing, source_checksum
-from biggan.doctor.network import Clock, Collective, Link, NetworkFacts, slowest
-from biggan.preset import resolve
+from biggan.doctor.network import Clock, CollectiveTiming, LinkTiming, NetworkFacts, slowest
+from biggan.doctor.network_checks import Lost
+from biggan.startup import build
 
 GIB = 2**30
 
@@ -86,28 +86,28 @@ def test_a_drivers_version_is_its_number(text, version):
 
 def test_agreement():
     healthy = four()
-    says(agreement.check_versions(healthy), Status.PASS, "torch 2.14.1")
-    says(agreement.check_config(healthy), Status.PASS, "2 keys equal")
-    says(agreement.check_environment(healthy), Status.PASS)
+    says(rank_agreement.check_versions(healthy), Status.PASS, "torch 2.14.1")
+    says(rank_agreement.check_config(healthy), Status.PASS, "2 keys equal")
+    says(rank_agreement.check_environment(healthy), Status.PASS)
     odd = four(
         versions={"torch": "2.13.0", "deepspeed": "0.19"},
         config={"run.seed": "1", "optimizer.g_lr": "0.1"},
         environment={},
     )
     says(
-        agreement.check_versions(odd),
+        rank_agreement.check_versions(odd),
         Status.FAIL,
         "torch: rank 3 (host b) has 2.13.0, others 2.14.1",
         "deepspeed: rank 3 (host b) has 0.19, others none",
     )
-    check = agreement.check_config(odd)
+    check = rank_agreement.check_config(odd)
     says(check, Status.FAIL, "run.seed: rank 3 (host b) has 1, others 0")
     assert "optimizer" not in check.seen
-    says(agreement.check_environment(odd), Status.FAIL, "OMP_NUM_THREADS: rank 3 (host b) has nothing, others 4")
-    says(agreement.check_config(four(config=None, config_error="x: no")), Status.FAIL, "rank 3 (host b): x: no")
-    says(agreement.check_config(four(config=None)), Status.FAIL, "rank 3 (host b): no CONFIG")
+    says(rank_agreement.check_environment(odd), Status.FAIL, "OMP_NUM_THREADS: rank 3 (host b) has nothing, others 4")
+    says(rank_agreement.check_config(four(config=None, config_error="x: no")), Status.FAIL, "rank 3 (host b): x: no")
+    says(rank_agreement.check_config(four(config=None)), Status.FAIL, "rank 3 (host b): no CONFIG")
     everywhere = {rank: fact(rank, config=None, config_error="x: no") for rank in range(2)}
-    assert agreement.check_config(everywhere).seen == "x: no"
+    assert rank_agreement.check_config(everywhere).seen == "x: no"
 
 
 def test_which_variables_change_results():
@@ -128,59 +128,67 @@ def test_source_checksum_follows_names_and_contents(tmp_path):
 
 
 def test_devices():
-    says(machine.check_devices(four()), Status.PASS, "no GPU: gloo on CPU")
-    says(machine.check_devices(gpus()), Status.PASS, "4 x H100, 80 GiB")
-    says(machine.check_devices(gpus(gpus=0, gpu=None)), Status.FAIL, "rank 3 (host b): CPU, others GPU")
-    says(machine.check_devices(gpus(gpus=1, gpu=None)), Status.FAIL, "rank 3 (host b): no GPU")
+    says(machine_checks.check_devices(four()), Status.PASS, "no GPU: gloo on CPU")
+    says(machine_checks.check_devices(gpus()), Status.PASS, "4 x H100, 80 GiB")
+    says(machine_checks.check_devices(gpus(gpus=0, gpu=None)), Status.FAIL, "rank 3 (host b): CPU, others GPU")
+    says(machine_checks.check_devices(gpus(gpus=1, gpu=None)), Status.FAIL, "rank 3 (host b): no GPU")
     small = Gpu(name="H100", free_bytes=40 * GIB, total_bytes=80 * GIB)
-    says(machine.check_devices(gpus(gpu=small)), Status.WARN, "rank 3 (host b): only 40.0 GiB")
+    says(machine_checks.check_devices(gpus(gpu=small)), Status.WARN, "rank 3 (host b): only 40.0 GiB")
     other = Gpu(name="A100", free_bytes=40 * GIB, total_bytes=40 * GIB)
-    says(machine.check_devices(gpus(gpu=other)), Status.WARN, "A100, 40 GiB, others H100, 80 GiB")
-    says(machine.check_devices(gpus(gpus=3)), Status.WARN, "b: 1 GPUs without a process")
+    says(machine_checks.check_devices(gpus(gpu=other)), Status.WARN, "A100, 40 GiB, others H100, 80 GiB")
+    says(machine_checks.check_devices(gpus(gpus=3)), Status.WARN, "b: 1 GPUs without a process")
 
 
 def test_cores(config):
-    says(machine.check_cores(four(), config), Status.PASS, "a: 2 processes of 4 threads and 1 readers on 8 cores")
-    says(machine.check_cores(four(threads=8), config), Status.WARN, "b: ")
-    says(machine.check_cores(gpus(cores=2, threads=1), None), Status.PASS)
     says(
-        machine.check_cores(gpus(cores=2, threads=1), config), Status.WARN, "b: 2 processes of 1 threads and 1 readers"
+        machine_checks.check_cores(four(), config), Status.PASS, "a: 2 processes of 4 threads and 1 readers on 8 cores"
     )
-    says(machine.check_cores(gpus(cores=1, threads=1), None), Status.WARN, "on 1 cores")  # one core of a node of GPUs
+    says(machine_checks.check_cores(four(threads=8), config), Status.WARN, "b: ")
+    says(machine_checks.check_cores(gpus(cores=2, threads=1), None), Status.PASS)
+    says(
+        machine_checks.check_cores(gpus(cores=2, threads=1), config),
+        Status.WARN,
+        "b: 2 processes of 1 threads and 1 readers",
+    )
+    says(
+        machine_checks.check_cores(gpus(cores=1, threads=1), None), Status.WARN, "on 1 cores"
+    )  # one core of a node of GPUs
 
 
 def test_shared_memory_and_open_files():
-    says(machine.check_shared_memory(gpus()), Status.PASS, "8,192 MiB")
+    says(machine_checks.check_shared_memory(gpus()), Status.PASS, "8,192 MiB")
     container = "b: 64 MiB free in /dev/shm, no more than a container's default"
-    says(machine.check_shared_memory(gpus(shared_memory_free_bytes=64 * 2**20)), Status.WARN, container)
-    says(machine.check_shared_memory(four(shared_memory_free_bytes=64 * 2**20)), Status.PASS, "not needed")
+    says(machine_checks.check_shared_memory(gpus(shared_memory_free_bytes=64 * 2**20)), Status.WARN, container)
+    says(machine_checks.check_shared_memory(four(shared_memory_free_bytes=64 * 2**20)), Status.PASS, "not needed")
     alone = gpus() | {3: fact(3, host="c", local_world_size=1, gpus=1, shared_memory_free_bytes=64 * 2**20)}
-    says(machine.check_shared_memory(alone), Status.PASS, "8,192 MiB")
-    says(machine.check_open_files(four(), 4), Status.PASS)
-    says(machine.check_open_files(four(open_files_limit=100), 4), Status.FAIL, "b: limit 100")
-    says(machine.check_open_files(four(), 2048), Status.FAIL, "2048 process(es)")
+    says(machine_checks.check_shared_memory(alone), Status.PASS, "8,192 MiB")
+    says(machine_checks.check_open_files(four(), 4), Status.PASS)
+    says(machine_checks.check_open_files(four(open_files_limit=100), 4), Status.FAIL, "b: limit 100")
+    says(machine_checks.check_open_files(four(), 2048), Status.FAIL, "2048 process(es)")
 
 
 def test_data():
     whole = DataFacts(digest="d1", shards=12, bytes=10**9)
     healthy = dict.fromkeys(range(4), whole)
-    assert [c.status for c in dataset.check_data(healthy, HOSTS)] == [Status.PASS, Status.PASS]
+    assert [c.status for c in dataset_checks.check_data(healthy, HOSTS)] == [Status.PASS, Status.PASS]
     lacking = healthy | {3: DataFacts(digest="d1", shards=12, troubles=["/d/x.tar is missing"], more_troubles=2)}
-    says(dataset.check_data(lacking, HOSTS)[1], Status.FAIL, "rank 3 (host b): /d/x.tar is missing; and 2 more")
+    says(dataset_checks.check_data(lacking, HOSTS)[1], Status.FAIL, "rank 3 (host b): /d/x.tar is missing; and 2 more")
     both = healthy | dict.fromkeys((2, 3), lacking[3])
-    says(dataset.check_data(both, HOSTS)[1], Status.FAIL, "ranks 2, 3 (host b): /d/x.tar is missing; and 4 more")
-    says(dataset.check_data(healthy | {3: DataFacts(digest="d2")}, HOSTS)[0], Status.FAIL, "(d2, others d1)")
+    says(dataset_checks.check_data(both, HOSTS)[1], Status.FAIL, "ranks 2, 3 (host b): /d/x.tar is missing; and 4 more")
+    says(dataset_checks.check_data(healthy | {3: DataFacts(digest="d2")}, HOSTS)[0], Status.FAIL, "(d2, others d1)")
     unread = dict.fromkeys(range(4), DataFacts(error="/d: no"))
-    rows = dataset.check_data(unread, HOSTS)
+    rows = dataset_checks.check_data(unread, HOSTS)
     says(rows[0], Status.FAIL, "ranks 0, 1 (host a), 2, 3 (host b): /d: no")
     says(rows[1], Status.NOT_CHECKED)
-    says(dataset.check_data(healthy | {3: unread[3]}, HOSTS)[0], Status.FAIL, "rank 3 (host b): /d: no")
+    says(dataset_checks.check_data(healthy | {3: unread[3]}, HOSTS)[0], Status.FAIL, "rank 3 (host b): /d: no")
     wrong = dict.fromkeys(range(4), DataFacts(digest="d1", untrainable="model.classes: 3, but"))
-    says(dataset.check_data(wrong, HOSTS)[0], Status.FAIL, "model.classes: 3, but")
-    says(dataset.check_data({0: DataFacts(digest="d", remote=True)}, HOSTS)[1], Status.NOT_CHECKED, "behind a URL")
-    assert {c.status for facts in (None, {}) for c in dataset.check_data(facts, HOSTS)} == {Status.NOT_CHECKED}
-    says(dataset.check_checksums({0: [], 3: ["x.tar: no"]}, HOSTS), Status.FAIL, "rank 3 (host b): x.tar: no")
-    says(dataset.check_checksums({0: [], 3: []}, HOSTS), Status.PASS)
+    says(dataset_checks.check_data(wrong, HOSTS)[0], Status.FAIL, "model.classes: 3, but")
+    says(
+        dataset_checks.check_data({0: DataFacts(digest="d", remote=True)}, HOSTS)[1], Status.NOT_CHECKED, "behind a URL"
+    )
+    assert {c.status for facts in (None, {}) for c in dataset_checks.check_data(facts, HOSTS)} == {Status.NOT_CHECKED}
+    says(dataset_checks.check_checksums({0: [], 3: ["x.tar: no"]}, HOSTS), Status.FAIL, "rank 3 (host b): x.tar: no")
+    says(dataset_checks.check_checksums({0: [], 3: []}, HOSTS), Status.PASS)
 
 
 def test_a_checkpoint_is_as_large_as_estimated(tiny, tmp_path):
@@ -198,16 +206,16 @@ def test_room_for_the_ring(config):
         return config.model_copy(update={"training": training, "checkpoint": keep})
 
     # 4 pinned by an alarm, 1 being written
-    assert disk.ring_bytes(keeping(100, keep_last=3, keep_every_steps=20), 10) == 10 * (3 + 4 + 1 + 5)
+    assert disk_checks.ring_bytes(keeping(100, keep_last=3, keep_every_steps=20), 10) == 10 * (3 + 4 + 1 + 5)
     # the 10 newest, and beyond them, 10 to 40 steps ago, two for each doubling, one more at either end
-    assert disk.ring_bytes(keeping(100, keep_last=10, horizon_steps=39), 10) == 10 * (10 + 6 + 4 + 1)
-    assert disk.ring_bytes(keeping(keep_last=3, keep_every_steps=2), 10) == 10 * 7  # no more are written
-    assert disk.ring_bytes(keeping(keep_last=3, max_gib=60 / GIB), 10) == 60
+    assert disk_checks.ring_bytes(keeping(100, keep_last=10, horizon_steps=39), 10) == 10 * (10 + 6 + 4 + 1)
+    assert disk_checks.ring_bytes(keeping(keep_last=3, keep_every_steps=2), 10) == 10 * 7  # no more are written
+    assert disk_checks.ring_bytes(keeping(keep_last=3, max_gib=60 / GIB), 10) == 60
     config = keeping(keep_last=3, keep_every_steps=2)
 
     def room(**changes):
         facts = FolderFacts(**({"folder": "/r", "parent": "/", "free_bytes": 70} | changes))
-        return disk.check_folder(facts, dict.fromkeys(range(4), True), config, 10, HOSTS)[0]
+        return disk_checks.check_folder(facts, dict.fromkeys(range(4), True), config, 10, HOSTS)[0]
 
     says(room(), Status.PASS)
     says(room(free_bytes=69), Status.FAIL, "/r: ")
@@ -216,36 +224,36 @@ def test_room_for_the_ring(config):
     folder = FolderFacts(folder="/r", parent="/", free_bytes=70)
     for limit, status in ((19, Status.FAIL), (20, Status.PASS)):  # the newest and the next one
         limited = keeping(max_gib=limit / GIB)
-        assert disk.check_folder(folder, None, limited, 10, HOSTS)[0].status == status
-    blind = disk.check_folder(folder, {0: True, 3: False}, config, 10, HOSTS)[1]
+        assert disk_checks.check_folder(folder, None, limited, 10, HOSTS)[0].status == status
+    blind = disk_checks.check_folder(folder, {0: True, 3: False}, config, 10, HOSTS)[1]
     says(blind, Status.FAIL, "rank 3 (host b) does not see what rank 0 writes to /")
     rows = [
-        *disk.check_folder(None, None, None, 0, HOSTS),
-        *disk.check_folder(FolderFacts(folder="/"), None, None, 0, {}),
+        *disk_checks.check_folder(None, None, None, 0, HOSTS),
+        *disk_checks.check_folder(FolderFacts(folder="/"), None, None, 0, {}),
     ]
     assert {c.status for c in rows} == {Status.NOT_CHECKED}
 
 
 def test_rendezvous_names_the_missing_and_their_host():
-    says(contact.check_rendezvous(four(), 4, None), Status.PASS, "a 10.0.0.1 (eth0) x 2; b 10.0.0.2 (eth0) x 2")
+    says(network_checks.check_rendezvous(four(), 4, None), Status.PASS, "a 10.0.0.1 (eth0) x 2; b 10.0.0.2 (eth0) x 2")
     three = {rank: f for rank, f in four().items() if rank != 3}
-    lost = contact.check_rendezvous(three, 6, Lost((3, 4, 5), "the roll call"))
+    lost = network_checks.check_rendezvous(three, 6, Lost((3, 4, 5), "the roll call"))
     says(lost, Status.FAIL, "no answer from ranks 3 (host b), 4, 5 (host unknown) at: the roll call", "3 of 6")
 
 
 def test_addresses():
-    says(contact.check_addresses(four()), Status.PASS, "eth0")
+    says(network_checks.check_addresses(four()), Status.PASS, "eth0")
     loopback = Address(interface="lo", address="127.0.1.1")
-    says(contact.check_addresses(four(address=loopback)), Status.FAIL, "rank 3 (host b)", "127.0.1.1")
-    says(contact.check_addresses({0: fact(0, address=loopback)}), Status.PASS)
+    says(network_checks.check_addresses(four(address=loopback)), Status.FAIL, "rank 3 (host b)", "127.0.1.1")
+    says(network_checks.check_addresses({0: fact(0, address=loopback)}), Status.PASS)
     absent = Address(interface="ib0", address="", error="GLOO_SOCKET_IFNAME=ib0, but")
-    says(contact.check_addresses(four(address=absent)), Status.FAIL, "rank 3 (host b): GLOO_SOCKET_IFNAME=ib0")
+    says(network_checks.check_addresses(four(address=absent)), Status.FAIL, "rank 3 (host b): GLOO_SOCKET_IFNAME=ib0")
 
 
 def measured(rank, **changes):
     collectives = [
-        Collective(operation="all_reduce", bytes=2**20, seconds=0.001 * (rank + 1)),
-        Collective(operation="all_gather", bytes=4096, seconds=0.001),
+        CollectiveTiming(operation="all_reduce", bytes=2**20, seconds=0.001 * (rank + 1)),
+        CollectiveTiming(operation="all_gather", bytes=4096, seconds=0.001),
     ]
     return NetworkFacts(**({"backend": "gloo", "collectives": collectives, "matmul_seconds": 1.0} | changes))
 
@@ -256,13 +264,13 @@ def network(**of_rank_3):
 
 def test_collectives():
     assert [c.seconds for c in slowest(network())] == [0.004, 0.001]
-    reduce, gather = contact.check_collectives(network(), HOSTS)
+    reduce, gather = network_checks.check_collectives(network(), HOSTS)
     says(reduce, Status.PASS, "1 MiB 4 ms (0.39 GB/s)")  # 2 x 3/4 x 1 MiB in 4 ms
     says(gather, Status.PASS, "4 KiB 1 ms")
-    reduce, gather = contact.check_collectives(network(wrong=["all_reduce of bfloat16"]), HOSTS)
+    reduce, gather = network_checks.check_collectives(network(wrong=["all_reduce of bfloat16"]), HOSTS)
     says(reduce, Status.FAIL, "wrong results on rank 3 (host b): all_reduce of bfloat16")
     says(gather, Status.PASS)
-    reduce, gather = contact.check_collectives(network(error="no end to joining"), HOSTS)
+    reduce, gather = network_checks.check_collectives(network(error="no end to joining"), HOSTS)
     says(reduce, Status.FAIL, "rank 3 (host b): no end to joining")
     says(gather, Status.NOT_CHECKED)
 
@@ -270,23 +278,23 @@ def test_collectives():
 @pytest.mark.parametrize(("ahead", "status"), [(0.01, "pass"), (-3.0, "warn"), (60.0, "fail"), (-60.0, "fail")])
 def test_clocks(ahead, status):
     facts = {0: measured(0, clocks=[Clock(rank=2, ahead_seconds=ahead, round_trip_seconds=0.002)])}
-    says(contact.check_clocks(facts, HOSTS), status, "b is ", "ahead of" if ahead > 0 else "behind")
+    says(network_checks.check_clocks(facts, HOSTS), status, "b is ", "ahead of" if ahead > 0 else "behind")
 
 
 def test_a_clock_is_not_blamed_for_a_long_round_trip():
     facts = {0: measured(0, clocks=[Clock(rank=2, ahead_seconds=2.0, round_trip_seconds=4.0)])}
-    says(contact.check_clocks(facts, HOSTS), Status.PASS)
+    says(network_checks.check_clocks(facts, HOSTS), Status.PASS)
 
 
 def test_links_and_stragglers():
-    links = [Link(ranks=(0, 2), bytes=10**9, seconds=1), Link(ranks=(2, 4), bytes=10**9, seconds=1)]
+    links = [LinkTiming(ranks=(0, 2), bytes=10**9, seconds=1), LinkTiming(ranks=(2, 4), bytes=10**9, seconds=1)]
     hosts = HOSTS | {4: "c"}
-    says(contact.check_links({0: measured(0, links=links)}, hosts), Status.PASS)
-    slow = [*links, Link(ranks=(4, 0), bytes=10**9, seconds=5)]
-    says(contact.check_links({0: measured(0, links=slow)}, hosts), Status.WARN, "c - a 0.20 GB/s")
-    says(contact.check_links(network(), {0: "a"}), Status.NOT_CHECKED, "one host")
-    says(contact.check_stragglers(network(), HOSTS), Status.PASS)
-    says(contact.check_stragglers(network(matmul_seconds=2.0), HOSTS), Status.WARN, "rank 3 (host b)")
+    says(network_checks.check_links({0: measured(0, links=links)}, hosts), Status.PASS)
+    slow = [*links, LinkTiming(ranks=(4, 0), bytes=10**9, seconds=5)]
+    says(network_checks.check_links({0: measured(0, links=slow)}, hosts), Status.WARN, "c - a 0.20 GB/s")
+    says(network_checks.check_links(network(), {0: "a"}), Status.NOT_CHECKED, "one host")
+    says(network_checks.check_stragglers(network(), HOSTS), Status.PASS)
+    says(network_checks.check_stragglers(network(matmul_seconds=2.0), HOSTS), Status.WARN, "rank 3 (host b)")
 
 
 def test_what_was_not_asked_and_what_was_not_reached_differ(config):

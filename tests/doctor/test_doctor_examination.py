@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from biggan.doctor import disk, examination
+from biggan.doctor import disk_checks, examination
 from biggan.doctor.board import Board, within
-from biggan.doctor.examination import Examination, Request
+from biggan.doctor.examination import Examination, ExaminationRequest
 from biggan.doctor.host import look_around
 from biggan.errors import InputError, LostProcesses
 
@@ -38,7 +38,7 @@ class Echo:
 
 def request_for(json_file):
     """To look at this machine only."""
-    return Request(
+    return ExaminationRequest(
         preset=None, overrides=(), data=None, run_dir=None, checksums=False, json_file=json_file, timeout_seconds=8
     )
 
@@ -123,11 +123,11 @@ def test_a_json_that_cannot_be_written_does_not_cost_the_table(tmp_path, capsys)
 
 
 def test_the_file_for_the_others_is_found_and_removed(tmp_path):
-    facts = disk.look_at_folder(tmp_path / "not" / "yet")
+    facts = disk_checks.look_at_folder(tmp_path / "not" / "yet")
     assert facts.parent == str(tmp_path)
-    assert disk.sees(facts)
-    assert not disk.sees(facts.model_copy(update={"parent": "/"}))
-    disk.clean_up(facts)
+    assert disk_checks.sees(facts)
+    assert not disk_checks.sees(facts.model_copy(update={"parent": "/"}))
+    disk_checks.clean_up(facts)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,12 +3,12 @@
 import torch
 from torch.nn import functional as F
 
-from biggan.evaluation.classifier import Course
+from biggan.evaluation.classifier import LessonPlan
 from biggan.evaluation.features import Extracted, to_unit_interval
 from biggan.models.biggan import BigGANGenerator
 from biggan.models.networks import initialize
 
-SHORT = Course(epochs=1, least_images=8_000)
+SHORT = LessonPlan(epochs=1, least_images=8_000)
 """Of a classifier for tests: seconds."""
 
 

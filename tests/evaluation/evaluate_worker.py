@@ -11,10 +11,10 @@ from cheap import generator, silent
 
 from biggan.data.dataset import load
 from biggan.distributed.process import join
-from biggan.evaluation import real as real_module
-from biggan.evaluation.classifier import Course, open_classifier
+from biggan.evaluation import reference_statistics as real_module
+from biggan.evaluation.classifier import LessonPlan, open_classifier
 from biggan.evaluation.evaluate import Evaluator, Settings
-from biggan.evaluation.real import RealSplit
+from biggan.evaluation.reference_statistics import RealSplit
 
 data, cache, out = sys.argv[1:]
 os.environ["XDG_CACHE_HOME"] = cache
@@ -39,7 +39,7 @@ class Watched:
 
 with join(60) as process:
     real = RealSplit(load(Path(data)), data)
-    course = Course(epochs=2, least_images=1)
+    course = LessonPlan(epochs=2, least_images=1)
     classifier = open_classifier(real.dataset, data, real.cache, process, silent, course)
     settings = Settings(num_images=660, subset_images=1000, per_class=True)
     halves = Evaluator(real, classifier, settings, process, silent).real_halves()

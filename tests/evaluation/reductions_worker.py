@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from biggan.distributed.process import join
-from biggan.evaluation.frechet import frechet_distance
+from biggan.evaluation.distances import frechet_distance
 from biggan.evaluation.inception_score import InceptionScore
-from biggan.evaluation.statistics import Moments
+from biggan.evaluation.moments import Moments
 
 ROWS, DIM, CHUNK = 101, 8, 16
 

@@ -6,8 +6,8 @@ from cheap import SHORT, silent
 
 from biggan.data.dataset import load
 from biggan.distributed.process import Process
-from biggan.evaluation.classifier import Course, Images, cache_file, open_classifier, real_images, shifted
-from biggan.evaluation.stored import read_tensors, write_tensors
+from biggan.evaluation.classifier import Images, LessonPlan, cache_file, open_classifier, real_images, shifted
+from biggan.evaluation.tensor_file import read_tensors, write_tensors
 
 ALONE = Process(0, 1, torch.device("cpu"), None)
 
@@ -28,7 +28,7 @@ def test_is_read_from_the_cache_until_data_or_course_differ(trained, digits):
     said = []
     again = open_classifier(load(digits), str(digits), cache, ALONE, lambda *tick: said.append(tick), SHORT)
     assert (again.identity, again.held_out_accuracy, said) == (classifier.identity, classifier.held_out_accuracy, [])
-    quick = Course(epochs=1, least_images=1)
+    quick = LessonPlan(epochs=1, least_images=1)
     other = open_classifier(load(digits), str(digits), cache, ALONE, lambda *tick: said.append(tick), quick)
     assert other.identity != classifier.identity
     assert said
@@ -36,7 +36,7 @@ def test_is_read_from_the_cache_until_data_or_course_differ(trained, digits):
 
 
 def test_the_same_seed_gives_the_same_weights(digits, tmp_path):
-    quick = Course(epochs=1, least_images=1)
+    quick = LessonPlan(epochs=1, least_images=1)
     torch.manual_seed(1)
     a = open_classifier(load(digits), str(digits), tmp_path / "a", ALONE, lambda *_: None, quick)
     torch.manual_seed(2)
@@ -88,7 +88,7 @@ def test_images_are_read_shard_by_shard_and_only_so_many_are_kept(digits, monkey
 
 
 def test_a_cached_classifier_that_does_not_fit_is_trained_again(digits, tmp_path):
-    quick = Course(epochs=1, least_images=1)
+    quick = LessonPlan(epochs=1, least_images=1)
     made = open_classifier(load(digits), str(digits), tmp_path, ALONE, silent, quick)
     file = cache_file(load(digits), tmp_path, quick)
     tensors, about = read_tensors(file)

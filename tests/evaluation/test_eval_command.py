@@ -14,22 +14,22 @@ from cheap import SHORT, Tiles, generator, silent
 from PIL import Image
 from runs import TINY, biggan, environment, pack_digits
 
-from biggan.cli.evaluation import evaluate
+from biggan.cli.eval_command import evaluate
 from biggan.data.dataset import FILE_NAME, load
 from biggan.distributed.process import Process
 from biggan.errors import InputError
-from biggan.evaluation.classifier import Course, cache_file
+from biggan.evaluation.classifier import LessonPlan, cache_file
 from biggan.evaluation.evaluate import Evaluator, Settings
+from biggan.evaluation.evaluation_run import EvaluationRequest, measured
 from biggan.evaluation.extractors import Features
-from biggan.evaluation.places import default_out
-from biggan.evaluation.real import RealSplit
-from biggan.evaluation.run import Request, measured
-from biggan.evaluation.statistics import Moments
+from biggan.evaluation.moments import Moments
+from biggan.evaluation.output_paths import default_out
+from biggan.evaluation.reference_statistics import RealSplit
 from biggan.evaluation.torchvision_features import TorchvisionFeatures
+from biggan.generation.bulk import digest
 from biggan.generation.load import open_source
-from biggan.generation.series import digest
-from biggan.generation.source import Source
 from biggan.generation.standing_stats import standing_statistics
+from biggan.generation.trained_generator import TrainedGenerator
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_classifier_features_neighbours_and_two_processes_from_the_command_line(
     dataset, cache = load(data), data / "evaluation"
     cache.mkdir(exist_ok=True)
     # As if it were the classifier of the full course, which takes a while.
-    shutil.copy(cache_file(dataset, trained[1], SHORT), cache_file(dataset, cache, Course()))
+    shutil.copy(cache_file(dataset, trained[1], SHORT), cache_file(dataset, cache, LessonPlan()))
     asked = ["eval", f"{run}@3", "--data", str(data), "--features", "classifier", "--num-images", "60", "--per-class"]
     picture = tmp_path / "neighbours.png"
     said = biggan(
@@ -134,7 +134,7 @@ def test_bad_input_is_refused_in_one_line(run, digits, tmp_path, monkeypatch):
     out = tmp_path / "no" / "out.json"
     (tmp_path / "no").write_text("a file")
     assert f"--out: {out}: cannot be written" in refused(run, digits, out=out)
-    monkeypatch.setattr("biggan.evaluation.run.open_extractor", None)  # these are refused before
+    monkeypatch.setattr("biggan.evaluation.evaluation_run.open_extractor", None)  # these are refused before
     assert "--out: /: not the name of a file" in refused(run, digits, out=Path("/"))
     assert "--neighbours: x.tex: not the name" in refused(
         run, digits, neighbours=Path("x.tex"), out=tmp_path / "a.json"
@@ -148,8 +148,8 @@ def test_a_result_says_whose_weights_and_which_statistics_were_used(digits, tmp_
     real = RealSplit(load(digits), str(digits))
     settings = Settings(num_images=20)
     own = {"0.5": dict(standing_statistics(G, 0.5).named_buffers())}
-    source = Source(G, real.dataset.classes, "export", None, None, own)
-    request = Request("export", str(digits), (0.5, 0.6), Features("classifier"), settings)
+    source = TrainedGenerator(G, real.dataset.classes, "export", None, None, own)
+    request = EvaluationRequest("export", str(digits), (0.5, 0.6), Features("classifier"), settings)
     found = measured(request, source, Evaluator(real, Tiles(), settings, process, silent), tmp_path)
     assert [result.protocol.statistics for result in found] == [
         "standing (the export's own)",

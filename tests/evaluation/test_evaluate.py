@@ -13,11 +13,11 @@ from runs import environment, torchrun
 from biggan.data.dataset import load
 from biggan.distributed.process import Process
 from biggan.errors import InputError
+from biggan.evaluation.distances import frechet_distance
 from biggan.evaluation.evaluate import Evaluator, Settings
-from biggan.evaluation.frechet import frechet_distance
 from biggan.evaluation.manifold import manifold, nearest
-from biggan.evaluation.real import RealSplit
-from biggan.evaluation.statistics import Moments
+from biggan.evaluation.moments import Moments
+from biggan.evaluation.reference_statistics import RealSplit
 from biggan.generation.standing_stats import standing_statistics
 
 ALONE = Process(0, 1, torch.device("cpu"), None)

@@ -6,8 +6,8 @@ import torch
 from pytorch_fid.fid_score import calculate_frechet_distance
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from biggan.evaluation.frechet import frechet_distance
-from biggan.evaluation.statistics import Moments
+from biggan.evaluation.distances import frechet_distance
+from biggan.evaluation.moments import Moments
 
 
 def moments_of(rows):

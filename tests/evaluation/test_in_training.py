@@ -7,7 +7,7 @@ import torch
 import torchvision
 from runs import biggan, weights
 
-from biggan.training import checkpoint
+from biggan.runs import checkpoint
 
 
 @pytest.mark.long

@@ -15,9 +15,9 @@ from runs import TINY, environment
 from torch import nn
 
 from biggan.errors import InputError
-from biggan.evaluation.frechet import frechet_distance
+from biggan.evaluation.distances import frechet_distance
 from biggan.evaluation.inception import WEIGHTS_NAME, Inception, fid_inception, open_inception, read_weights
-from biggan.evaluation.statistics import Moments
+from biggan.evaluation.moments import Moments
 from biggan.evaluation.torchvision_features import TorchvisionFeatures
 
 CPU = torch.device("cpu")

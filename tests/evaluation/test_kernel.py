@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from biggan.evaluation.kernel import kernel_distance
+from biggan.evaluation.distances import kernel_distance
 
 
 def drawn(rows, seed, shift=0.0):

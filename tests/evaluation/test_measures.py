@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from biggan.distributed.process import Process
+from biggan.evaluation.feature_summary import Summary
 from biggan.evaluation.measures import compare
-from biggan.evaluation.summary import Summary
 
 CPU = torch.device("cpu")
 

@@ -8,13 +8,13 @@ from PIL import Image
 
 from biggan.errors import InputError
 from biggan.evaluation.evaluate import Settings
-from biggan.evaluation.places import check_file, check_places, default_out
-from biggan.evaluation.run import save_picture
-from biggan.generation.source import Source
+from biggan.evaluation.evaluation_run import save_picture
+from biggan.evaluation.output_paths import check_file, check_places, default_out
+from biggan.generation.trained_generator import TrainedGenerator
 
 
 def source(origin, step=None, run=None):
-    return Source(generator(), tuple("0123456789"), origin, step, None, {}, run)
+    return TrainedGenerator(generator(), tuple("0123456789"), origin, step, None, {}, run)
 
 
 def test_a_file_is_named_after_what_was_measured():

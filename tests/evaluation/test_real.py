@@ -7,9 +7,9 @@ from biggan.data.dataset import load
 from biggan.data.preview import first_images
 from biggan.distributed.process import Process
 from biggan.errors import InputError
-from biggan.evaluation.real import RealSplit, read_statistics, real_summaries
-from biggan.evaluation.stored import read_tensors, write_tensors
-from biggan.evaluation.summary import check_per_class
+from biggan.evaluation.feature_summary import check_per_class
+from biggan.evaluation.reference_statistics import RealSplit, read_statistics, real_summaries
+from biggan.evaluation.tensor_file import read_tensors, write_tensors
 
 ALONE = Process(0, 1, torch.device("cpu"), None)
 

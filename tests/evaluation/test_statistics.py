@@ -11,7 +11,7 @@ from pytorch_fid.fid_score import compute_statistics_of_path
 from runs import environment, torchrun
 
 from biggan.errors import InputError
-from biggan.evaluation.statistics import Moments
+from biggan.evaluation.moments import Moments
 
 WORKER = Path(__file__).with_name("reductions_worker.py")
 

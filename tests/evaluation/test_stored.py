@@ -1,6 +1,6 @@
 import torch
 
-from biggan.evaluation.stored import read_tensors, write_tensors
+from biggan.evaluation.tensor_file import read_tensors, write_tensors
 
 
 def test_what_is_damaged_or_not_there_is_as_if_it_never_was(tmp_path):

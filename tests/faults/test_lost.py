@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from runs import biggan, command, environment, start, torchrun, weights
 
-from biggan.distributed import lost
+from biggan.distributed import peer_failure
 from biggan.distributed.process import Process
 from biggan.errors import LostProcesses
 
@@ -190,13 +190,13 @@ class Unreachable:
 
 
 def test_when_the_store_is_gone_one_of_each_machine_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(lost, "_words", lambda process: process.store)
+    monkeypatch.setattr(peer_failure, "_words", lambda process: process.store)
     said = {}
     for rank in range(4):
         hosts = ("a", "a", "b", "b")
         process = Process(rank, 4, torch.device("cpu"), group=None, store=Unreachable(), hosts=hosts)
         missing = pytest.raises(LostProcesses, match="keeps the rendezvous store")
-        with missing as caught, lost.naming_lost_processes(process, tmp_path):
+        with missing as caught, peer_failure.naming_lost_processes(process, tmp_path):
             raise dist.DistBackendError("Connection closed by peer")
         said[rank] = caught.value.said
     assert said == {0: False, 1: True, 2: False, 3: True}

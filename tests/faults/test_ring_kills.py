@@ -15,9 +15,9 @@ from itertools import count
 import pytest
 import torch
 
-from biggan.training import checkpoint
-from biggan.training.checkpoint import Checkpoint, Writer
-from biggan.training.ring import Ring, pin_before, read_pins, steps_on_disk
+from biggan.runs import checkpoint
+from biggan.runs.checkpoint import Checkpoint, Writer
+from biggan.runs.ring import Ring, pin_before, read_pins, steps_on_disk
 
 CONTENTS = Checkpoint(
     {"generator": {"w": torch.zeros(3000)}, "ema": {"w": torch.zeros(3000)}}, {"step": 0}, "run: {}\n"

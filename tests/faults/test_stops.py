@@ -15,7 +15,7 @@ from runs import biggan, command, environment, start, weights
 MLFLOW = "tracking.mlflow=true"
 SITE = """
 import torch
-import biggan.build as build
+import biggan.startup.build as build
 plain, calls = build.HINGE, 0
 
 def discriminator(real, fake):

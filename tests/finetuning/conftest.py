@@ -8,11 +8,11 @@ import yaml
 from runs import TINY
 from untrained import CLASSES, lively, used
 
-from biggan import build
-from biggan.generation.export import Request, export
-from biggan.preset import resolve
-from biggan.training import checkpoint
-from biggan.training.checkpoint import Checkpoint
+from biggan.config.preset import resolve
+from biggan.generation.export import ExportRequest, export
+from biggan.models.architecture import configured_architecture
+from biggan.runs import checkpoint
+from biggan.runs.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def source(tmp_path_factory) -> Path:
     preset.write_text(yaml.safe_dump(yaml.safe_load(TINY)))
     config = resolve(preset, [f"run.dir={folder}", "data.path=data/letters", f"model.classes={len(CLASSES)}"])
     preset.write_text(config.to_yaml())
-    networks = build.architecture(config.model)
+    networks = configured_architecture(config.model)
     G, D = used(lively(networks.generator(), 1), lively(networks.discriminator(), 2))
     raw = lively(networks.generator(), 3)
     tensors = {"ema": G.state_dict(), "generator": raw.state_dict(), "discriminator": D.state_dict()}
@@ -42,5 +42,5 @@ def exported(source, tmp_path_factory) -> dict[bool, Path]:
     found = {True: root / "both", False: root / "alone"}
     for discriminator, out in found.items():
         folder = source / "checkpoints" / checkpoint.folder_name(5)
-        export(Request(folder, out, (None,), "cc0-1.0", discriminator), {}, CPU, lambda: None)
+        export(ExportRequest(folder, out, (None,), "cc0-1.0", discriminator), {}, CPU, lambda: None)
     return found

@@ -11,14 +11,14 @@ from runs import biggan, weights
 from safetensors.torch import load_file
 from untrained import CLASSES
 
-from biggan import build
 from biggan.config.init import InitConfig
+from biggan.config.preset import keys, resolve
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.errors import InputError
-from biggan.generation.exported import read_export
-from biggan.preset import keys, resolve
-from biggan.training import run, run_folder
+from biggan.generation.export_reader import read_export
+from biggan.runs import run_folder
+from biggan.startup import build, start
 
 ALONE = Process(0, 1, torch.device("cpu"), None)
 DIGITS = [str(k) for k in range(10)]
@@ -42,7 +42,7 @@ def config(tiny):
 @contextmanager
 def begun(config, process=ALONE):
     """A run that has begun, before its first step."""
-    loop = run.begun(config, fresh=False, parent=None, process=process)
+    loop = start.begun(config, fresh=False, parent=None, process=process)
     with loop.report:
         try:
             yield loop.state.gan

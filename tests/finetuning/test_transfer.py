@@ -7,9 +7,9 @@ import torch
 from untrained import lively, used
 
 from biggan.errors import InputError
-from biggan.finetuning.beginning import check_frozen
-from biggan.finetuning.classes import class_rows, summary
-from biggan.finetuning.places import d_candidates, g_candidates
+from biggan.finetuning.block_mapping import d_candidates, g_candidates
+from biggan.finetuning.class_mapping import class_rows, summary
+from biggan.finetuning.plan import check_frozen
 from biggan.finetuning.transfer import left_vector, transferred
 from biggan.generation.architecture_json import shapes_of
 from biggan.models.architecture import Architecture

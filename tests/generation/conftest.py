@@ -8,13 +8,13 @@ import torch
 import yaml
 from runs import TINY
 
-from biggan import build
-from biggan.generation.export import Request, export
-from biggan.generation.series import digest
+from biggan.config.preset import resolve
+from biggan.generation.bulk import digest
+from biggan.generation.export import ExportRequest, export
+from biggan.models.architecture import configured_architecture
 from biggan.models.networks import initialize
-from biggan.preset import resolve
-from biggan.training import checkpoint
-from biggan.training.checkpoint import Checkpoint
+from biggan.runs import checkpoint
+from biggan.runs.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
 CLASSES = tuple("abcdefghij")
@@ -36,7 +36,10 @@ def run(tmp_path_factory) -> Path:
     measured = []
     for step in FIDS:
         torch.manual_seed(step)
-        ema, D = build.architecture(config.model).generator(), build.architecture(config.model).discriminator()
+        ema, D = (
+            configured_architecture(config.model).generator(),
+            configured_architecture(config.model).discriminator(),
+        )
         initialize(ema, "orthogonal")
         with torch.no_grad():
             for _ in range(3):
@@ -60,9 +63,9 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
-def request(run: Path, out: Path, step: int = 8, truncations=(None,), discriminator=False) -> Request:
+def request(run: Path, out: Path, step: int = 8, truncations=(None,), discriminator=False) -> ExportRequest:
     folder = run / "checkpoints" / checkpoint.folder_name(step)
-    return Request(folder, out, truncations, "cc0-1.0", discriminator)
+    return ExportRequest(folder, out, truncations, "cc0-1.0", discriminator)
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from runs import TINY
 
-from biggan import build
+from biggan.config.preset import resolve
+from biggan.models.architecture import configured_architecture
 from biggan.models.biggan import BigGANGenerator
 from biggan.models.networks import initialize
-from biggan.preset import resolve
-from biggan.training import checkpoint, run_folder
-from biggan.training.checkpoint import Checkpoint
+from biggan.runs import checkpoint, run_folder
+from biggan.runs.checkpoint import Checkpoint
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -40,7 +40,7 @@ def saved_run(folder: Path, steps=(3,), **model) -> Path:
     (folder / "run" / run_folder.CONFIG).write_text(config.to_yaml())
     for step in steps:
         torch.manual_seed(step)
-        generator = build.architecture(config.model).generator()
+        generator = configured_architecture(config.model).generator()
         initialize(generator, "orthogonal")
         tensors = {"ema": generator.state_dict()}
         state = {"step": step, "images_seen": 24 * step, "classes": CLASSES}

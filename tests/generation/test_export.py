@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 
 from biggan import load_discriminator, load_generator
 from biggan.errors import InputError
-from biggan.generation import source
-from biggan.generation.agreement import worst_difference
+from biggan.generation import trained_generator
 from biggan.generation.export import batches, export
-from biggan.generation.exported import read_export
+from biggan.generation.export_reader import read_export
 from biggan.generation.load import open_source
 from biggan.generation.sample import generate_rows
 from biggan.generation.standing_stats import standing_statistics
+from biggan.generation.torch_export import worst_difference
 
 
 def test_an_export_is_the_averaged_generator(run, exported):
@@ -39,7 +39,7 @@ def test_every_truncation_has_statistics_of_its_own_held_or_taken_anew(run, expo
 
 
 def test_what_is_held_is_not_taken_anew(exported, monkeypatch):
-    monkeypatch.setattr(source, "standing_statistics", lambda *_: pytest.fail("taken anew"))
+    monkeypatch.setattr(trained_generator, "standing_statistics", lambda *_: pytest.fail("taken anew"))
     load_generator(exported, 0.5, device="cpu").at(None)
 
 

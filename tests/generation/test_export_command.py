@@ -38,6 +38,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(run_command, run, exported
     refuses("--register: registers an MLflow model", run, out, "--register", "x")
     (tmp_path / "file").write_text("")
     refuses("cannot be written (Not a directory)", run, tmp_path / "file" / "out", "--truncations", "none")
-    monkeypatch.setattr(sys.modules["biggan.cli.export"], "find_spec", lambda name: name != "onnxscript" or None)
+    monkeypatch.setattr(
+        sys.modules["biggan.cli.export_commands"], "find_spec", lambda name: name != "onnxscript" or None
+    )
     refuses("--format onnx: needs onnxscript: pip install 'biggan[onnx]'", run, out, "--format", "onnx")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["file"]

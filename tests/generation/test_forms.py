@@ -15,12 +15,12 @@ from generation.conftest import CPU, request
 from biggan import load_generator
 from biggan.errors import InputError
 from biggan.generation import mlflow_export, onnx_model, torch_export
-from biggan.generation.agreement import worst_difference
 from biggan.generation.export import export
-from biggan.generation.exported import read_export
+from biggan.generation.export_reader import read_export
 from biggan.generation.load import open_source
 from biggan.generation.sampler import Sampler
 from biggan.generation.standing_stats import standing_statistics
+from biggan.generation.torch_export import worst_difference
 
 
 @pytest.fixture(scope="module")

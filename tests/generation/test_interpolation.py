@@ -6,11 +6,10 @@ import torch
 from sampling_run import small_generator
 
 from biggan.errors import InputError
-from biggan.generation.interpolation import between, class_pairs, great_circle, interpolate
-from biggan.generation.latents import draw_latents
-from biggan.generation.mixing import mix_classes
-from biggan.generation.route import Over, Path, Route
+from biggan.generation.interpolation import between, class_pairs, great_circle, interpolate, mix_classes
+from biggan.generation.interpolation_spec import Over, Path, Route
 from biggan.generation.sample import generate
+from biggan.generation.truncation import draw_latents
 
 CPU = torch.device("cpu")
 SHARES = torch.tensor([0.0, 0.1, 0.5, 0.75, 1.0], dtype=torch.float64)

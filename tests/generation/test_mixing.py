@@ -3,9 +3,9 @@ import pytest
 import torch
 from sampling_run import CLASSES, small_generator
 
-from biggan.cli.classes import mixture, mixture_label
+from biggan.cli.class_arguments import mixture, mixture_label
 from biggan.errors import InputError
-from biggan.generation.mixing import mix_classes
+from biggan.generation.interpolation import mix_classes
 from biggan.generation.sample import generate_rows
 
 CPU = torch.device("cpu")

@@ -14,11 +14,11 @@ from runs import biggan, start
 from sampling_run import saved_run
 
 from biggan import cli
-from biggan.cli.pictures import save_picture
+from biggan.cli.sample_command import save_picture
 from biggan.distributed.process import Process
 from biggan.errors import InputError
-from biggan.generation.outputs import Folder, is_whole
-from biggan.generation.series import Request, write_images
+from biggan.generation.bulk import BulkRequest, write_images
+from biggan.generation.writers import Folder, is_whole
 
 
 @pytest.fixture(scope="module")
@@ -188,11 +188,11 @@ def test_the_same_bits_on_one_two_and_three_processes(sample, run, tmp_path):
 
 
 def test_processes_that_see_different_checkpoints_are_refused(tmp_path):
-    request = Request("a", ("cat",), (0,), 5, None, 0, False)
+    request = BulkRequest("a", ("cat",), (0,), 5, None, 0, False)
 
     class Other(Process):
         def gather(self, value):
-            return [value, Request("b", ("cat",), (0,), 5, None, 0, False)]
+            return [value, BulkRequest("b", ("cat",), (0,), 5, None, 0, False)]
 
     process = Other(0, 2, torch.device("cpu"), None)
     with pytest.raises(InputError, match="do not see the same checkpoint"):

@@ -16,14 +16,14 @@ from sampling_run import CLASSES, small_generator
 
 from biggan.distributed.process import Process
 from biggan.errors import InputError
-from biggan.generation import outputs
-from biggan.generation.outputs import Folder, Tar, output_at
+from biggan.generation import writers
+from biggan.generation.bulk import BulkRequest, digest, write_images
 from biggan.generation.sample import generate_rows
-from biggan.generation.series import Request, digest, write_images
+from biggan.generation.writers import Folder, Tar, output_at
 
 ALONE = Process(rank=0, world_size=1, device=torch.device("cpu"), group=None)
 GENERATOR = small_generator()
-REQUEST = Request(digest(GENERATOR), ("cat", "ant", "dog"), (2, 0, 3), 70, 0.8, seed=5, standing=False)
+REQUEST = BulkRequest(digest(GENERATOR), ("cat", "ant", "dog"), (2, 0, 3), 70, 0.8, seed=5, standing=False)
 
 
 def written(path, request=REQUEST):
@@ -87,7 +87,7 @@ def test_the_tar_is_read_by_webdataset_and_holds_the_same_images(tmp_path):
 @pytest.mark.parametrize("kind", [Folder, Tar])
 def test_a_full_disk_is_said_and_the_same_request_goes_on(tmp_path, monkeypatch, kind):
     path = tmp_path / ("a.tar" if kind is Tar else "a")
-    real, encoded = outputs.png, []
+    real, encoded = writers.png, []
 
     def full(image):
         encoded.append(image)
@@ -96,7 +96,7 @@ def test_a_full_disk_is_said_and_the_same_request_goes_on(tmp_path, monkeypatch,
         return real(image)
 
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "png", full)
+        patch.setattr(writers, "png", full)
         with pytest.raises(InputError, match=r"--out: .*a.*: cannot be written \(No space left on device\); mend that"):
             written(path)
     assert not (path / "labels.csv").exists()
@@ -122,13 +122,13 @@ def test_a_disk_that_fills_up_within_a_file_leaves_no_half_of_it(tmp_path, monke
         target.write(source.read(length)[:1000])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(outputs.Path, "write_bytes", half)
-    monkeypatch.setattr(outputs.shutil, "copyfileobj", half_copy)
+    monkeypatch.setattr(writers.Path, "write_bytes", half)
+    monkeypatch.setattr(writers.shutil, "copyfileobj", half_copy)
     for name in ("a", "a.tar"):
         with pytest.raises(InputError, match="No space left on device"):
             written(tmp_path / name)
     assert len(calls) > 50
-    assert all(outputs.is_whole(file) for file in (tmp_path / "a").glob("*.png"))
+    assert all(writers.is_whole(file) for file in (tmp_path / "a").glob("*.png"))
     assert not (tmp_path / "a.tar").exists()
 
 
@@ -176,7 +176,7 @@ def test_foreign_files_are_left_alone(tmp_path):
         written(tmp_path / "a.tar")
     (tmp_path / "odd").mkdir()
     for text in ("{", "[]", "3"):
-        (tmp_path / "odd" / outputs.MANIFEST).write_text(text)
+        (tmp_path / "odd" / writers.MANIFEST).write_text(text)
         with pytest.raises(InputError, match="not what `biggan sample` writes"):
             written(tmp_path / "odd")
     assert (tmp_path / "photos" / "me.png").read_text() == "precious"
@@ -184,9 +184,9 @@ def test_foreign_files_are_left_alone(tmp_path):
 
 def test_a_folder_whose_manifest_was_being_written_begins_anew(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / f"{outputs.MANIFEST}.partial").write_text("{")
+    (tmp_path / "a" / f"{writers.MANIFEST}.partial").write_text("{")
     assert written(tmp_path / "a")[0] == 0
-    assert json.loads((tmp_path / "a" / outputs.MANIFEST).read_text())["classes"] == ["cat", "ant", "dog"]
+    assert json.loads((tmp_path / "a" / writers.MANIFEST).read_text())["classes"] == ["cat", "ant", "dog"]
 
 
 def test_the_digest_is_of_every_tensor():

@@ -7,10 +7,10 @@ import torch
 from sampling_run import small_generator
 
 from biggan.generation import standing_stats
-from biggan.generation.latents import truncated_normal
 from biggan.generation.standing_stats import standing_statistics
+from biggan.generation.truncation import truncated_normal
 from biggan.models.batchnorm import CrossReplicaBatchNorm
-from biggan.training.latents import keyed_generator
+from biggan.random import keyed_generator
 
 BATCHES, IMAGES = 3, 12
 

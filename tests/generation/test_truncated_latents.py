@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from biggan.generation.latents import draw_latents, truncated_normal
+from biggan.generation.truncation import draw_latents, truncated_normal
 
 OF_16 = SimpleNamespace(z_dim=16, scaled_latents=False)
 SCALED = SimpleNamespace(z_dim=2000, scaled_latents=True)

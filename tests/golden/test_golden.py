@@ -17,8 +17,8 @@ from golden.reference import (
 from biggan.distributed.engine import AdamSettings, DDPEngine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
-from biggan.training.ema import Ema
-from biggan.training.step import Gan, Recipe
+from biggan.gan import Ema, Gan
+from biggan.training.step import Recipe
 
 
 @pytest.mark.parametrize("name", NAMES)

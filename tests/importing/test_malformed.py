@@ -18,7 +18,7 @@ from torch import nn
 
 from biggan.errors import InputError
 from biggan.importing.pickles import read_file, state_dict_of
-from biggan.training import checkpoint
+from biggan.runs import checkpoint
 
 
 @pytest.fixture

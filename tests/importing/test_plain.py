@@ -6,8 +6,8 @@ import yaml
 from golden.reference import CPU, load, max_abs_diff, our_state
 from safetensors.torch import save_file
 
-from biggan.generation.exported import read_export
-from biggan.training import checkpoint
+from biggan.generation.export_reader import read_export
+from biggan.runs import checkpoint
 
 CONFIG = {
     "run": {"dir": "runs/x"},

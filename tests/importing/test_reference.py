@@ -10,14 +10,15 @@ from golden.reference import CPU, NAMES, assert_final, follow, max_abs_diff, net
 from importing.sources import STEP, their_settings, their_state, write_reference
 from PIL import Image
 
-from biggan import build
+from biggan.config.preset import resolve
 from biggan.data.pack import Plan, begin
-from biggan.data.sources.wanted import Wanted
+from biggan.data.sources.selection_request import SelectionRequest
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
-from biggan.generation.exported import read_export
-from biggan.preset import resolve
-from biggan.training import checkpoint
+from biggan.generation.export_reader import read_export
+from biggan.models.architecture import configured_architecture
+from biggan.runs import checkpoint
+from biggan.startup import build
 
 ALONE = Process(0, 1, CPU, None)
 
@@ -40,7 +41,7 @@ def test_the_networks_are_the_same_and_training_goes_on_where_the_reference_went
     config, saved = resolve(out / "config.yaml"), saved_in(out)
 
     G = read_export(out / "export", CPU).generator
-    D = build.architecture(config.model).discriminator()
+    D = configured_architecture(config.model).discriminator()
     D.load_state_dict(saved.tensors["discriminator"])
     with torch.no_grad():
         assert max_abs_diff(G(tensors["probe.z"], tensors["probe.y"]), tensors["probe.G_eval"]) <= 1e-5
@@ -62,10 +63,10 @@ def test_the_command_that_trains_goes_on_from_it(run_command, tmp_path):
         for k in range(4):
             pixels = np.random.default_rng(k).integers(0, 255, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{k}.png")
-    begin(Plan(Wanted((str(tmp_path / "images"),)), 32, shards=4), tmp_path / "data").run(1, lambda _: None)
+    begin(Plan(SelectionRequest((str(tmp_path / "images"),)), 32, shards=4), tmp_path / "data").run(1, lambda _: None)
     write_reference(tmp_path / "theirs", "biggan32")
     out = tmp_path / "ours"
-    begin(Plan(Wanted((str(tmp_path / "images"),)), 64, shards=4), tmp_path / "large").run(1, lambda _: None)
+    begin(Plan(SelectionRequest((str(tmp_path / "images"),)), 64, shards=4), tmp_path / "large").run(1, lambda _: None)
     code, said = run_command("import", tmp_path / "theirs", out, "--data", tmp_path / "large")
     there = "--data: the data set has RGB images of 64 px, but the networks are of RGB images of 32 px"
     assert (code, there in said, out.exists()) == (2, True, False)

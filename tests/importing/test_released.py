@@ -7,7 +7,7 @@ import torch
 from importing.released import N_STATS, Z_DIM, Forward, made, write_released
 
 from biggan import load_generator
-from biggan.generation.latents import draw_latents
+from biggan.generation.truncation import draw_latents
 
 
 @pytest.fixture

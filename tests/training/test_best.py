@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from biggan.training import checkpoint
-from biggan.training.best import best_steps
-from biggan.training.checkpoint import Checkpoint
-from biggan.training.ring import Ring, steps_on_disk
+from biggan.runs import checkpoint
+from biggan.runs.checkpoint import Checkpoint
+from biggan.runs.ring import Ring, best_steps, steps_on_disk
 
 
 def measured(value, metric="fid", protocol="a"):

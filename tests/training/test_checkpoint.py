@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from biggan.errors import CheckpointError
-from biggan.training import checkpoint
-from biggan.training.checkpoint import Checkpoint, Writer
-from biggan.training.ring import Pins, Ring, read_pins, write_pins
+from biggan.runs import checkpoint
+from biggan.runs.checkpoint import Checkpoint, Writer
+from biggan.runs.ring import Pins, Ring, read_pins, write_pins
 from biggan.training.state import host_copy
 
 LAST = Ring(keep_last=1, horizon_steps=0, keep_every_steps=0, max_bytes=0)

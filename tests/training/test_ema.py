@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from biggan.gan import Ema
 from biggan.models.biggan import BigGANGenerator
-from biggan.training.ema import Ema
 
 NO_VETO = torch.zeros(())
 

@@ -1,6 +1,6 @@
 import json
 
-from biggan.training.metrics import Metrics
+from biggan.runs.metrics import Metrics
 
 
 def steps(path):

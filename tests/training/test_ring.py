@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from biggan.training.ring import MOST_PINNED, PINNED, Pins, Ring, pin_before, read_pins, write_pins
+from biggan.runs.ring import MOST_PINNED, PINNED, Pins, Ring, pin_before, read_pins, write_pins
 
 HISTORIES = 150
 SAVES = 250

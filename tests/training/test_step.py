@@ -6,13 +6,13 @@ import pytest
 import torch
 from runs import TINY
 
-from biggan import build
+from biggan.config.preset import resolve
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.models.layers import as_matrix
 from biggan.objectives.regularizers import r1_penalty, twice_differentiable
-from biggan.preset import resolve
-from biggan.training.latents import keyed_generator
+from biggan.random import keyed_generator
+from biggan.startup import build
 from biggan.training.step import train_step, update_discriminator
 
 ALONE = Process(0, 1, torch.device("cpu"), None)

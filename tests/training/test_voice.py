@@ -6,9 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from biggan.training import report
-from biggan.training.metrics import Metrics
-from biggan.training.report import Report
+from biggan.runs.metrics import Metrics
+from biggan.training import run_logger
+from biggan.training.run_logger import RunLogger
 
 
 class Clock:
@@ -23,13 +23,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(report, "time", clock)
+    monkeypatch.setattr(run_logger, "time", clock)
     return clock
 
 
 def begun(folder, steps, log_every, step=0):
     out = io.StringIO()
-    made = Report(folder, Console(file=out), Metrics(folder / "metrics.jsonl", step), None, None, steps, log_every)
+    made = RunLogger(folder, Console(file=out), Metrics(folder / "metrics.jsonl", step), None, None, steps, log_every)
     made.begin(step)
     return made, out
 

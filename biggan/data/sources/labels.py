@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from biggan.data.sources.source import Source
+from biggan.data.sources.image_source import ImageSource
 from biggan.data.sources.tree import Tree
 from biggan.errors import InputError
 
@@ -19,7 +19,7 @@ Pair = tuple[str, str, str]
 """(where it stands in the file, path, label)."""
 
 
-def by_file(tree: Tree, file: str) -> Source:
+def by_file(tree: Tree, file: str) -> ImageSource:
     """The tree's images under the labels of `file`, a path here or in the tree; raises InputError.
 
     Numbers sort as numbers, names as names. Every image must have one label, and every label its image.

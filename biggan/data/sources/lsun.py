@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from biggan.data.image import opened
-from biggan.data.sources.source import Source
+from biggan.data.sources.image_source import ImageSource
 from biggan.errors import InputError
 
 DATA = "data.mdb"
@@ -33,7 +33,7 @@ def lmdb_folders(root: Path, split: str) -> list[Path]:
     return found
 
 
-def open_lmdbs(folders: Sequence[Path]) -> Source:
+def open_lmdbs(folders: Sequence[Path]) -> ImageSource:
     """Every value of every LMDB; its folder's name is the class. Raises InputError."""
     databases = [_environment(folder) for folder in folders]
     classes = [ENDING.sub("", folder.resolve().name) for folder in folders]
@@ -45,7 +45,7 @@ def open_lmdbs(folders: Sequence[Path]) -> Source:
             return opened(transaction.get(key))
 
     names = [f"{folders[number].name}/{key.decode('ascii', 'backslashreplace')}" for number, key in items]
-    return Source(classes, names, [number for number, _ in items], read)
+    return ImageSource(classes, names, [number for number, _ in items], read)
 
 
 @cache  # LMDB opens a folder once in a process

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from biggan.data.image import opened
-from biggan.data.sources.source import ONE_CLASS, Source, numbered
+from biggan.data.sources.image_source import ONE_CLASS, ImageSource, numbered
 from biggan.errors import InputError
 
 NUMBERED = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?")
@@ -147,7 +147,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def open_parquet(root: Path, files: Sequence[Path], label_column: str, labelled: bool) -> Source:
+def open_parquet(root: Path, files: Sequence[Path], label_column: str, labelled: bool) -> ImageSource:
     """All rows of all files, which lie in `root`; without `labelled`, in one class. Raises InputError.
 
     The classes are the schema's class names, else the labels found: as numbers, or by name.
@@ -173,7 +173,7 @@ def open_parquet(root: Path, files: Sequence[Path], label_column: str, labelled:
             raise ValueError("the row holds no image's bytes (null)")
         return opened(data)
 
-    return Source(classes, names, labels, read, in_groups=True)
+    return ImageSource(classes, names, labels, read, in_groups=True)
 
 
 def _classes(parts: Sequence[_File]) -> tuple[list[str], list[int]]:

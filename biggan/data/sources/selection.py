@@ -9,7 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from biggan.data.sources.source import ONE_CLASS, Source, numbered, printable
+from biggan.data.sources.image_source import ONE_CLASS, ImageSource, numbered, printable
 from biggan.errors import InputError
 
 
@@ -47,11 +47,11 @@ def _refuse_twice(names: Sequence[str], flag: str) -> None:
         raise InputError(f"{flag}: '{twice[0]}' is named twice; name each class once")
 
 
-def joined(sources: Sequence[Source], origins: Sequence[str]) -> Source:
+def joined(sources: Sequence[ImageSource], origins: Sequence[str]) -> ImageSource:
     """All items of all sources, as ORIGIN/NAME; classes of one name are one, in the order they are first met."""
     classes = list(dict.fromkeys(name for source in sources for name in source.classes))
     items = [(source, k) for source in sources for k in range(len(source.names))]
-    return Source(
+    return ImageSource(
         classes=classes,
         names=[
             f"{printable(origin)}/{name}"
@@ -65,12 +65,12 @@ def joined(sources: Sequence[Source], origins: Sequence[str]) -> Source:
     )
 
 
-def unconditional(source: Source) -> Source:
+def unconditional(source: ImageSource) -> ImageSource:
     """All its images in one class."""
     return replace(source, classes=[ONE_CLASS], labels=[0] * len(source.labels))
 
 
-def merged(source: Source, merges: Sequence[Merge]) -> Source:
+def merged(source: ImageSource, merges: Sequence[Merge]) -> ImageSource:
     """Each merge's parts under its name, at the place of the first of them; raises InputError."""
     _refuse_twice([part for merge in merges for part in merge.parts], "--merge")
     _refuse_twice([merge.name for merge in merges], "--merge")
@@ -87,7 +87,7 @@ def merged(source: Source, merges: Sequence[Merge]) -> Source:
     return replace(source, classes=classes, labels=numbered([renamed[label] for label in source.labels], classes))
 
 
-def chosen(source: Source, classes: Sequence[str]) -> Source:
+def chosen(source: ImageSource, classes: Sequence[str]) -> ImageSource:
     """Only these classes, in this order; raises InputError for one that is not there or has no image."""
     for name in classes:
         _known(name, source.classes, "--classes")

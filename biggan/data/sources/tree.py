@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from biggan.data.image import opened
-from biggan.data.sources.source import ONE_CLASS, Source, numbered
+from biggan.data.sources.image_source import ONE_CLASS, ImageSource, numbered
 from biggan.errors import InputError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -37,9 +37,13 @@ class Tree:
         """Whether `images` finds any."""
         return any(_is_image(f) for f in self.files)
 
-    def labelled(self, names: list[str], classes: list[str], of_each: list[str], notes: tuple[str, ...] = ()) -> Source:
+    def labelled(
+        self, names: list[str], classes: list[str], of_each: list[str], notes: tuple[str, ...] = ()
+    ) -> ImageSource:
         """The images `names` as a source, `of_each` the class of each of them."""
-        return Source(classes, names, numbered(of_each, classes), lambda k: opened(self.read(names[k])), notes=notes)
+        return ImageSource(
+            classes, names, numbered(of_each, classes), lambda k: opened(self.read(names[k])), notes=notes
+        )
 
     def notes(self) -> tuple[str, ...]:
         """What lies there unused that may have been meant: labels of StyleGAN's, parquet files."""
@@ -108,7 +112,7 @@ def archive(path: Path) -> Tree:
     return Tree(str(path), sorted(name for name in members if not name.endswith("/")), read)
 
 
-def by_class_folder(tree: Tree) -> Source:
+def by_class_folder(tree: Tree) -> ImageSource:
     """The class is the first folder below any single folders around all; with no folder at all there is one class."""
     names = tree.images()
     paths = [PurePosixPath(f) for f in names]
@@ -125,7 +129,7 @@ def by_class_folder(tree: Tree) -> Source:
     return tree.labelled(names, sorted(set(of_each)), of_each, tree.notes())
 
 
-def in_one_class(tree: Tree) -> Source:
+def in_one_class(tree: Tree) -> ImageSource:
     """All images, whatever folders there are."""
     names = tree.images()
     return tree.labelled(names, [ONE_CLASS], [ONE_CLASS] * len(names))

@@ -1,0 +1,144 @@
+"""`biggan export`, `biggan serve`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from biggan.errors import InputError
+from biggan.generation.arguments import truncation_asked
+
+if TYPE_CHECKING:
+    from biggan.generation.export_writer import Addition
+
+
+class Format(StrEnum):
+    """Other forms of a generator."""
+
+    torch_export = "torch-export"
+    onnx = "onnx"
+    mlflow = "mlflow"
+
+
+def export(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="RUN (newest), RUN@STEP, RUN@best or RUN@good.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; must not be there.")],
+    formats: Annotated[
+        list[Format] | None, typer.Option("--format", help="Also in this form; may be given several times.")
+    ] = None,
+    truncations: Annotated[
+        str, typer.Option(help="Take statistics for these; the first is that of the samples and the other forms.")
+    ] = "none,1,0.7,0.5",
+    license_id: Annotated[str, typer.Option("--license", help="The weights' licence, as in apache-2.0.")] = "unknown",
+    discriminator: Annotated[bool, typer.Option(help="Add the discriminator: to train on.")] = False,
+    register: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --format mlflow: register the model under this name.")
+    ] = None,
+) -> None:
+    """Hand over the averaged (EMA) generator: a folder that model hubs and biggan.load_generator read."""
+    wanted = dict.fromkeys(formats or ())
+    thresholds = dict.fromkeys(truncation_asked(part.strip(), "--truncations") for part in truncations.split(","))
+    if register is not None and Format.mlflow not in wanted:
+        raise InputError("--register: registers an MLflow model; add --format mlflow, or leave it out")
+    if out.exists():
+        raise InputError(f"OUT: {out} is there already; remove it, or choose another")
+    from biggan.distributed.process import this_device
+    from biggan.generation import export as exporting
+    from biggan.generation.load import find_checkpoint
+    from biggan.progress import Meter
+
+    additions = {name.value: _addition(name) for name in wanted}
+    checkpoint = find_checkpoint(source, lambda message: sys.stderr.write(f"{message}\n"))
+    request = exporting.ExportRequest(checkpoint, out, tuple(thresholds), license_id, discriminator)
+    what, done, batches = "standing statistics", itertools.count(1), exporting.batches(request)
+    with Meter() as meter:
+        meter(what, 0, batches)
+        exporting.export(request, additions, this_device(), lambda: meter(what, next(done), batches))
+    sys.stdout.write(f"{out}\n")
+    if register is not None:
+        sys.stdout.write(f"models:/{_registered(out, register, checkpoint)}\n")
+
+
+def _registered(out: Path, name: str, checkpoint: Path) -> str:
+    """NAME/VERSION of the export's MLflow model, registered where the checkpoint's run is tracked."""
+    from biggan.config.preset import resolve
+    from biggan.generation import mlflow_export
+    from biggan.generation.load import run_of
+
+    experiment = resolve(checkpoint / "config.yaml").tracking.experiment
+    return mlflow_export.register(out, name, run_of(checkpoint) or out, experiment)
+
+
+def _addition(name: Format) -> Addition:
+    """What writes this form; raises InputError if the libraries it needs are not there."""
+    if name is Format.torch_export:
+        from biggan.generation import torch_export
+
+        return torch_export.write
+    if name is Format.onnx:
+        _need("--format onnx", "onnx", "onnx", "onnxscript", "onnxruntime")
+        from biggan.generation import onnx_model
+
+        return onnx_model.write
+    from biggan.tracking import set_environment
+
+    set_environment()
+    from biggan.generation import mlflow_export
+
+    return mlflow_export.write
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="A folder that `biggan export` wrote.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page's address.")] = 8501,
+    host: Annotated[str, typer.Option(help="Who can reach it: 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+) -> None:
+    """Open a page to explore a generator: classes, mixtures, truncation, seeds, interpolations."""
+    _need("biggan serve", "serve", "streamlit")
+    _check_free(host, port)
+    import torch
+
+    from biggan.generation.export_reader import read_export
+
+    read_export(folder, torch.device("cpu"))  # what is wrong with it is said here, and not in a browser
+    page = Path(__file__).parents[1] / "generation" / "page.py"
+    settings = {
+        "server.address": host,
+        "server.port": port,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.serverAddress": host,
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "runner.magicEnabled": "false",
+        "client.showErrorDetails": "none",
+    }
+    options = [f"--{key}={value}" for key, value in settings.items()]
+    sys.stdout.flush()
+    # The page takes this process's place: whatever is sent to end it ends the page.
+    os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", *options, str(page), "--", str(folder)])
+
+
+def _need(who: str, extra: str, *libraries: str) -> None:
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        raise InputError(f"{who}: needs {', '.join(missing)}: pip install 'biggan[{extra}]'")
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise InputError if nothing can listen there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InputError(f"--host, --port: {host}:{port}: {error.strerror}; choose another") from None

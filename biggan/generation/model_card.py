@@ -1,0 +1,113 @@
+"""The model card: README.md with the front matter that model hubs read, and a picture of samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from biggan.files import write_atomically
+from biggan.generation.sample import generate_rows
+from biggan.generation.sampler import Sampler
+from biggan.generation.trained_generator import truncation_key
+from biggan.pictures import evenly_spaced, grid
+
+PICTURE = "samples.png"
+MOST_ROWS, COLUMNS = 10, 8
+SCALED = ", cut at 2 and multiplied by the truncation"
+TASK = "unconditional-image-generation"
+"""The nearest of the tasks that hubs know: images from no text and no image."""
+
+
+def write(folder: Path, name: str, information: Mapping[str, Any], sampler: Sampler) -> None:
+    """Write `README.md` and `samples.png`, drawn at the sampler's truncation."""
+    shown = evenly_spaced(len(sampler.classes), MOST_ROWS)
+    rows = generate_rows(sampler.network, shown, COLUMNS, sampler.truncation, 0, sampler.device)
+    grid(rows, [sampler.classes[k] for k in shown]).save(folder / PICTURE)
+    write_atomically(folder / "README.md", text(name, information, sampler))
+
+
+def text(name: str, information: Mapping[str, Any], sampler: Sampler) -> str:
+    """The card as Markdown."""
+    matter = yaml.safe_dump(front_matter(name, information), sort_keys=False, allow_unicode=True)
+    truncations = ", ".join(truncation_key(t) for t in information["statistics"]["truncations"])
+    seen = information["images_seen"]
+    size, classes = sampler.resolution, sampler.classes
+    first = json.dumps(classes[0], ensure_ascii=False)
+    parameters = sum(p.numel() for p in sampler.network.parameters())
+    facts = {
+        "images": f"{size} x {size} px, RGB",
+        "classes": f"{len(classes)}: {', '.join(classes[:MOST_ROWS])}{', ...' if len(classes) > MOST_ROWS else ''}",
+        "latent": f"{sampler.z_dim} numbers, normally distributed{SCALED if sampler.network.scaled_latents else ''}",
+        "parameters": f"{parameters:,}",
+        "weights": information["weights"],
+        "statistics": f"{information['statistics']['protocol']}; for truncation {truncations}",
+        "trained on": information["data"],
+        "from": information["origin"] + ("" if seen is None else f", after {seen:,} real images"),
+        "licence": information["license"],
+        **{form: f"`{found['file']}`" for form, found in information["other_forms"].items()},
+    }
+    return "\n".join(
+        [
+            f"---\n{matter}---\n\n# {name}\n",
+            f"A class-conditional BigGAN generator ([paper](https://arxiv.org/abs/1809.11096)), trained on "
+            f"{information['data']}.\n",
+            f"![One class per row, truncation {truncation_key(sampler.truncation)}]({PICTURE})\n",
+            "    from biggan import load_generator",
+            f'    G = load_generator("{name}", truncation={sampler.truncation})',
+            f"    images = G.sample({first}, count=8, seed=0)  # uint8 [8, {size}, {size}, 3]\n",
+            "| | |\n| --- | --- |",
+            *(f"| {key} | {_cell(value)} |" for key, value in facts.items()),
+            *_lineage(information["lineage"]),
+            *_numbers(information["evaluations"]),
+            "",
+        ]
+    )
+
+
+def front_matter(name: str, information: Mapping[str, Any]) -> dict[str, Any]:
+    """What hubs read of a card."""
+    matter: dict[str, Any] = {
+        "license": information["license"],
+        "library_name": "biggan",
+        "pipeline_tag": TASK,
+        "tags": ["biggan", "gan", "class-conditional", "image-generation"],
+    }
+    metrics = [
+        {"type": metric, "value": value, "name": f"{metric} ({_measured_with(evaluation['protocol'])})"}
+        for evaluation in information["evaluations"]
+        for metric, value in evaluation["metrics"].items()
+    ]
+    if metrics:
+        data = {"name": information["data"], "type": information["data"]}
+        matter["model-index"] = [
+            {"name": name, "results": [{"task": {"type": TASK}, "dataset": data, "metrics": metrics}]}
+        ]
+    return matter
+
+
+def _measured_with(protocol: Mapping[str, Any]) -> str:
+    """What tells numbers of one metric apart that must not be compared."""
+    truncation, images = truncation_key(protocol["truncation"]), protocol["num_images"]
+    return f"{protocol['features']} features, truncation {truncation}, {images:,} images"
+
+
+def _lineage(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is not None:
+        yield f"\nIts run began from {found['parent']}@{found['step']}, with other values of:\n"
+        yield from (f"- `{key}`: {before} before, {now} now" for key, (before, now) in found["changes"].items())
+
+
+def _numbers(evaluations: list[Mapping[str, Any]]) -> Iterator[str]:
+    for evaluation in evaluations:
+        yield "\n| metric | value |\n| --- | --- |"
+        yield from (f"| {metric} | {value:.4g} |" for metric, value in evaluation["metrics"].items())
+        protocol = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in evaluation["protocol"].items())
+        yield f"\nMeasured with {protocol}."
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,198 @@
+"""What a run folder says of itself, read while the run may be writing it: what is missing or cut is passed over."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from biggan.errors import InputError
+from biggan.report.curves import Span, View, last_row, read_views, rows
+
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+HEALTHY = "healthy"
+SEVERE = ("collapsing", "collapsed")
+ROLLED_BACK = "rolled back"
+MOST_ATTEMPTS = 8
+"""Paths left by rollbacks that are drawn: the newest ones."""
+MIN_NEAR_STEPS = 500
+"""Least steps on either side of an alarm that the closer view shows: a collapse takes a few hundred."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A row of `collapse/events.jsonl`: a change of verdict, and what was done."""
+
+    step: int
+    level: str
+    onset_step: int | None
+    reasons: tuple[str, ...]
+    layers: tuple[str, ...]
+    signals: tuple[str, ...]
+    action: str
+    good_step: int | None
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether it says anything but healthy."""
+        return self.level != HEALTHY
+
+    @property
+    def begins_step(self) -> int:
+        """The estimated onset, or else the step of the alarm."""
+        return self.step if self.onset_step is None else self.onset_step
+
+
+@dataclass(frozen=True)
+class CheckpointMark:
+    """A checkpoint folder, as its names and sizes show it (nothing is hashed)."""
+
+    step: int
+    size_bytes: int
+    has_manifest: bool
+    pinned_because: str | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything the report says of a run, but for its pictures."""
+
+    run_dir: Path
+    config_text: str
+    config: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    last_row: Mapping[str, Any]
+    events: tuple[Event, ...]
+    checkpoints: tuple[CheckpointMark, ...]
+    good_step: int | None
+    attempts: int
+    whole: View
+    near: View | None
+    """Around the latest alarm, where the whole run is too long to show it."""
+
+    @property
+    def step(self) -> int:
+        """The last logged step."""
+        return int(self.last_row.get("step", 0))
+
+    @property
+    def alarm(self) -> Event | None:
+        """The latest alarm of the highest kind: a collapse if there was one, else a warning."""
+        return _latest_alarm(self.events)
+
+
+def read_record(run_dir: Path) -> Record:
+    """Read a run folder; raises InputError if it is none."""
+    if not (run_dir / CONFIG).is_file() and not (run_dir / METRICS).is_file():
+        raise InputError(f"{run_dir}: not a run folder (no {CONFIG}); give the run.dir of a run, as in runs/digits")
+    config_text = _text(run_dir / CONFIG)
+    lineage = _json(run_dir / "lineage.json")
+    events = tuple(_event(row) for row in rows(run_dir / "collapse" / "events.jsonl"))
+    attempts = sorted((run_dir / "collapse").glob("attempt_*.jsonl"))
+    last = last_row(run_dir / METRICS)
+    ends = [last.get("step", 0), *(last_row(path).get("step", 0) for path in attempts), *(e.step for e in events)]
+    whole = Span(_whole_number(lineage.get("step")) or 0, max(ends))
+    near = near_span(whole, _latest_alarm(events))
+    views = read_views(run_dir / METRICS, attempts[-MOST_ATTEMPTS:], [whole] if near is None else [whole, near])
+    pinned = _json(run_dir / "checkpoints" / "pinned.json")
+    return Record(
+        run_dir=run_dir,
+        config_text=config_text,
+        config=_yaml(config_text),
+        lineage=lineage,
+        last_row=last,
+        events=events,
+        checkpoints=_checkpoints(run_dir / "checkpoints", pinned.get("pinned")),
+        good_step=_whole_number(pinned.get("good")) or (events[-1].good_step if events else None),
+        attempts=len(attempts),
+        whole=views[0],
+        near=None if near is None else views[1],
+    )
+
+
+def near_span(whole: Span, alarm: Event | None) -> Span | None:
+    """The steps around an alarm; None without one, or where they are a good part of the run anyway."""
+    if alarm is None:
+        return None
+    margin = max(MIN_NEAR_STEPS, 2 * (alarm.step - alarm.begins_step))
+    near = Span(max(whole.first, alarm.begins_step - margin), min(whole.last, alarm.step + margin))
+    return near if 3 * (near.last - near.first) < whole.last - whole.first else None
+
+
+def _latest_alarm(events: Sequence[Event]) -> Event | None:
+    alarms = [event for event in events if event.is_alarm]
+    severe = [event for event in alarms if event.level in SEVERE]
+    return next(reversed(severe or alarms), None)
+
+
+def _event(row: Mapping[str, Any]) -> Event:
+    return Event(
+        step=row["step"],
+        level=str(row.get("level", HEALTHY)),
+        onset_step=_whole_number(row.get("onset_step")),
+        reasons=_words(row.get("reasons")),
+        layers=_words(row.get("layers")),
+        signals=_words(row.get("signals")),
+        action=str(row.get("action", "none")),
+        good_step=_whole_number(row.get("good_step")),
+    )
+
+
+def _checkpoints(root: Path, pinned: object) -> tuple[CheckpointMark, ...]:
+    reasons = pinned if isinstance(pinned, dict) else {}
+    folders = [f for f in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", f.name)]
+    found = []
+    for folder in folders:
+        step = int(folder.name.removeprefix("step_"))
+        reason = reasons.get(str(step))
+        size, names = _contents(folder)
+        found.append(CheckpointMark(step, size, "manifest.json" in names, None if reason is None else str(reason)))
+    return tuple(sorted(found, key=lambda checkpoint: checkpoint.step))
+
+
+def _contents(folder: Path) -> tuple[int, set[str]]:
+    """Bytes and names of a folder's files; the run may be removing it."""
+    size, names = 0, set()
+    try:
+        for file in folder.iterdir():
+            size += file.stat().st_size
+            names.add(file.name)
+    except OSError:
+        pass
+    return size, names
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _yaml(text: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _whole_number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()

@@ -1,0 +1,1 @@
+"""The files a run leaves on disk: folder, checkpoints, lineage, metrics, rollback record."""

@@ -1,0 +1,86 @@
+"""The paper's experiments from one checkpoint (Brock et al. 2018, section 4.2): what does D's loss do if ...?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from biggan.errors import NonFiniteError
+from biggan.runs.lineage import Ancestor
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One change, made from the checkpoint on."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+def experiments(steps: int) -> tuple[Experiment, ...]:
+    """Those of the paper, over `steps` G steps, and the run as it is."""
+    return (
+        Experiment("unchanged", ()),
+        Experiment("G frozen", (f"intervention.freeze_g_steps={steps}",)),
+        Experiment("D frozen", (f"intervention.freeze_d_steps={steps}",)),
+        Experiment("G's rate doubled", ("intervention.g_lr_factor=2.0",)),
+        Experiment("D's rate doubled", ("intervention.d_lr_factor=2.0",)),
+        Experiment("G's rate halved", ("intervention.g_lr_factor=0.5",)),
+    )
+
+
+def overrides(experiment: Experiment, parent: Ancestor, steps: int) -> list[str]:
+    """The config changes of a child run that makes the experiment: it logs often, keeps little, and is not ended."""
+    return [
+        f"training.steps={parent.step + steps}",
+        f"training.log_every_steps={max(1, steps // 100)}",
+        f"checkpoint.every_steps={steps}",
+        f"samples.every_steps={steps}",
+        "collapse.on_collapse=continue",
+        *experiment.overrides,
+    ]
+
+
+def folder(parent: Ancestor, steps: int) -> Path:
+    """Where the child runs of a probe are."""
+    return parent.run / "probes" / f"step_{parent.step:08d}_{steps}"
+
+
+def run_dir(parent: Ancestor, steps: int, experiment: Experiment) -> Path:
+    """The run folder of one experiment."""
+    return folder(parent, steps) / experiment.name.replace("'", "").replace(" ", "_")
+
+
+def draw(parent: Ancestor, steps: int) -> Path:
+    """Plot D's loss in every experiment, on one picture; its path."""
+    matplotlib.use("Agg")
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for experiment in experiments(steps):
+        file = run_dir(parent, steps, experiment) / "metrics.jsonl"
+        rows = [row for line in file.read_text(encoding="utf-8").splitlines() if "g_loss" in (row := json.loads(line))]
+        axes.plot(
+            [row["step"] for row in rows],
+            [row["d_loss_real"] + row["d_loss_fake"] for row in rows],
+            label=experiment.name,
+        )
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set(xlabel="G step", ylabel="D's hinge loss, both terms", title=f"{parent.run}, from step {parent.step}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    picture = folder(parent, steps) / "probe.png"
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+    return picture
+
+
+def make(parent: Ancestor, steps: int, train_child: Callable[[Path, list[str]], None]) -> None:
+    """Run every experiment, one after another: `train_child(run_dir, overrides)`. One that ends early is a result."""
+    for experiment in experiments(steps):
+        with suppress(NonFiniteError):
+            train_child(run_dir(parent, steps, experiment), overrides(experiment, parent, steps))
