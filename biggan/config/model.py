@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from biggan.config import families
+from biggan.config.families import FAMILIES, FamilyName
 from biggan.config.section import NonNegative, Positive, Section
 
 
 class ModelConfig(Section):
     """The generator and discriminator (Brock et al. 2018, appendix B), and by their settings those before them."""
 
-    family: Literal["biggan", "biggan-deep"] = "biggan"
+    family: FamilyName = "biggan"
     """`biggan`; `biggan-deep` has bottleneck blocks, `depth` of them a stage, and z whole in every BatchNorm."""
     resolution: Literal[32, 64, 128, 256, 512]
     """Image height and width, pixels."""
@@ -57,9 +59,8 @@ class ModelConfig(Section):
 
     @property
     def latent_chunks(self) -> int:
-        """Equal parts z is cut into: the first layer's and, when hierarchical, one per block. (biggan-deep: whole.)"""
-        cut = self.hierarchical_z and self.family == "biggan"
-        return 1 + int(math.log2(self.resolution // 4)) if cut else 1
+        """Number of equal chunks z is split into: one for the first layer and, when hierarchical, one per block."""
+        return families.latent_chunks(self.family, self.resolution, self.hierarchical_z)
 
     @property
     def effective_z_dim(self) -> int:
@@ -68,11 +69,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _networks_exist(self) -> ModelConfig:
-        g_resolutions = [2**k for k in range(3, int(math.log2(self.resolution)) + 1)]
-        d_resolutions = [r // 2 for r in g_resolutions if r // 2 >= (8 if self.resolution == 32 else 4)]
         for key, wanted, available in (
-            ("g_attention", self.g_attention, g_resolutions),
-            ("d_attention", self.d_attention, d_resolutions),
+            ("g_attention", self.g_attention, families.g_resolutions(self.resolution)),
+            ("d_attention", self.d_attention, families.d_resolutions(self.resolution)),
         ):
             for r in wanted:
                 if r not in available:
@@ -97,25 +96,20 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _family_has(self) -> ModelConfig:
-        if self.family == "biggan-deep":
-            self._deep_has()
-        elif (self.depth, self.d_depth) != (2, 0):
+        family = FAMILIES[self.family]
+        for key, (value, reason) in family.fixed.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"model.{key}: {reason}; remove the key")
+        if not family.has_depth and (self.depth, self.d_depth) != (2, 0):
             raise ValueError(
-                "model.depth: blocks a stage of family biggan-deep; leave it out, or set model.family=biggan-deep"
+                "model.depth: blocks per stage of family biggan-deep; remove the key, or set model.family=biggan-deep"
             )
         if not self.residual and self.d_conv_shortcuts != "downsampling":
-            raise ValueError("model.d_conv_shortcuts: without model.residual there are no shortcuts; leave it out")
-        return self
-
-    def _deep_has(self) -> None:
-        if not self.hierarchical_z:
-            raise ValueError("model.hierarchical_z: biggan-deep always feeds z to every block; leave it out")
-        if not self.residual:
-            raise ValueError("model.residual: biggan-deep has bottleneck blocks alone; leave it out")
-        if self.d_conv_shortcuts != "downsampling":
-            raise ValueError("model.d_conv_shortcuts: biggan-deep's shortcuts are concatenated; leave it out")
+            raise ValueError("model.d_conv_shortcuts: without model.residual there are no shortcuts; remove the key")
         for key, channels in (("channels", self.channels), ("d_channels", self.d_channels)):
-            if channels % 4:
+            if channels % family.bottleneck:
                 raise ValueError(
-                    f"model.{key}: biggan-deep narrows by 4 inside a block; use a multiple of 4, not {channels}"
+                    f"model.{key}: blocks of {self.family} are narrower inside by {family.bottleneck}; "
+                    f"use a multiple of {family.bottleneck}, not {channels}"
                 )
+        return self

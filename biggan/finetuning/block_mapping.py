@@ -7,8 +7,8 @@ stage in the middle. What is near the image, edges and textures, is much the sam
 
 from __future__ import annotations
 
+from biggan.config.families import D_WIDTHS, FAMILIES, G_WIDTHS
 from biggan.models.architecture import Architecture
-from biggan.models.networks import D_WIDTHS, G_WIDTHS
 
 Candidates = list[list[int]]
 """For each block, blocks of the source, the likeliest first."""
@@ -46,6 +46,6 @@ def _g_places(networks: Architecture) -> Places:
 
 def _d_places(networks: Architecture) -> Places:
     """Numbers are counted from the beginning of a stage, whose first block halves the resolution."""
-    # BigGAN-deep's input convolution is no block.
-    stages = len(D_WIDTHS[networks.resolution]) - (networks.family == "biggan-deep")
+    # An input convolution is no block.
+    stages = len(D_WIDTHS[networks.resolution]) - FAMILIES[networks.family].d_input_conv
     return [(stage, number) for stage in range(stages) for number in range(networks.d_depth)]

@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from biggan.models.architecture import FAMILIES, Architecture
-from biggan.models.networks import G_WIDTHS, Discriminator, Generator
+from biggan.config.families import FAMILIES, G_WIDTHS
+from biggan.models.architecture import Architecture
+from biggan.models.networks import Discriminator, Generator
 
 MOST = 2**20
 """Of channels, classes and the like: sizes of tensors are far from overflowing."""
@@ -56,7 +57,7 @@ def from_json(found: Any) -> Architecture:
             raise ValueError(f"{key}: {repr(found[key])[:MOST_SHOWN]} is not {what}")
     attention = {key: tuple(found[key]) for key in ("g_attention", "d_attention")}
     architecture = Architecture(**{**found, **attention})
-    if (architecture.hierarchical or architecture.family == "biggan-deep") and not architecture.class_embedding_dim:
+    if architecture.feeds_latent_to_blocks and not architecture.class_embedding_dim:
         raise ValueError("class_embedding_dim: 0 is not a size, with hierarchical latents")
     if architecture.z_dim % architecture.latent_chunks:
         raise ValueError(f"z_dim: {architecture.z_dim} is no multiple of the {architecture.latent_chunks} chunks")

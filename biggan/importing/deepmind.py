@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biggan.config.families import BOTTOM_WIDTH, G_WIDTHS
 from biggan.errors import InputError
 from biggan.generation.trained_generator import truncation_key
 from biggan.importing.imported_checkpoint import ImportedCheckpoint, State
 from biggan.importing.pickles import read_file, state_dict_of
 from biggan.models.architecture import Architecture
-from biggan.models.networks import BOTTOM_WIDTH, G_WIDTHS
 
 FORMAT = "a released BigGAN-deep generator (pytorch-pretrained-BigGAN)"
 CONFIG, TENSORS = "config.json", "pytorch_model.bin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from biggan.config.families import FAMILIES
 from biggan.generation.architecture_json import shapes_of
 from biggan.importing.imported_checkpoint import ImportedCheckpoint
 from biggan.models.architecture import Architecture
@@ -12,13 +13,13 @@ def rows(found: ImportedCheckpoint) -> list[tuple[str, str]]:
     networks = found.networks
     pair = found.is_run
     counts = [sum(p.numel() for p in network.parameters()) for network in shapes_of(networks)]
-    deep = networks.family == "biggan-deep"
+    has_depth = FAMILIES[networks.family].has_depth
     return [
         ("format", found.format),
         ("family", networks.family),
         ("images", f"{networks.resolution} px, {networks.image_channels} channels, {networks.classes} classes"),
         ("channels", _both("", networks.channels, networks.d_channels, pair)),
-        *([("blocks a stage", _both("", networks.depth, networks.d_depth, pair))] if deep else []),
+        *([("blocks a stage", _both("", networks.depth, networks.d_depth, pair))] if has_depth else []),
         ("attention", _both(" px", _sizes(networks.g_attention), _sizes(networks.d_attention), pair)),
         ("latent", _latent(networks)),
         ("class embedding", str(networks.class_embedding_dim or "each BatchNorm has a table of its own")),
@@ -43,7 +44,7 @@ def _sizes(resolutions: tuple[int, ...]) -> str:
 def _latent(networks: Architecture) -> str:
     cut = "cut at 2, truncation multiplies it" if networks.scaled_latents else "cut at the truncation"
     chunks = networks.latent_chunks
-    if networks.family == "biggan-deep":
+    if not FAMILIES[networks.family].splits_latent:
         return f"{networks.z_dim}, whole in every block, {cut}"
     used = f"{chunks} chunks, hierarchical" if chunks > 1 else "in the first layer alone"
     return f"{networks.z_dim}, {used}, {cut}"

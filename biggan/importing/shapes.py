@@ -7,10 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from biggan.config.families import (
+    BOTTOM_WIDTH,
+    D_WIDTHS,
+    G_WIDTHS,
+    FamilyName,
+    d_resolutions,
+    g_resolutions,
+    latent_chunks,
+)
 from biggan.errors import InputError
 from biggan.importing.imported_checkpoint import State
-from biggan.models.architecture import Architecture, latent_chunks
-from biggan.models.networks import BOTTOM_WIDTH, D_WIDTHS, G_WIDTHS, smallest_map
+from biggan.models.architecture import Architecture
 
 MOST_DEPTH = 64
 UNKNOWN_EPS = 1.0
@@ -41,7 +49,7 @@ def architecture_of(generator: State, discriminator: State | None, g_what: str, 
     condition_dim = _shape(generator, "blocks.0.bn1.gain.weight", 2, g_what)[1]
     first_inputs = _shape(generator, "linear.weight", 2, g_what)[1]
     hierarchical = deep or (embedding_dim > 0 and condition_dim > embedding_dim)
-    family = "biggan-deep" if deep else "biggan"
+    family: FamilyName = "biggan-deep" if deep else "biggan"
     chunks = latent_chunks(family, G.resolution, hierarchical)
     image_channels = _shape(generator, "output_conv.weight", 4, g_what)[0]
     D = None
@@ -74,7 +82,7 @@ def _generator_tower(state: State, deep: bool, what: str) -> Tower:
     first = _shape(state, "linear.weight", 2, what)[0] // BOTTOM_WIDTH**2
     widths = [first, *_block_widths(state, deep, what)]
     resolution, channels, depth = _match(widths, G_WIDTHS, _generator_widths, deep, what)
-    at = {stage: BOTTOM_WIDTH * 2**stage for stage in range(1, len(G_WIDTHS[resolution]))}
+    at = dict(enumerate(g_resolutions(resolution), start=1))
     return Tower(resolution, channels, depth, _attention(state, depth, at, what))
 
 
@@ -82,8 +90,7 @@ def _discriminator_tower(state: State, deep: bool, what: str) -> Tower:
     first = [_shape(state, "input_conv.weight", 4, what)[0]] if deep else []
     widths = first + _block_widths(state, deep, what)
     resolution, channels, depth = _match(widths, D_WIDTHS, _discriminator_widths, deep, what)
-    halvings = (resolution // smallest_map(resolution)).bit_length()
-    at = {stage: resolution >> stage for stage in range(1, halvings)}
+    at = dict(enumerate(reversed(d_resolutions(resolution)), start=1))
     return Tower(resolution, channels, depth, _attention(state, depth, at, what))
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from biggan.config.families import FAMILIES, FamilyName, latent_chunks
 from biggan.config.model import ModelConfig
-from biggan.models.biggan import BigGANDiscriminator, BigGANGenerator
-from biggan.models.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
-from biggan.models.networks import G_WIDTHS, Discriminator, Generator
-
-FAMILIES = ("biggan", "biggan-deep")
+from biggan.models import biggan, biggan_deep
+from biggan.models.networks import Discriminator, Generator
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Both networks. biggan.config.ModelConfig says what each setting means."""
 
-    family: str
-    """One of FAMILIES."""
+    family: FamilyName
     resolution: int
     image_channels: int
     channels: int
@@ -46,66 +44,23 @@ class Architecture:
 
     @property
     def latent_chunks(self) -> int:
-        """Equal parts that z is cut into."""
+        """Number of equal chunks z is split into."""
         return latent_chunks(self.family, self.resolution, self.hierarchical)
 
+    @property
+    def feeds_latent_to_blocks(self) -> bool:
+        """True if z conditions the blocks, beside the class embedding."""
+        return self.hierarchical or not FAMILIES[self.family].splits_latent
+
     def generator(self) -> Generator:
-        """The generator, with torch's default weights."""
-        generator = self._generator()
+        """Build the generator, with torch's default weights."""
+        generator = NETWORKS[self.family].generator(self)
         generator.scaled_latents = self.scaled_latents
         return generator
 
-    def _generator(self) -> Generator:
-        sn_eps = self.sn_eps if self.g_spectral_norm else None
-        if self.family == "biggan-deep":
-            return BigGANDeepGenerator(
-                resolution=self.resolution,
-                channels=self.channels,
-                depth=self.depth,
-                classes=self.classes,
-                z_dim=self.z_dim,
-                class_embedding_dim=self.class_embedding_dim,
-                attention=self.g_attention,
-                sn_eps=sn_eps,
-                bn_eps=self.bn_eps,
-                image_channels=self.image_channels,
-            )
-        return BigGANGenerator(
-            resolution=self.resolution,
-            channels=self.channels,
-            classes=self.classes,
-            z_dim=self.z_dim,
-            class_embedding_dim=self.class_embedding_dim,
-            hierarchical=self.hierarchical,
-            attention=self.g_attention,
-            sn_eps=sn_eps,
-            bn_eps=self.bn_eps,
-            image_channels=self.image_channels,
-            residual=self.residual,
-        )
-
     def discriminator(self) -> Discriminator:
-        """The discriminator, with torch's default weights."""
-        if self.family == "biggan-deep":
-            return BigGANDeepDiscriminator(
-                resolution=self.resolution,
-                channels=self.d_channels,
-                depth=self.d_depth,
-                classes=self.classes,
-                attention=self.d_attention,
-                sn_eps=self.sn_eps,
-                image_channels=self.image_channels,
-            )
-        return BigGANDiscriminator(
-            resolution=self.resolution,
-            channels=self.d_channels,
-            classes=self.classes,
-            attention=self.d_attention,
-            sn_eps=self.sn_eps,
-            image_channels=self.image_channels,
-            residual=self.residual,
-            conv_shortcuts=self.d_conv_shortcuts,
-        )
+        """Build the discriminator, with torch's default weights."""
+        return NETWORKS[self.family].discriminator(self)
 
     def to_json(self) -> dict[str, Any]:
         """Names and values; `biggan.generation.architecture_json.from_json` reads them back."""
@@ -117,22 +72,17 @@ class Architecture:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def latent_chunks(family: str, resolution: int, hierarchical: bool) -> int:
-    """Equal parts that z is cut into: one for the first layer and one per block; BigGAN-deep does not cut it."""
-    return len(G_WIDTHS[resolution]) if hierarchical and family == "biggan" else 1
-
-
 def configured_architecture(model: ModelConfig) -> Architecture:
-    """The networks that a config describes."""
-    deep = model.family == "biggan-deep"
+    """Return the networks that a config describes."""
+    has_depth = FAMILIES[model.family].has_depth
     return Architecture(
         family=model.family,
         resolution=model.resolution,
         image_channels=model.image_channels,
         channels=model.channels,
         d_channels=model.d_channels or model.channels,
-        depth=model.depth if deep else 1,
-        d_depth=(model.d_depth or model.depth) if deep else 1,
+        depth=model.depth if has_depth else 1,
+        d_depth=(model.d_depth or model.depth) if has_depth else 1,
         classes=model.classes,
         z_dim=model.effective_z_dim,
         class_embedding_dim=model.class_embedding_dim,
@@ -145,3 +95,16 @@ def configured_architecture(model: ModelConfig) -> Architecture:
         sn_eps=model.sn_eps,
         bn_eps=model.bn_eps,
     )
+
+
+class FamilyNetworks(NamedTuple):
+    """The builders of one family's networks."""
+
+    generator: Callable[[Architecture], Generator]
+    discriminator: Callable[[Architecture], Discriminator]
+
+
+NETWORKS: dict[FamilyName, FamilyNetworks] = {
+    "biggan": FamilyNetworks(biggan.build_generator, biggan.build_discriminator),
+    "biggan-deep": FamilyNetworks(biggan_deep.build_generator, biggan_deep.build_discriminator),
+}

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from biggan.config.families import BOTTOM_WIDTH, D_WIDTHS, G_WIDTHS, latent_chunks, smallest_map
 from biggan.models.batchnorm import BatchNorm, ConditionalBatchNorm
 from biggan.models.layers import Layers
-from biggan.models.networks import (
-    BOTTOM_WIDTH,
-    D_WIDTHS,
-    G_WIDTHS,
-    Discriminator,
-    Generator,
-    attention_after,
-    smallest_map,
-    upsample,
-)
+from biggan.models.networks import Discriminator, Generator, attention_after, upsample
+
+if TYPE_CHECKING:
+    from biggan.models.architecture import Architecture
 
 
 class GeneratorBlock(nn.Module):
@@ -117,7 +113,7 @@ class BigGANGenerator(Generator):
         super().__init__()
         widths = [channels * w for w in G_WIDTHS[resolution]]
         self.z_dim, self.classes, self.resolution = z_dim, classes, resolution
-        self.chunks = len(widths) if hierarchical else 1
+        self.chunks = latent_chunks("biggan", resolution, hierarchical)
         assert z_dim % self.chunks == 0, "z_dim must be a multiple of the hierarchical chunks"
         chunk = z_dim // self.chunks
         shared = class_embedding_dim > 0
@@ -178,3 +174,34 @@ class BigGANDiscriminator(Discriminator):
                 pixels //= 2
                 stages.append((k, o, pixels))
         super().__init__(blocks, attention_after(stages, attention, layers), widths[-1], classes, layers)
+
+
+def build_generator(networks: Architecture) -> Generator:
+    """Build the generator of `networks`."""
+    return BigGANGenerator(
+        resolution=networks.resolution,
+        channels=networks.channels,
+        classes=networks.classes,
+        z_dim=networks.z_dim,
+        class_embedding_dim=networks.class_embedding_dim,
+        hierarchical=networks.hierarchical,
+        attention=networks.g_attention,
+        sn_eps=networks.sn_eps if networks.g_spectral_norm else None,
+        bn_eps=networks.bn_eps,
+        image_channels=networks.image_channels,
+        residual=networks.residual,
+    )
+
+
+def build_discriminator(networks: Architecture) -> Discriminator:
+    """Build the discriminator of `networks`."""
+    return BigGANDiscriminator(
+        resolution=networks.resolution,
+        channels=networks.d_channels,
+        classes=networks.classes,
+        attention=networks.d_attention,
+        sn_eps=networks.sn_eps,
+        image_channels=networks.image_channels,
+        residual=networks.residual,
+        conv_shortcuts=networks.d_conv_shortcuts,
+    )

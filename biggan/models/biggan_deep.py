@@ -8,26 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from biggan.config.families import BOTTOM_WIDTH, D_WIDTHS, FAMILIES, G_WIDTHS, smallest_map
 from biggan.models.batchnorm import BatchNorm, ConditionalBatchNorm
 from biggan.models.layers import Layers
-from biggan.models.networks import (
-    BOTTOM_WIDTH,
-    D_WIDTHS,
-    G_WIDTHS,
-    Discriminator,
-    Generator,
-    attention_after,
-    smallest_map,
-    upsample,
-)
+from biggan.models.networks import Discriminator, Generator, attention_after, upsample
 
-BOTTLENECK = 4
-"""How much narrower a block is inside: than its input in G, than its output in D."""
+BOTTLENECK = FAMILIES["biggan-deep"].bottleneck
+"""Blocks are narrower inside by this factor: than their input in G, than their output in D."""
+
+if TYPE_CHECKING:
+    from biggan.models.architecture import Architecture
 
 
 class DeepGeneratorBlock(nn.Module):
@@ -160,3 +156,32 @@ class BigGANDeepDiscriminator(Discriminator):
 
     def features(self, x: Tensor) -> Tensor:
         return super().features(self.input_conv(x))
+
+
+def build_generator(networks: Architecture) -> Generator:
+    """Build the generator of `networks`."""
+    return BigGANDeepGenerator(
+        resolution=networks.resolution,
+        channels=networks.channels,
+        depth=networks.depth,
+        classes=networks.classes,
+        z_dim=networks.z_dim,
+        class_embedding_dim=networks.class_embedding_dim,
+        attention=networks.g_attention,
+        sn_eps=networks.sn_eps if networks.g_spectral_norm else None,
+        bn_eps=networks.bn_eps,
+        image_channels=networks.image_channels,
+    )
+
+
+def build_discriminator(networks: Architecture) -> Discriminator:
+    """Build the discriminator of `networks`."""
+    return BigGANDeepDiscriminator(
+        resolution=networks.resolution,
+        channels=networks.d_channels,
+        depth=networks.d_depth,
+        classes=networks.classes,
+        attention=networks.d_attention,
+        sn_eps=networks.sn_eps,
+        image_channels=networks.image_channels,
+    )

@@ -15,33 +15,6 @@ from torch.nn import functional as F
 from biggan.models.batchnorm import BatchNorm
 from biggan.models.layers import Layers, SelfAttention
 
-BOTTOM_WIDTH = 4
-"""Height and width, pixels, of the generator's first feature map."""
-
-G_WIDTHS: dict[int, tuple[int, ...]] = {
-    32: (4, 4, 4, 4),
-    64: (16, 16, 8, 4, 2),
-    128: (16, 16, 8, 4, 2, 1),
-    256: (16, 16, 8, 8, 4, 2, 1),
-    512: (16, 16, 8, 8, 4, 2, 1, 1),
-}
-"""Resolution -> width, in multiples of `channels`, of the first feature map and after each stage; every stage doubles
-the resolution (Brock et al. 2018, appendix B, tables 4 to 9)."""
-
-D_WIDTHS: dict[int, tuple[int, ...]] = {
-    32: (4, 4, 4, 4),
-    64: (1, 2, 4, 8, 16),
-    128: (1, 2, 4, 8, 16, 16),
-    256: (1, 2, 4, 8, 8, 16, 16),
-    512: (1, 1, 2, 4, 8, 8, 16, 16),
-}
-"""Resolution -> the discriminator's widths, first to last; stages halve the resolution down to `smallest_map` px."""
-
-
-def smallest_map(resolution: int) -> int:
-    """Height and width, pixels, of the discriminator's last feature maps."""
-    return 8 if resolution == 32 else 4
-
 
 class Generator(nn.Module):
     """z [N, z_dim], y [N] -> images [N, image_channels, R, R] in [-1, 1]."""

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from biggan.config.families import G_WIDTHS
 from biggan.models.biggan import BigGANDiscriminator, BigGANGenerator
 from biggan.models.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator, DeepDiscriminatorBlock
 from biggan.models.layers import Layers, SpectralNorm, as_matrix
-from biggan.models.networks import G_WIDTHS, initialize
+from biggan.models.networks import initialize
 
 
 def deep(resolution, **settings):
