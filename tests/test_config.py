@@ -6,7 +6,7 @@ import pytest
 from biggan.config import Config
 from biggan.config.preset import keys, resolve
 from biggan.errors import InputError
-from biggan.startup.build import check_statistics, statistics_images
+from biggan.startup.checks import check_statistics, statistics_images
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = sorted(CONFIGS.glob("*.yaml"))
@@ -141,11 +141,11 @@ def test_world_sizes_that_do_not_divide_are_refused_with_what_would(override, pr
 @pytest.mark.parametrize(
     ("group", "before", "now", "message"),
     [
-        (2, 4, 2, "those of 16 images, groups of 2 of 2 processes would take 32; go on with distributed.b.*_size=1"),
-        (1, 2, 4, "those of 16 images, groups of 1 of 4 processes would take 8; go on with distributed.b.*_size=2"),
+        (2, 4, 2, "batchnorm_group_size: .* 16 images.* 32.*distributed.batchnorm_group_size=1$"),
+        (1, 2, 4, "batchnorm_group_size: .* 16 images.* 8.*distributed.batchnorm_group_size=2$"),
         (0, 4, 2, None),
         (2, 4, 4, None),
-        (2, 8, 2, "8 images, groups of 2 of 2 processes would take 32; no group size keeps them"),
+        (2, 8, 2, "batchnorm_group_size: .* 8 images.* 32; no group size keeps them$"),
     ],
 )
 def test_a_number_of_processes_that_changes_batchnorms_statistics_is_refused_with_what_keeps_them(

@@ -13,7 +13,7 @@ from biggan.config.preset import resolve
 from biggan.data.pack import Plan, begin
 from biggan.data.sources.selection_request import SelectionRequest
 from biggan.generation import sample
-from biggan.startup.build import parameter_counts
+from biggan.startup.checks import parameter_counts
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = sorted(CONFIGS.glob("*.yaml"))

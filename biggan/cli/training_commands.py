@@ -97,7 +97,7 @@ def probe(
 def _print_warnings(config: Config) -> None:
     """What training would refuse or warn of; of the data, if it is there to be looked at."""
     from biggan.config import interventions
-    from biggan.startup.build import check_interventions
+    from biggan.startup.checks import check_interventions
 
     check_interventions(config)
     sys.stdout.writelines(f"warning: {warning}\n" for warning in interventions.warnings(config))
@@ -107,7 +107,7 @@ def _print_warnings(config: Config) -> None:
     from biggan.finetuning.plan import plan
     from biggan.finetuning.trained_networks import locate
     from biggan.runs.run_folder import has_begun
-    from biggan.startup.start import trainable_dataset
+    from biggan.startup.checks import trainable_dataset
 
     dataset, found = trainable_dataset(config)
     sys.stdout.writelines(f"warning: {warning}\n" for warning in found)
@@ -144,7 +144,7 @@ def parameters(
     from rich.table import Table
 
     from biggan.config.preset import resolve
-    from biggan.startup.build import parameter_counts
+    from biggan.startup.checks import parameter_counts
 
     table = Table()
     for column in ("config", "family", "px", "channels", "z", "attention G / D"):

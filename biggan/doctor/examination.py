@@ -24,7 +24,7 @@ from biggan.doctor.host import HostFacts, look_around, resolved
 from biggan.doctor.network import NetworkFacts, measure, slowest
 from biggan.doctor.network_checks import Lost
 from biggan.errors import EXIT_BAD_INPUT, InputError, StoppedRun
-from biggan.startup import build
+from biggan.startup import checks
 
 T = TypeVar("T")
 ROLL_CALL = "the roll call"
@@ -165,7 +165,7 @@ class Examination:
                 lambda: disk_checks.look_at_folder(folder),
                 lambda reason: FolderFacts(folder=str(folder), parent=str(folder), error=reason),
             )
-            self.findings.checkpoint_bytes = build.checkpoint_bytes(self.config.model) if self.config else 0
+            self.findings.checkpoint_bytes = checks.checkpoint_bytes(self.config.model) if self.config else 0
         facts = FolderFacts.model_validate_json(self._decided(FOLDER, own.model_dump_json))
         if facts.folder:
             self.findings.folder = facts
@@ -196,7 +196,7 @@ class Examination:
             read = [self._read(topic, str) for topic in rounds]
             found.checksums = {rank: [r[rank] for r in read if r[rank]] for rank in read[0]}
         if found.folder is not None and self.config is not None:
-            found.checkpoint_bytes = build.checkpoint_bytes(self.config.model)
+            found.checkpoint_bytes = checks.checkpoint_bytes(self.config.model)
         if FOLDER_SEEN in self._wrote:
             found.folder_seen = self._read(FOLDER_SEEN, lambda text: text == "True")
         if found.network is not None:

@@ -38,7 +38,7 @@ MAY_CHANGE = (
     "tracking.",
 )
 """Keys (or beginnings of keys) a resumed run may set anew: none of them changes the path of the weights.
-(The size of a BatchNorm group does, unless the number of processes changes with it: `build.check_statistics`.)"""
+(The size of a BatchNorm group does, unless the number of processes changes with it: `checks.check_statistics`.)"""
 
 
 def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:

@@ -1,16 +1,14 @@
-"""From a config to the objects it describes."""
+"""Build the objects that a config describes: networks, engines, recipe, trajectory, monitor."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from biggan.collapse.monitor import Monitor
 from biggan.collapse.quality import REAL_IMAGES, QualityProbe, RealImages
-from biggan.config import Config, divisors
-from biggan.config.interventions import check_layers, effective
-from biggan.config.model import ModelConfig
+from biggan.config import Config
+from biggan.config.interventions import effective
 from biggan.data.dataset import Dataset
 from biggan.data.loader import Loader
 from biggan.data.preview import first_images
@@ -18,12 +16,10 @@ from biggan.data.stream import START, Cursor, ReadPlan
 from biggan.distributed.engine import AdamSettings, DDPEngine, Engine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, batchnorm_group, has_bfloat16
-from biggan.distributed.zero import ZeroEngine, load_deepspeed
-from biggan.errors import InputError
+from biggan.distributed.zero import ZeroEngine
 from biggan.gan import Ema, Gan
 from biggan.models.architecture import configured_architecture
 from biggan.models.batchnorm import set_batchnorm_group
-from biggan.models.layers import named_weights
 from biggan.models.networks import initialize
 from biggan.objectives.losses import HINGE, NON_SATURATING
 from biggan.objectives.spectral import SpectralLimit
@@ -35,7 +31,7 @@ from biggan.training.trajectory import Trajectory, trajectory_seed
 
 
 def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
-    """Both networks from the seed, on the device, in their memory format, with engines and EMA."""
+    """Build both networks from the seed, on the device and in their memory format, with engines and EMA."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         described = configured_architecture(config.model)
@@ -58,77 +54,20 @@ def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
 
 
 def learning_rates(config: Config, rollbacks: int = 0) -> tuple[float, float]:
-    """G's and D's, with the factors in force after so many rollbacks."""
+    """Return the learning rates of G and D, with the factors in force after `rollbacks` rollbacks."""
     o, intervention = config.optimizer, effective(config, rollbacks)
     return o.g_lr * intervention.g_lr_factor, o.d_lr * intervention.d_lr_factor
 
 
-def check_interventions(config: Config) -> None:
-    """Raise InputError if an intervention is meant for layers that these networks do not have."""
-    with torch.device("meta"):
-        described = configured_architecture(config.model)
-        networks = {"G": described.generator(), "D": described.discriminator()}
-    check_layers(config, [layer for name, network in networks.items() for layer in named_weights(network, name)])
-
-
-def check_engine(config: Config, process: Process) -> None:
-    """Raise InputError if the engine's library is not on this machine."""
-    if config.distributed.engine == "deepspeed" and process.group is not None:
-        load_deepspeed(process.device)
-
-
 def ring(config: Config) -> Ring:
-    """Which checkpoints are kept."""
+    """Return the rules by which checkpoints are kept."""
     keep = config.checkpoint
     best = config.evaluation.keep_best if config.evaluation.every_steps else 0
     return Ring(keep.keep_last, keep.horizon_steps, keep.keep_every_steps, int(keep.max_gib * 2**30), best)
 
 
-def parameter_counts(model: ModelConfig) -> tuple[int, int]:
-    """How many numbers G and D learn."""
-    with FakeTensorMode():
-        described = configured_architecture(model)
-        networks = described.generator(), described.discriminator()
-    g_count, d_count = (sum(p.numel() for p in network.parameters()) for network in networks)
-    return g_count, d_count
-
-
-def checkpoint_bytes(model: ModelConfig) -> int:
-    """One checkpoint's tensors, float32: G's weights, Adam's two moments and EMA; D's weights and two moments."""
-    g_count, d_count = parameter_counts(model)
-    return 4 * (4 * g_count + 3 * d_count)
-
-
-def check_checkpoint_limit(config: Config) -> None:
-    """Raise InputError if `checkpoint.max_gib` cannot hold the newest checkpoint and the one being written."""
-    limit = ring(config).max_bytes
-    if limit and limit < (least := 2 * checkpoint_bytes(config.model)):
-        raise InputError(
-            f"checkpoint.max_gib: {config.checkpoint.max_gib:g} GiB does not hold the newest checkpoint and the one "
-            f"being written; use at least {1.01 * least / 2**30:.3g}, or 0 for no limit"
-        )
-
-
-def statistics_images(config: Config, world_size: int) -> int:
-    """Images of a micro-batch whose BatchNorm statistics are taken together."""
-    return config.micro_batch_size * (config.distributed.batchnorm_group_size or world_size) // world_size
-
-
-def check_statistics(config: Config, world_size: int, images: int) -> None:
-    """Raise InputError unless BatchNorm's statistics are still those of `images`: the path follows from it."""
-    now = statistics_images(config, world_size)
-    if now == images:
-        return
-    keeping = [group for group in divisors(world_size) if config.micro_batch_size * group == images * world_size]
-    mend = f"go on with distributed.batchnorm_group_size={keeping[0]}" if keeping else "no group size keeps them"
-    raise InputError(
-        f"distributed.batchnorm_group_size: BatchNorm's statistics were those of {images} images, groups of "
-        f"{config.distributed.batchnorm_group_size or world_size} of {world_size} processes would take {now}; {mend}"
-    )
-
-
 def engine(config: Config, name: str, network: nn.Module, lr: float, process: Process, guard: FiniteGuard) -> Engine:
-    """What trains one network. A single process has nothing to share out: it needs no ZeRO."""
+    """Build the engine of one network. A single process has nothing to partition, so it never uses ZeRO."""
     o = config.optimizer
     adam = AdamSettings(lr=lr, betas=(o.beta1, o.beta2), eps=o.eps, max_grad_norm=o.max_grad_norm)
     if config.distributed.engine == "ddp" or process.group is None:
@@ -145,7 +84,7 @@ def engine(config: Config, name: str, network: nn.Module, lr: float, process: Pr
 
 
 def recipe(config: Config, process: Process, rollbacks: int = 0, since_step: int = 0) -> Recipe:
-    """What the training step does after so many rollbacks, the intervention having begun after G step `since_step`."""
+    """Build the recipe after `rollbacks` rollbacks; the intervention in force started after G step `since_step`."""
     intervention = effective(config, rollbacks)
     limit = SpectralLimit(
         layers=intervention.spectral_layers,
@@ -171,18 +110,18 @@ def recipe(config: Config, process: Process, rollbacks: int = 0, since_step: int
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """The arithmetic of the networks, as a context."""
-    # Without the cache: the same weight is used with and without gradients inside one context.
+    """Return the autocast context of the networks' forward passes."""
+    # No cache: the same weight is used with and without gradients inside one context.
     return torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(config, device), cache_enabled=False)
 
 
 def in_bfloat16(config: Config, device: torch.device) -> bool:
-    """Whether that is bfloat16."""
+    """Return True if the networks compute in bfloat16 on `device`."""
     return config.settled(has_bfloat16(device)).training.precision == "bfloat16"
 
 
 def monitor(config: Config, dataset: Dataset, gan: Gan, process: Process) -> Monitor:
-    """What watches the run, with the first real images of each split to measure by."""
+    """Build the collapse monitor, with the first real images of each split as its reference."""
     root = config.data.path.rstrip("/")
     train, held_out = (RealImages(*first_images(dataset, root, name, REAL_IMAGES)) for name in ("train", "val"))
     quality = QualityProbe(
@@ -197,10 +136,10 @@ def monitor(config: Config, dataset: Dataset, gan: Gan, process: Process) -> Mon
     return Monitor(config.collapse, every_steps, gan, process, quality, autocast(config, process.device))
 
 
-def course(
+def trajectory(
     config: Config, dataset: Dataset, process: Process, state: TrainingState, cursors: list[Cursor]
 ) -> Trajectory:
-    """What every step after `state` is given, the learning rates included."""
+    """Build the trajectory that continues from `state` and `cursors`, and set its learning rates."""
     rates = learning_rates(config, state.rollbacks)
     for engine, rate in zip((state.gan.generator, state.gan.discriminator), rates, strict=True):
         engine.set_learning_rate(rate)
@@ -212,7 +151,7 @@ def course(
 
 
 def latents(config: Config, process: Process, rollbacks: int = 0) -> Latents:
-    """This rank's share of the latents of every step."""
+    """Build this rank's slice of the latents of every step."""
     return Latents(
         seed=trajectory_seed(config.run.seed, rollbacks),
         z_dim=config.model.effective_z_dim,
@@ -226,7 +165,7 @@ def latents(config: Config, process: Process, rollbacks: int = 0) -> Latents:
 
 
 def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cursor], rollbacks: int) -> Loader:
-    """This rank's batches of the training split, from `cursors` (one per stream) on."""
+    """Build this rank's loader of the training split, starting at `cursors` (one per stream)."""
     plan = ReadPlan(
         root=config.data.path.rstrip("/"),
         shards=dataset.splits["train"].shards,
@@ -250,5 +189,5 @@ def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cur
 
 
 def first_cursors(config: Config) -> list[Cursor]:
-    """Every stream at its beginning."""
+    """Return the start of every stream."""
     return [START] * config.data.streams

@@ -1,4 +1,4 @@
-"""What rank 0 shows and records: progress, metrics, pictures, checkpoints, MLflow."""
+"""Rank 0's log of a run: progress, metrics, sample grids, checkpoints, MLflow."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from biggan.collapse.detector import Verdict
 from biggan.errors import CheckpointError, Interrupted, StoppedRun
 from biggan.files import append_line
 from biggan.report.report_page import write_report
+from biggan.runs import run_folder
 from biggan.runs.checkpoint import Writer
 from biggan.runs.metrics import Metrics
 from biggan.tracking import Tracker
 
 TICK_EVERY_SECONDS = 30
 RECENT_ROWS = 5
-"""What the time that is left is told from."""
+"""Logged rows from which the remaining time is estimated."""
 SHOWN = {"g_loss": "G", "d_loss_real": "D real", "d_loss_fake": "D fake"}
+"""Metrics shown while training -> their short names."""
 
 
 class RunLogger:
-    """A run's voice. Use as a context manager: it closes the files and ends the MLflow run.
+    """The log of a run. A context manager: on exit it closes the files and ends the MLflow run.
 
-    On a terminal it shows a bar with rate and time left; elsewhere (a batch job's log) a line after the first step and
-    one per logged step.
+    On a terminal it shows a progress bar with rate and time left. Elsewhere (a batch job's log) it prints a line after
+    the first step and one per logged step.
     """
 
     def __init__(
@@ -58,29 +60,29 @@ class RunLogger:
         )
         self._task = self._bar.add_task("", total=steps, losses="")
 
-    def begin(self, step: int) -> None:
-        """Training goes on after G step `step`."""
+    def start_clock(self, step: int) -> None:
+        """Start measuring rate and remaining time; training resumes after G step `step`."""
         self._start = self._since = self._ticked = time.monotonic()
         self._first = self._logged = step
         self._recent = deque([(step, self._start)], maxlen=RECENT_ROWS)
         self._bar.update(self._task, completed=step)
 
     def advance(self, step: int) -> None:
-        """G step `step` is done."""
+        """Show that G step `step` is done."""
         self._bar.update(self._task, completed=step)
         if step == self._first + 1 and step % self._log_every:
-            self._begun(step)
+            self._print_first_step(step)
 
-    def _begun(self, step: int) -> None:
-        """The first step is done, and it is no logged one: a sign of life, and when the next is due."""
+    def _print_first_step(self, step: int) -> None:
+        """Print that the first step is done, and when the next line is due."""
         now = time.monotonic()
-        self._recent[0] = step, now  # starting up says nothing of the steps to come
+        self._recent[0] = step, now  # the first step includes start-up: it does not predict the steps to come
         if not self.console.is_terminal:
             following = min(step + self._log_every - step % self._log_every, self._steps)
-            self.say(f"step {step}/{self._steps} after {now - self._start:.1f} s; next line at step {following}")
+            self.print_line(f"step {step}/{self._steps} after {now - self._start:.1f} s; next line at step {following}")
 
     def log(self, step: int, batch_size: int, row: Mapping[str, float]) -> None:
-        """Record and show the statistics of G step `step`, with the rate since the last such call."""
+        """Record and show the statistics of G step `step`, with the rate since the previous call."""
         now = time.monotonic()
         rate = (step - self._logged) * batch_size / (now - self._since)
         self._since, self._logged = now, step
@@ -92,29 +94,29 @@ class RunLogger:
         shown = f"{losses}  {rate:.1f} images/s"
         self._bar.update(self._task, losses=shown)
         if not self.console.is_terminal:
-            self.say(f"step {step}/{self._steps}  {shown}  {clock(self._left(step, now))} left")
+            self.print_line(f"step {step}/{self._steps}  {shown}  {clock(self._seconds_left(step, now))} left")
         self._recent.append((step, now))
 
-    def _left(self, step: int, now: float) -> float:
-        """Seconds to the last step, if steps take what they took in the recent rows, with all that was due there."""
-        begun, since = self._recent[0]
-        return (now - since) / max(step - begun, 1) * (self._steps - step)
+    def _seconds_left(self, step: int, now: float) -> float:
+        """Estimate the seconds to the last step from the recent rows, everything that was due in them included."""
+        first, since = self._recent[0]
+        return (now - since) / max(step - first, 1) * (self._steps - step)
 
-    def aside(self, message: str, seconds: float) -> None:
-        """Say what took so long besides training; it is left out of the rate, and not of the time that is left."""
+    def print_untimed(self, message: str, seconds: float) -> None:
+        """Print the result of other work; leave its seconds out of the rate, but not out of the remaining time."""
         self._since += seconds
-        self.say(message)
+        self.print_line(message)
 
-    def tick(self, what: str, done: int, of: int) -> None:
-        """So much of some long work between two steps is done."""
-        self._bar.update(self._task, losses=f"{what} {done}/{of}")
+    def tick(self, task: str, done: int, total: int) -> None:
+        """Show the progress of long work between two steps."""
+        self._bar.update(self._task, losses=f"{task} {done}/{total}")
         now = time.monotonic()
         if not self.console.is_terminal and now - self._ticked > TICK_EVERY_SECONDS:
             self._ticked = now
-            self.say(f"{what}: {done}/{of}")
+            self.print_line(f"{task}: {done}/{total}")
 
-    def event(self, verdict: Verdict, good_step: int | None, action: str) -> None:
-        """Record a change of verdict, say it, and bring the report page up to date."""
+    def log_verdict(self, verdict: Verdict, good_step: int | None, action: str) -> None:
+        """Record and print a change of verdict, and update the report page."""
         row = {
             "step": verdict.step,
             "level": verdict.level,
@@ -128,37 +130,45 @@ class RunLogger:
         folder = self.run_dir / "collapse"
         folder.mkdir(exist_ok=True)
         append_line(folder / "events.jsonl", json.dumps(row))
-        self.say(f"step {verdict.step}: {verdict.level}: {'; '.join(verdict.reasons[:3]) or 'no signal departs'}")
+        reasons = "; ".join(verdict.reasons[:3]) or "all signals are back in their usual range"
+        self.print_line(f"step {verdict.step}: {verdict.level}: {reasons}")
         if verdict.level.is_alarm:
             try:
-                self.say(f"{action}; report: {write_report(self.run_dir)}")
-            except Exception as error:  # the page is for people; what is done about the alarm must not wait for it
-                self.say(f"{action}; no report ({error}); later: biggan report {self.run_dir}")
+                self.print_line(f"{action}; report: {write_report(self.run_dir)}")
+            except Exception as error:  # the report is for people: the answer to the alarm must not depend on it
+                self.print_line(f"{action}; report not written ({error}); later: biggan report {self.run_dir}")
 
-    def leave_course(self, good_step: int, count: int) -> None:
-        """Rollback number `count` goes back to step `good_step`: what was recorded after it is set aside."""
-        attempt = self.run_dir / "collapse" / f"attempt_{count:02d}"
+    def set_aside_attempt(self, good_step: int, rollback_count: int) -> None:
+        """Move what was recorded after `good_step` to collapse/attempt_*, before rollback number `rollback_count`."""
+        attempt = self.run_dir / "collapse" / f"attempt_{rollback_count:02d}"
         self.metrics.set_aside(good_step, attempt.with_suffix(".jsonl"))
         attempt.mkdir(exist_ok=True)
-        for picture in (self.run_dir / "samples").glob("step_*.png"):
-            if int(picture.stem.removeprefix("step_")) > good_step:
-                picture.replace(attempt / picture.name)
-        self.begin(good_step)
+        for file in (self.run_dir / "samples").glob("step_*.png"):
+            if int(file.stem.removeprefix("step_")) > good_step:
+                file.replace(attempt / file.name)
+        self.start_clock(good_step)
 
-    def picture(self, image: Image.Image, step: int) -> None:
-        """Keep a sample grid. A disk too full for it is said, and does not end the run."""
+    def save_sample_grid(self, image: Image.Image, step: int) -> None:
+        """Write a sample grid. A disk that is full is reported and does not stop the run."""
         path = self.run_dir / "samples" / f"step_{step:08d}.png"
         try:
             path.parent.mkdir(exist_ok=True)
             image.save(path)
         except OSError as error:
-            self.say(f"{path}: not written ({error.strerror or error})")
+            self.print_line(f"{path}: not written ({error.strerror or error})")
             return
         if self.tracker is not None:
             self.tracker.log_file(path, "samples")
 
-    def say(self, message: str) -> None:
-        """One line for the user."""
+    def print_done(self, step: int) -> None:
+        """Print the last step and where the results are."""
+        self.print_line(
+            f"done: step {step}. Samples: {self.run_dir / 'samples'}  "
+            f"checkpoints: {run_folder.checkpoints(self.run_dir)}"
+        )
+
+    def print_line(self, message: str) -> None:
+        """Print one line for the user."""
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> RunLogger:
@@ -167,13 +177,13 @@ class RunLogger:
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         self._bar.stop()
-        if isinstance(error, StoppedRun) and not error.said:  # now: closing the tracker can take its time
-            self.say(f"biggan: {error}")
+        if isinstance(error, StoppedRun) and not error.said:  # first: closing the tracker can take a while
+            self.print_line(f"biggan: {error}")
             error.said = True
         try:
             self.checkpoints.wait()
-        except CheckpointError as failure:  # the loop was not there any more to hear of it
-            self.say(f"biggan: {failure}")
+        except CheckpointError as failure:  # the loop has ended and cannot report it
+            self.print_line(f"biggan: {failure}")
         self.checkpoints.close()
         self.metrics.close()
         if self.tracker is not None:
@@ -182,6 +192,6 @@ class RunLogger:
 
 
 def clock(seconds: float) -> str:
-    """h:mm:ss."""
+    """Return `seconds` as h:mm:ss."""
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

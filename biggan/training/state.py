@@ -80,8 +80,8 @@ class TrainingState:
         self.bad_samples = dict(checkpoint.state["bad_samples"])
         return [Cursor(*cursor) for cursor in checkpoint.state["cursors"]]
 
-    def begin_again(self, last: Rollback | None) -> None:
-        """Take the run's last rollback into account, which the checkpoint it went back to cannot know of."""
+    def apply_rollback(self, last: Rollback | None) -> None:
+        """Take the run's last rollback into account: the checkpoint it went back to was written before it."""
         if last is not None and self.rollbacks < last.count:
             self.rollbacks, self.since_step = last.count, min(last.to_step, self.step)
 

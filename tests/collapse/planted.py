@@ -18,13 +18,14 @@ from biggan.collapse.detector import Departure, Level, Verdict
 from biggan.collapse.monitor import Monitor
 from biggan.runs import checkpoint, rollback, run_folder
 from biggan.training import run_logger
+from biggan.training.recovery import Recovery
 
 MODULES = {"checkpoint": checkpoint, "rollback": rollback, "report": run_logger}
 plain_step, plain_hinge, plain_judge, plain_back = (
     loop.train_step,
     build.HINGE,
     Monitor.judge,
-    loop.Loop._roll_back,
+    Recovery.roll_back,
 )
 poisoned = False
 FIRST_SEED = 0
@@ -51,14 +52,15 @@ def judge(monitor, step, vetoed_steps):
 def roll_back(self, good):
     plain_back(self, good)
     if "EXACT" in os.environ:
-        folder = run_folder.checkpoints(self.config.run.dir) / checkpoint.folder_name(good)
-        saved, now = checkpoint.load(folder), self.state.tensors(keep=True)
+        session = self.session
+        folder = run_folder.checkpoints(session.config.run.dir) / checkpoint.folder_name(good)
+        saved, now = checkpoint.load(folder), session.state.tensors(keep=True)
         assert saved.tensors.keys() == now.keys()
         for file, tensors in now.items():
             assert saved.tensors[file].keys() == tensors.keys(), file
             for name, x in tensors.items():
                 assert torch.equal(saved.tensors[file][name], x), f"{file}/{name}"
-        print(f"exact on rank {self.process.rank}", flush=True)
+        print(f"exact on rank {session.process.rank}", flush=True)
 
 
 def killing(when, function):
@@ -76,7 +78,7 @@ build.HINGE = plain_hinge._replace(
     generator=lambda logits: plain_hinge.generator(logits) * (float("nan") if poisoned else 1)
 )
 Monitor.judge = judge
-loop.Loop._roll_back = roll_back
+Recovery.roll_back = roll_back
 if "KILL" in os.environ:
     when, name = os.environ["KILL"].split()
     module, function = name.split(".")

@@ -6,7 +6,7 @@ from runs import TINY
 from biggan.config.interventions import effective, learning_rate_warnings, warnings
 from biggan.config.preset import resolve
 from biggan.errors import InputError
-from biggan.startup import build
+from biggan.startup import build, checks
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def test_freezing_both_networks_is_refused(config):
 @pytest.mark.parametrize(("pattern", "nearest"), [("G.liner", "G.linear"), ("D.liner", "D.linear"), ("G.bn*", "G.")])
 def test_a_pattern_that_matches_no_weight_is_refused_with_the_nearest(config, pattern, nearest):
     with pytest.raises(InputError) as refused:
-        build.check_interventions(config(f"rollback.spectral_layers=['G.*','{pattern}']"))
+        checks.check_interventions(config(f"rollback.spectral_layers=['G.*','{pattern}']"))
     assert str(refused.value).startswith(f"rollback.spectral_layers: {pattern} matches no weight")
     assert nearest in str(refused.value)
 
 
 def test_layers_of_every_kind_can_be_named(config):
     names = "'G.linear','G.blocks.0.bn1.gain','G.class_embedding','D.blocks.*.conv_shortcut','D.attention.0.theta'"
-    build.check_interventions(config(f"intervention.spectral_layers=[{names}]"))
+    checks.check_interventions(config(f"intervention.spectral_layers=[{names}]"))

@@ -13,7 +13,7 @@ from biggan.doctor.disk_checks import FolderFacts
 from biggan.doctor.host import Address, Gpu, HostFacts, driver_version, result_changing, source_checksum
 from biggan.doctor.network import Clock, CollectiveTiming, LinkTiming, NetworkFacts, slowest
 from biggan.doctor.network_checks import Lost
-from biggan.startup import build
+from biggan.startup import checks
 
 GIB = 2**30
 
@@ -196,7 +196,7 @@ def test_a_checkpoint_is_as_large_as_estimated(tiny, tmp_path):
     (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
     written = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     config = resolve(Path(tiny[0]), [*tiny[1:], "model.channels=16"])
-    assert build.checkpoint_bytes(config.model) == pytest.approx(written, rel=0.05)
+    assert checks.checkpoint_bytes(config.model) == pytest.approx(written, rel=0.05)
 
 
 def test_room_for_the_ring(config):

@@ -42,12 +42,12 @@ def config(tiny):
 @contextmanager
 def begun(config, process=ALONE):
     """A run that has begun, before its first step."""
-    loop = start.begun(config, fresh=False, parent=None, process=process)
-    with loop.report:
+    session = start.prepare(config, fresh=False, parent=None, process=process).session
+    with session.logger:
         try:
-            yield loop.state.gan
+            yield session.state.gan
         finally:
-            loop.course.loader.close()
+            session.trajectory.loader.close()
 
 
 def source_tensors(source, file):

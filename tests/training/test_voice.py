@@ -30,7 +30,7 @@ def clock(monkeypatch):
 def begun(folder, steps, log_every, step=0):
     out = io.StringIO()
     made = RunLogger(folder, Console(file=out), Metrics(folder / "metrics.jsonl", step), None, None, steps, log_every)
-    made.begin(step)
+    made.start_clock(step)
     return made, out
 
 
@@ -64,7 +64,7 @@ def test_the_time_left_is_that_of_recent_rows(tmp_path, clock):
         made.advance(step)
         if step == 100:
             clock.now += 300.0
-            made.aside("measured", 300.0)
+            made.print_untimed("measured", 300.0)
         if step % 50 == 0:
             made.log(step, 64, {})
     left = re.findall(r"(\d:\d\d:\d\d) left", out.getvalue())
