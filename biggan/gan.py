@@ -1,4 +1,4 @@
-"""The averaged generator (Brock et al. 2018, section 3; Karras et al. 2018)."""
+"""The GAN being trained: two networks with their engines, and the EMA generator."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from biggan.distributed.engine import Engine
 
 Stats = dict[str, Tensor]
+"""Statistics of a step by name: scalars on the device."""
 
 
 class Ema:
-    """A second generator whose parameters are a running average of the first's.
+    """The EMA generator: an exponential moving average of the generator's parameters (Brock et al. 2018, section 3;
+    Karras et al. 2018).
 
-    Only parameters are averaged. Buffers are copied: an average of two unit vectors `u` is no unit vector,
-    and BatchNorm's running statistics are averages already. Make it once the generator is on its device and
-    in its memory format: averaging storage that training no longer uses would never learn.
+    Only parameters are averaged. Buffers are copied: the average of two unit vectors `u` has no unit norm, and
+    BatchNorm's running statistics are averages already. Create it when the generator is on its device and in its
+    memory format: an EMA that holds storage which training no longer uses would never learn.
     """
 
     def __init__(self, generator: nn.Module, decay: float, start_step: int):
@@ -27,19 +29,19 @@ class Ema:
 
     @torch.no_grad()
     def update(self, generator: nn.Module, step: int, veto: Tensor) -> None:
-        """Move toward `generator` as it is after G step `step` (the first is 1), unless `veto`, 0 or 1, is 1."""
+        """Move toward `generator` after G step `step` (the first is 1), unless the scalar `veto` is 1."""
         decay = self.decay if step >= self.start_step else 0.0
-        mine: list[Tensor] = list(self.module.parameters())
-        theirs: list[Tensor] = list(generator.parameters())
+        averages: list[Tensor] = list(self.module.parameters())
+        parameters: list[Tensor] = list(generator.parameters())
         weight = (1 - decay) * (1 - veto)
-        torch._foreach_lerp_(mine, theirs, [weight] * len(mine))
+        torch._foreach_lerp_(averages, parameters, [weight] * len(averages))
         for buffer, new in zip(self.module.buffers(), generator.buffers(), strict=True):
             buffer.copy_(new)
 
 
 @dataclass
 class Gan:
-    """The two networks with what trains each, and the averaged generator."""
+    """Both networks in their engines, and the EMA generator."""
 
     generator: Engine
     discriminator: Engine

@@ -8,6 +8,6 @@ import torch
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU random generator seeded by `key` alone; distinct keys give independent streams."""
+    """Return a CPU random generator seeded by `key` only; distinct keys give independent streams."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

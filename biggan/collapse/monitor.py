@@ -1,4 +1,4 @@
-"""What watches a run: it collects the signals, keeps their history and judges it. The loop decides what follows."""
+"""The collapse monitor: it collects the signals of a run, keeps their history and judges it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from biggan.distributed.process import Process
 from biggan.gan import Gan, Stats
 
 SLOPE_OBSERVATIONS = 10
+"""Observations from which the slope of a singular value is estimated."""
 
 
 class Monitor:
-    """One run's watch. Collective where it says so; between logged steps it only adds up, on the device."""
+    """The monitor of one run. Between logged steps it only accumulates, on the device."""
 
     def __init__(
         self,
@@ -39,11 +40,11 @@ class Monitor:
         self.history = History()
 
     def add(self, stats: Stats) -> None:
-        """Take in the statistics of one step."""
+        """Accumulate the statistics of one step."""
         self._window.add(stats, self._gan.generator.guard.veto)
 
     def observe(self, step: int) -> dict[str, float]:
-        """Everything that is due at the logged G step `step`, as a row of `metrics.jsonl`. Collective."""
+        """Return everything due at the logged G step `step`, as a row of `metrics.jsonl`. Collective."""
         row = with_spreads(self._window.close(self._process.group))
         if self._due(step, self._settings.spectrum_every_steps):
             row |= self._singular_values(step)
@@ -54,7 +55,7 @@ class Monitor:
         return row
 
     def judge(self, step: int, vetoed_steps: int) -> Verdict:
-        """The verdict, rank 0's on every process; the last `vetoed_steps` were not finite. Collective."""
+        """Return rank 0's verdict on every process; the last `vetoed_steps` steps were not finite. Collective."""
         s = self._settings
         thresholds = Thresholds(
             deviations=s.deviations,
@@ -62,14 +63,14 @@ class Monitor:
             minimum_observations=s.minimum_observations,
             agreeing_signals=s.agreeing_signals,
         )
-        # Not kept: the state to go on from is the one before it.
+        # Not kept in the history: a resume continues from the state before it.
         seen = self.history.series | {"non_finite_steps": Series([step], [float(vetoed_steps)])}
         verdict = judge(seen, step, thresholds) if self._process.is_main else None
-        told: Verdict = self._process.gather(verdict)[0]
-        return told
+        agreed: Verdict = self._process.gather(verdict)[0]
+        return agreed
 
     def _due(self, step: int, every_steps: int) -> bool:
-        """Whether a multiple of `every_steps` has come since the last logged step."""
+        """Return True if a multiple of `every_steps` has passed since the last logged step."""
         return step // every_steps > (step - self._log_every_steps) // every_steps
 
     def _remember(self, step: int, row: Mapping[str, float]) -> None:
@@ -77,18 +78,18 @@ class Monitor:
 
     def _singular_values(self, step: int) -> dict[str, float]:
         row: dict[str, float] = {}
-        for layer, found in self._spectrum.measure_all(self._process).items():
-            row |= {f"sigma/{layer}/{k}": value for k, value in enumerate(found.raw)}
-            row |= {f"sigma/{layer}/normalized_{k}": value for k, value in enumerate(found.normalized or ())}
-            if len(found.raw) > 1 and found.raw[1]:
-                row[f"sigma/{layer}/ratio"] = found.raw[0] / found.raw[1]
+        for layer, singular in self._spectrum.measure_all(self._process).items():
+            row |= {f"sigma/{layer}/{k}": value for k, value in enumerate(singular.raw)}
+            row |= {f"sigma/{layer}/normalized_{k}": value for k, value in enumerate(singular.normalized or ())}
+            if len(singular.raw) > 1 and singular.raw[1]:
+                row[f"sigma/{layer}/ratio"] = singular.raw[0] / singular.raw[1]
             past = self.history.series.get(f"sigma/{layer}/0")
-            if past is not None and found.raw[0] > 0:
-                row[f"sigma/{layer}/slope"] = log_slope(past, step, found.raw[0])
+            if past is not None and singular.raw[0] > 0:
+                row[f"sigma/{layer}/slope"] = log_slope(past, step, singular.raw[0])
         return row
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """For the checkpoint: file -> name -> tensor in host memory. Collective."""
+        """Return the state for a checkpoint: file -> name -> tensor in host memory. Collective."""
         return {
             "history": self.history.tensors(),
             "window": self._window.tensors(self._process.group),
@@ -96,21 +97,21 @@ class Monitor:
         }
 
     def restore(self, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Become what was saved."""
+        """Restore the state from a checkpoint."""
         self.history.restore(saved["history"])
         self._window.restore(saved["window"], self._process.device)
         self._spectrum.restore(saved["spectrum"])
 
 
 def with_spreads(row: Mapping[str, float]) -> dict[str, float]:
-    """The means of logits and of their squares, as means and standard deviations."""
-    found = {name: value for name, value in row.items() if not name.endswith("_square")}
+    """Replace the means of squared logits by the standard deviations of the logits."""
+    spreads = {name: value for name, value in row.items() if not name.endswith("_square")}
     for name in ("d_logit_real", "d_logit_fake"):
-        found[f"{name}_spread"] = math.sqrt(max(0.0, row[f"{name}_square"] - row[name] ** 2))
-    return found
+        spreads[f"{name}_spread"] = math.sqrt(max(0.0, row[f"{name}_square"] - row[name] ** 2))
+    return spreads
 
 
 def log_slope(past: Series, step: int, value: float) -> float:
-    """Growth of a positive signal's logarithm per 1,000 steps, over its last few observations."""
+    """Return the growth of a positive signal's logarithm per 1,000 steps, over its last few observations."""
     since, before = past.steps[-SLOPE_OBSERVATIONS:][0], past.values[-SLOPE_OBSERVATIONS:][0]
     return 1000 * math.log(value / before) / (step - since) if before > 0 else math.nan

@@ -19,7 +19,7 @@ from biggan.gan import Gan
 from biggan.generation.architecture_json import shapes_of
 from biggan.models.architecture import Architecture, configured_architecture
 from biggan.models.folding import folded
-from biggan.models.networks import Discriminator, Generator, lower_layers
+from biggan.models.networks import Discriminator, Generator, first_blocks
 
 FILE = "init.json"
 """In the run's folder: `FineTuningPlan.to_json`."""
@@ -116,7 +116,7 @@ def check_frozen(of: str, wanted: int, network: Generator | Discriminator, trans
     if wanted > blocks:
         raise InputError(f"{key}: {wanted}, but the network has {blocks} blocks; use at most that")
     for most in range(wanted):
-        new = next((name for name in lower_layers(network, most + 1) if name not in transfer.tensors), None)
+        new = next((name for name in first_blocks(network, most + 1) if name not in transfer.tensors), None)
         if new is not None:
             mend = f"use at most {most}" if most else f"leave it and init.freeze_{of.lower()}_steps out"
             raise InputError(

@@ -1,4 +1,4 @@
-"""All that the networks' shapes and functions depend on, in one record: what a config describes and an export says."""
+"""The record that determines both networks' shapes and functions; a config describes it and an export stores it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from biggan.models.networks import Discriminator, Generator
 
 @dataclass(frozen=True)
 class Architecture:
-    """Both networks. biggan.config.ModelConfig says what each setting means."""
+    """Both networks. `biggan.config.model.ModelConfig` documents each setting."""
 
     family: FamilyName
     resolution: int
@@ -24,11 +24,11 @@ class Architecture:
     channels: int
     d_channels: int
     depth: int
-    """Blocks a stage in G; 1 for the family `biggan`."""
+    """Blocks per stage in G; 1 for the family `biggan`."""
     d_depth: int
     classes: int
     z_dim: int
-    """A multiple of the number of chunks, where z is cut."""
+    """Size of z, a multiple of `latent_chunks`."""
     class_embedding_dim: int
     hierarchical: bool
     g_attention: tuple[int, ...]
@@ -39,8 +39,8 @@ class Architecture:
     sn_eps: float
     bn_eps: float
     scaled_latents: bool = False
-    """Whether truncation is the factor of latents that are cut at 2, and not the threshold they are cut at: of the
-    released BigGAN-deep generators (`biggan import`) alone."""
+    """True: latents are truncated at 2 and truncation multiplies them. False: truncation is the threshold itself. True
+    only for the released BigGAN-deep generators (`biggan import`)."""
 
     @property
     def latent_chunks(self) -> int:
@@ -63,11 +63,11 @@ class Architecture:
         return NETWORKS[self.family].discriminator(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Names and values; `biggan.generation.architecture_json.from_json` reads them back."""
+        """Return names and values; `biggan.generation.architecture_json.from_json` reads them back."""
         return asdict(self)
 
     def digest(self) -> str:
-        """Hex SHA-256 of the canonical JSON: what tensors were written for, also where no shape depends on it."""
+        """Return the hex SHA-256 of the canonical JSON: it identifies the networks that tensors were written for."""
         canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

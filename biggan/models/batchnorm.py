@@ -1,9 +1,9 @@
-"""BatchNorm with statistics of the whole batch across processes, and its class-conditional form.
+"""BatchNorm with statistics of the global batch over all processes, and its class-conditional form.
 
-torch has no cross-replica BatchNorm that runs on CPU. Ours puts torch's own single-device kernels together:
-each process normalises its shard, one all-gather of (count, mean, variance) gives the statistics of the
+torch has no cross-replica BatchNorm that runs on CPU. This one combines torch's own single-device kernels:
+each process normalizes its shard, one all-gather of (count, mean, variance) gives the statistics of the
 whole batch (combined by Chan's formula, never E[x^2] - E[x]^2), and backward needs one all-reduce of the
-two gradient sums. Statistics are taken in float32 of bfloat16 inputs and in float64 of float32 ones.
+two gradient sums. Statistics of bfloat16 inputs are computed in float32, those of float32 inputs in float64.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Affine = Callable[[int], nn.Module]
 class _Normalize(torch.autograd.Function):
     """x [N, C, H, W] -> ((x - mean) / sqrt(var + eps), mean [C], var [C] (biased), count []).
 
-    The statistics are those of all processes in `group` together; gradients flow through the first output
-    only and are exact: those of BatchNorm on the concatenated batch.
+    Statistics cover all processes in `group`. Gradients flow through the first output only and are exact: those of
+    BatchNorm on the concatenated batch.
     """
 
     @staticmethod
@@ -46,13 +46,13 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         x, mean, var, invstd, count = ctx.saved_tensors
         ones, _zeros = _constants(x, mean.dtype)
-        # torch's backward takes this shard for the whole batch: dx = invstd * (dy - dot/n * xhat - total/n),
+        # torch's backward treats this shard as the whole batch: dx = invstd * (dy - dot/n * xhat - total/n),
         # with dot = sum(dy * xhat) and total = sum(dy) over the shard's n positions.
         dx, dot, total = torch.ops.aten.native_batch_norm_backward(
             grad, x, ones, None, None, mean, invstd, True, ctx.eps, [True, True, True]
         )
         if ctx.group is not None:
-            # Exchange the shard's two means for the batch's; the difference is linear in xhat. (Divided before
+            # Replace the shard's two means by the global batch's; the difference is linear in xhat. (Divide before
             # the reduction: inductor reduces in place, and must not overwrite dot and total themselves.)
             n = x.numel() // x.shape[1]
             dot_mean, total_mean = all_reduce_sum(torch.cat([dot, total]) / count, ctx.group).chunk(2)
@@ -62,41 +62,41 @@ class _Normalize(torch.autograd.Function):
 
 
 def _shard_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [C], biased variance [C] and count [] of one shard, one precision above x's.
+    """Return mean [C], biased variance [C] and count [] of one shard, one precision above x's.
 
-    Wider, because a statistic that is off by one float32 rounding, in a way that depends on how the batch is
-    split, can turn a few ReLUs the other way, and Adam amplifies that.
+    A wider precision, because a statistic that is off by one float32 rounding, depending on how the batch is split,
+    can flip a few ReLUs, and Adam amplifies that.
     """
     low = x.dtype in (torch.bfloat16, torch.float16)
     wide = x if low else x.double()
     if low and torch.compiler.is_compiling():
-        wide = x.float()  # inductor's form of the kernel on CPU rounds the statistics to its input's precision
+        wide = x.float()  # inductor's CPU kernel rounds the statistics to its input's precision
     ones, zeros = _constants(x, torch.float32 if low else torch.float64)
     _, mean, invstd = torch.native_batch_norm(wide, ones, zeros, None, None, True, 0.0, eps)
-    mean, invstd = mean.to(ones.dtype), invstd.to(ones.dtype)  # FakeTensor takes them for x's precision
+    mean, invstd = mean.to(ones.dtype), invstd.to(ones.dtype)  # FakeTensor reports them in x's precision
     return mean, invstd.pow(-2) - eps, mean.new_full((), x.numel() // x.shape[1])
 
 
 def _constants(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Unit scale and zero shift [C]; their precision is the one torch's kernels take statistics in."""
+    """Return unit scale and zero shift [C]; torch's kernels compute statistics in their precision."""
     return x.new_ones(x.shape[1], dtype=dtype), x.new_zeros(x.shape[1], dtype=dtype)
 
 
 def _combine(shards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (count, mean [C], biased variance [C]) of disjoint shards -> those of their union (Chan 1979)."""
+    """Return (count, mean [C], biased variance [C]) of a union of disjoint shards, one per row (Chan 1979)."""
     counts, means, variances = shards[:, :1], *shards[:, 1:].chunk(2, dim=1)
     total = counts.sum()
-    share = counts / total
-    mean = (share * means).sum(0)
-    return total, mean, (share * (variances + (means - mean).square())).sum(0)
+    weight = counts / total
+    mean = (weight * means).sum(0)
+    return total, mean, (weight * (variances + (means - mean).square())).sum(0)
 
 
 class CrossReplicaBatchNorm(nn.Module):
     """BatchNorm2d without scale and shift. Buffers: `running_mean` [C], `running_var` [C] (unbiased).
 
-    In training mode statistics are those of the batch over all processes of `process_group` (None: this
-    process alone) and move the running ones by `momentum`; in evaluation mode the running ones are used.
-    A non-finite batch leaves the running statistics alone, as it leaves the weights alone.
+    In training mode statistics cover the batch over all processes of `process_group` (None: this process only) and
+    update the running ones by `momentum`; evaluation mode uses the running ones. A non-finite batch does not change the
+    running statistics, just as it does not change the weights.
     """
 
     running_mean: Tensor
@@ -141,8 +141,8 @@ class BatchNorm(CrossReplicaBatchNorm):
 class ConditionalBatchNorm(CrossReplicaBatchNorm):
     """Cross-replica BatchNorm whose scale and shift depend on the class (BigGAN, appendix B).
 
-    `affine(C)` makes the two maps from a condition (an embedding [N, E], or labels [N]) to [N, C]; the
-    scale is 1 + gain(condition).
+    `affine(C)` builds each of the two maps from a condition (an embedding [N, E], or labels [N]) to [N, C]. The scale
+    is 1 + gain(condition), so that it starts near 1.
     """
 
     def __init__(self, channels: int, eps: float, affine: Affine):
@@ -156,7 +156,7 @@ class ConditionalBatchNorm(CrossReplicaBatchNorm):
 
 
 def scale_and_shift(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """x * gain + bias in x's precision."""
+    """Return x * gain + bias in x's precision."""
     return torch.addcmul(bias.to(x.dtype), x, gain.to(x.dtype))
 
 

@@ -1,8 +1,8 @@
-"""BigGAN's generator and discriminator (Brock et al. 2018, appendix B), and by their settings those of its forebears.
+"""BigGAN's generator and discriminator (Brock et al. 2018, appendix B); settings turn them into their predecessors.
 
-SAGAN (Zhang et al. 2019) conditions every BatchNorm by a table of its own; SN-GAN with projection (Miyato & Koyama
-2018) has no spectral normalization in the generator; without residual shortcuts the blocks are those of a DCGAN
-(Radford et al. 2016), with nearest-neighbour upsampling and average pooling for its strided convolutions.
+SAGAN (Zhang et al. 2019) has a class table per BatchNorm. SN-GAN with projection (Miyato & Koyama
+2018) has no spectral normalization in the generator. Without residual shortcuts the blocks are those of a DCGAN
+(Radford et al. 2016), with nearest-neighbour upsampling and average pooling in place of strided convolutions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GeneratorBlock(nn.Module):
         h = F.relu(self.bn1(x, condition))
         h = self.conv1(upsample(h))
         h = self.conv2(F.relu(self.bn2(h, condition)))
-        # A 1x1 convolution commutes with nearest-neighbour upsampling, and is 4 times cheaper before it.
+        # A 1x1 convolution commutes with nearest-neighbour upsampling and is 4 times cheaper before it.
         return h + upsample(self.conv_shortcut(x))
 
 
@@ -90,9 +90,11 @@ class PlainDiscriminatorBlock(nn.Module):
 
 
 class BigGANGenerator(Generator):
-    """With `hierarchical`, z is cut into equal chunks: the first feeds the first layer, the others join the class
-    embedding that conditions one block each. `class_embedding_dim` 0 gives every BatchNorm a table of its own instead
-    of the shared embedding.
+    """BigGAN's generator.
+
+    With `hierarchical`, z is split into equal chunks. The first feeds the first layer; each of the others is
+    concatenated with the class embedding and conditions one block. `class_embedding_dim` 0 gives every BatchNorm its
+    own class table in place of the shared embedding.
     """
 
     def __init__(
@@ -116,9 +118,8 @@ class BigGANGenerator(Generator):
         self.chunks = latent_chunks("biggan", resolution, hierarchical)
         assert z_dim % self.chunks == 0, "z_dim must be a multiple of the hierarchical chunks"
         chunk = z_dim // self.chunks
-        shared = class_embedding_dim > 0
+        shared, layers = class_embedding_dim > 0, Layers(sn_eps)
         condition_dim = class_embedding_dim + (chunk if hierarchical else 0)
-        layers = Layers(sn_eps)
 
         def affine(features: int) -> nn.Module:
             return layers.linear(condition_dim, features, bias=False) if shared else nn.Embedding(classes, features)
@@ -138,6 +139,7 @@ class BigGANGenerator(Generator):
         self.output_conv = layers.conv(widths[-1], image_channels, 3)
 
     def from_condition(self, z: Tensor, condition: Tensor) -> Tensor:
+        # Hierarchical z: each block sees a chunk of its own, so that z acts at every resolution (section 3.1).
         first, *rest = z.chunk(self.chunks, dim=1)
         h = self.linear(first).unflatten(1, (-1, BOTTOM_WIDTH, BOTTOM_WIDTH))
         conditions = [torch.cat([condition, part], 1) for part in rest] or [condition] * len(self.blocks)
@@ -145,7 +147,7 @@ class BigGANGenerator(Generator):
 
 
 class BigGANDiscriminator(Discriminator):
-    """A residual block per stage, and where widths do not end at the smallest map, some that keep the resolution."""
+    """BigGAN's discriminator: blocks halve the resolution down to the smallest map; any further blocks keep it."""
 
     def __init__(
         self,
@@ -158,8 +160,8 @@ class BigGANDiscriminator(Discriminator):
         residual: bool = True,
         conv_shortcuts: str = "downsampling",
     ):
-        """`attention`: resolutions, pixels. `conv_shortcuts`: which blocks have a convolution on their shortcut, every
-        `downsampling` one or only those that are `widening`."""
+        """`attention`: resolutions, pixels. `conv_shortcuts`: `downsampling` puts a convolution on the shortcut of
+        every downsampling block, `widening` only where the width changes."""
         layers = Layers(sn_eps)
         widths = [image_channels] + [channels * w for w in D_WIDTHS[resolution]]
         pixels, blocks, stages = resolution, nn.ModuleList(), []

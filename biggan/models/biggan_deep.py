@@ -1,7 +1,7 @@
 """BigGAN-deep's generator and discriminator (Brock et al. 2018, appendix B, "BigGAN-deep").
 
-Bottleneck blocks, `depth` of them per stage, whose shortcuts have no weights of their own but where D widens. z is not
-cut: whole, beside the class embedding, it enters the first layer and conditions every BatchNorm.
+Each stage has `depth` bottleneck blocks. Their shortcuts have no weights, except where D widens. z is not split: all of
+it, concatenated with the class embedding, enters the first layer and conditions every BatchNorm.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 class DeepGeneratorBlock(nn.Module):
     """1x1, 3x3, 3x3 and 1x1 convolutions, each after BN - ReLU, beside the input: [N, in, H, W] -> [N, out, H', W'].
 
-    The shortcut keeps the first `outputs` channels. H' is 2 H with `doubling`, which is after the first convolution.
+    The shortcut keeps the first `outputs` channels. With `doubling`, H' = 2 H, upsampled after the first convolution.
     """
 
     def __init__(self, bns: list[ConditionalBatchNorm], inputs: int, outputs: int, layers: Layers, doubling: bool):
-        """`bns`: of `inputs` channels, and three of the narrow ones."""
+        """`bns`: one BatchNorm of `inputs` channels, then three of `inputs` / 4."""
         super().__init__()
         narrow = inputs // BOTTLENECK
         self.outputs, self.doubling = outputs, doubling
@@ -56,7 +56,8 @@ class DeepGeneratorBlock(nn.Module):
 class DeepDiscriminatorBlock(nn.Module):
     """1x1, 3x3, 3x3 and 1x1 convolutions, each after ReLU, beside the input: [N, in, H, W] -> [N, out, H', W'].
 
-    Where it widens, the shortcut is the input and, concatenated, a 1x1 convolution of it. H' is H / 2 with `halving`.
+    Where the block widens, the shortcut is the input concatenated with a 1x1 convolution of it. With `halving`,
+    H' = H / 2.
     """
 
     def __init__(self, inputs: int, outputs: int, layers: Layers, halving: bool):
@@ -81,7 +82,7 @@ class DeepDiscriminatorBlock(nn.Module):
 
 
 class BigGANDeepGenerator(Generator):
-    """`depth` blocks a stage; the last of them doubles the resolution and changes the width."""
+    """BigGAN-deep's generator: `depth` blocks per stage; the last one doubles the resolution and changes the width."""
 
     def __init__(
         self,
@@ -127,7 +128,9 @@ class BigGANDeepGenerator(Generator):
 
 
 class BigGANDeepDiscriminator(Discriminator):
-    """A 3x3 convolution, then `depth` blocks a stage; the first of them halves the resolution and widens."""
+    """BigGAN-deep's discriminator: a 3x3 convolution, then `depth` blocks per stage; the first one of a stage halves
+    the resolution and widens.
+    """
 
     def __init__(
         self,

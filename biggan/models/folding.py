@@ -1,4 +1,4 @@
-"""Spectral norm folded into the weights, for networks that are used and not trained."""
+"""Fold spectral norm into the weights, for networks that are used and no longer trained."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @torch.no_grad()
 def folded(network: Network) -> Network:
-    """A copy in evaluation mode whose spectrally normalised layers are plain ones of torch.
+    """Return a copy in evaluation mode whose spectrally normalized layers are plain torch layers.
 
-    Its weights are what `network` divides its own to in evaluation mode, under the same names; the vectors `u` are
-    gone. A network without such layers is only copied; one on torch's `meta` device, which holds shapes alone, stays
-    there.
+    The copy's weights are the normalized weights of `network` in evaluation mode, under the same names; the vectors
+    `u` are gone. A network without such layers is only copied. One on torch's `meta` device stays there.
     """
     copied = copy.deepcopy(network).eval()
     for path, layer in list(copied.named_modules()):
@@ -29,7 +28,7 @@ def folded(network: Network) -> Network:
 
 
 def _plain(layer: SpectralNorm) -> nn.Module:
-    # On "meta": their own random weights would cost time, and torch's random state.
+    # On "meta": random initial weights would cost time and advance torch's random state.
     plain: nn.Conv2d | nn.Linear | nn.Embedding
     if isinstance(layer, SNConv2d):
         size = layer.kernel_size[0]
@@ -39,7 +38,7 @@ def _plain(layer: SpectralNorm) -> nn.Module:
     else:
         assert isinstance(layer, SNEmbedding)
         plain = nn.Embedding(layer.num_embeddings, layer.embedding_dim, device="meta")
-    # torch has no autocast for "meta", and with it no normalised weight: only its shape, which is the weight's.
+    # torch has no autocast for "meta", so there is no normalized weight: take the weight, which has its shape.
     weight = layer.weight if layer.weight.is_meta else layer.normalized_weight()
     plain.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     if isinstance(layer, SNConv2d | SNLinear):

@@ -1,8 +1,8 @@
-"""Spectrally normalised layers and self-attention.
+"""Spectrally normalized layers and self-attention.
 
 Spectral normalization (Miyato et al. 2018) divides a weight by an estimate of its largest singular value.
 Each forward pass in training mode advances a persistent left vector `u` by one power iteration; the
-estimate is differentiable through the weight. In evaluation mode `u` stays as it is.
+estimate is differentiable through the weight. In evaluation mode `u` does not change.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 
 def as_matrix(weight: Tensor) -> Tensor:
-    """View a weight [out, ...] as the matrix [out, rest] whose singular values are meant.
+    """View a weight [out, ...] as the matrix [out, rest] of spectral norm.
 
-    Columns come in memory order, so that no copy is made of a channels-last weight; neither singular
-    values nor W W^T depend on the order of columns.
+    Columns are in memory order, so a channels-last weight is not copied. Neither singular values nor W W^T depend on
+    the order of columns.
     """
     if weight.ndim == 4:
         weight = weight.permute(0, 2, 3, 1) if weight.stride(1) == 1 else weight
@@ -27,12 +27,12 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 
 def named_weights(network: nn.Module, name: str) -> dict[str, nn.Parameter]:
-    """Every parameter with two or more axes, by its layer: `name` (G or D) and the path of the module that owns it."""
+    """Return every parameter with two or more axes by layer: `name` (G or D), then the path of the owning module."""
     return {layer: parameter for layer, _, parameter in owned_weights(network, name)}
 
 
 def owned_weights(network: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-    """The same as (layer, the module that owns it, parameter)."""
+    """Yield (layer, owning module, parameter) for every parameter with two or more axes."""
     for path, module in network.named_modules(prefix=name):
         for parameter in module.parameters(recurse=False):
             if parameter.ndim >= 2:
@@ -46,12 +46,12 @@ class SpectralNorm(nn.Module):
     u: Tensor
 
     def init_power_iteration(self, eps: float) -> None:
-        """Add `u`, a random unit vector; `eps` is added to nothing but guards zero norms."""
+        """Add `u`, a random unit vector. `eps` is not added to anything; it only guards zero norms."""
         self.sn_eps = eps
         self.register_buffer("u", F.normalize(torch.randn(self.weight.shape[0]), dim=0))
 
     def normalized_weight(self) -> Tensor:
-        """The weight over its estimated largest singular value, in the weight's own precision."""
+        """Return the weight divided by its estimated largest singular value, in the weight's own precision."""
         with torch.autocast(self.weight.device.type, enabled=False):
             matrix = as_matrix(self.weight)
             with torch.no_grad():
@@ -64,7 +64,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def sigma_estimate(self) -> Tensor:
-        """What `normalized_weight` divides by in evaluation mode: a scalar, on the device; `u` stays as it is."""
+        """Return the divisor of `normalized_weight` in evaluation mode, a scalar on the device. `u` does not change."""
         with torch.autocast(self.weight.device.type, enabled=False):
             matrix = as_matrix(self.weight)
             v = F.normalize(self.u @ matrix, dim=0, eps=self.sn_eps)
@@ -72,7 +72,7 @@ class SpectralNorm(nn.Module):
 
 
 class SNConv2d(SpectralNorm, nn.Conv2d):
-    """Stride-1, same-size convolution [N, in, H, W] -> [N, out, H, W] with a normalised weight."""
+    """Stride-1, same-size convolution [N, in, H, W] -> [N, out, H, W] with a normalized weight."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, eps: float, bias: bool = True):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
@@ -83,7 +83,7 @@ class SNConv2d(SpectralNorm, nn.Conv2d):
 
 
 class SNLinear(SpectralNorm, nn.Linear):
-    """Linear layer [N, in] -> [N, out] with a normalised weight."""
+    """Linear layer [N, in] -> [N, out] with a normalized weight."""
 
     def __init__(self, in_features: int, out_features: int, eps: float, bias: bool = True):
         super().__init__(in_features, out_features, bias)
@@ -94,7 +94,7 @@ class SNLinear(SpectralNorm, nn.Linear):
 
 
 class SNEmbedding(SpectralNorm, nn.Embedding):
-    """Embedding [N] -> [N, features] whose table [classes, features] is normalised as one matrix."""
+    """Embedding [N] -> [N, features] whose table [classes, features] is normalized as one matrix."""
 
     def __init__(self, classes: int, features: int, eps: float):
         super().__init__(classes, features)
@@ -106,25 +106,25 @@ class SNEmbedding(SpectralNorm, nn.Embedding):
 
 @dataclass(frozen=True)
 class Layers:
-    """Makes a network's layers: spectrally normalised, or torch's own."""
+    """Builder of a network's layers: spectrally normalized, or torch's own."""
 
     sn_eps: float | None
-    """Guards the norms of power iteration; None: no spectral normalization."""
+    """Guard of the norms in power iteration; None: no spectral normalization."""
 
     def conv(self, inputs: int, outputs: int, size: int, bias: bool = True) -> nn.Module:
-        """Convolution of `size` x `size`, stride 1: [N, inputs, H, W] -> [N, outputs, H, W]."""
+        """Build a `size` x `size` convolution of stride 1: [N, inputs, H, W] -> [N, outputs, H, W]."""
         if self.sn_eps is None:
             return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias)
         return SNConv2d(inputs, outputs, size, self.sn_eps, bias)
 
     def linear(self, inputs: int, outputs: int, bias: bool = True) -> nn.Module:
-        """[N, inputs] -> [N, outputs]."""
+        """Build a linear layer [N, inputs] -> [N, outputs]."""
         if self.sn_eps is None:
             return nn.Linear(inputs, outputs, bias)
         return SNLinear(inputs, outputs, self.sn_eps, bias)
 
     def embedding(self, classes: int, features: int) -> nn.Module:
-        """[N] -> [N, features]."""
+        """Build an embedding [N] -> [N, features]."""
         if self.sn_eps is None:
             return nn.Embedding(classes, features)
         return SNEmbedding(classes, features, self.sn_eps)
@@ -147,7 +147,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.theta(x), F.max_pool2d(self.phi(x), 2), F.max_pool2d(self.g(x), 2)
-        # One head is said, [N, 1, positions, channels]: on CUDA only then a kernel is used that never holds all logits.
+        # One head, [N, 1, positions, channels]: with four axes CUDA uses a kernel that never stores all logits.
         query, key, value = (m.flatten(2).transpose(1, 2).unsqueeze(1) for m in maps)
         # SAGAN does not divide the logits by sqrt(channels): scale 1.
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1)

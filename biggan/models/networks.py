@@ -1,4 +1,4 @@
-"""What the networks of every family share: a stack of blocks with attention between, and the two ends of it.
+"""The parts that networks of every family share: a stack of blocks with attention between them, and its two ends.
 
 Images are float [N, C, R, R] in [-1, 1], latents float [N, z_dim], labels int64 [N] in [0, classes).
 """
@@ -22,25 +22,26 @@ class Generator(nn.Module):
     resolution: int
     z_dim: int
     scaled_latents: bool = False
-    """What truncation does to z: biggan.models.architecture.Architecture says."""
+    """The meaning of truncation; see `Architecture.scaled_latents`."""
     classes: int
     class_embedding: nn.Embedding | None
-    """Shared by all conditional BatchNorms; None: each has a table of its own."""
+    """Embedding shared by all conditional BatchNorms; None: each BatchNorm has its own table."""
     blocks: nn.ModuleList
     attention: nn.ModuleDict
-    """By the number of the block that it follows."""
+    """Self-attention layers, keyed by the index of the block they follow."""
     output_bn: BatchNorm
     output_conv: nn.Module
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        # Without a shared embedding the labels themselves are the condition: every BatchNorm looks them up.
         return self.from_condition(z, y if self.class_embedding is None else self.class_embedding(y))
 
     def from_condition(self, z: Tensor, condition: Tensor) -> Tensor:
-        """`forward` from the class embedding [N, class_embedding_dim] itself, as mixing classes needs."""
+        """Return images from class embeddings [N, class_embedding_dim] in place of labels: any mixture of classes."""
         raise NotImplementedError
 
     def render(self, h: Tensor, conditions: Iterable[Tensor]) -> Tensor:
-        """The first feature map [N, width, 4, 4] and a condition per block -> images."""
+        """Return images from the first feature map [N, width, 4, 4] and one condition per block."""
         for k, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
             h = block(h, condition)
             if str(k) in self.attention:
@@ -49,21 +50,21 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, image_channels, R, R], y [N] -> logits [N]: features summed over positions, projected on the class.
+    """Images [N, image_channels, R, R], y [N] -> logits [N].
 
-    The projection discriminator of Miyato & Koyama 2018: linear(h) + <embedding(y), h>. One class alone is nothing to
-    project on: no embedding.
+    The projection discriminator of Miyato & Koyama 2018: linear(h) + <embedding(y), h>, where h are the features
+    summed over positions. With a single class there is no embedding.
     """
 
     def __init__(self, blocks: nn.ModuleList, attention: nn.ModuleDict, width: int, classes: int, layers: Layers):
-        """`width`: channels of the last feature maps. `attention`: by the number of the block that it follows."""
+        """`width`: channels of the last feature maps. `attention`: keyed by the index of the block it follows."""
         super().__init__()
         self.blocks, self.attention = blocks, attention
         self.linear = layers.linear(width, 1)
         self.class_embedding = layers.embedding(classes, width) if classes > 1 else None
 
     def features(self, x: Tensor) -> Tensor:
-        """Images -> the last feature maps [N, width, H, W]."""
+        """Return the last feature maps [N, width, H, W] of images."""
         for k, block in enumerate(self.blocks):
             x = block(x)
             if str(k) in self.attention:
@@ -76,39 +77,39 @@ class Discriminator(nn.Module):
         return logits if self.class_embedding is None else logits + (self.class_embedding(y) * h).sum(1)
 
 
-def lower_layers(network: nn.Module, blocks: int) -> dict[str, nn.Parameter]:
-    """The weights of the first `blocks` blocks of either network, of the attention after them and of what is before.
+def first_blocks(network: nn.Module, blocks: int) -> dict[str, nn.Parameter]:
+    """Return the weights, by name, of the first `blocks` blocks, their attention, and the layer before them.
 
-    By their names in the network. In G these are the layers of the lowest resolutions, in D those at the image (Mo et
-    al. 2020). Tables of classes are not among them: they are each class's own. Of 0 blocks, none.
+    In G these are the layers of the lowest resolutions, in D those at the image (Mo et al. 2020). Class embeddings are
+    left out: each row belongs to one class. For 0 blocks the result is empty.
     """
     if not blocks:
         return {}
     before = "linear" if isinstance(network, Generator) else "input_conv"
-    lower = {before, *(f"{part}.{k}" for part in ("blocks", "attention") for k in range(blocks))}
+    first = {before, *(f"{part}.{k}" for part in ("blocks", "attention") for k in range(blocks))}
     return {
         f"{path}.{name}": weight
         for path, module in network.named_modules()
-        if not isinstance(module, nn.Embedding) and ".".join(path.split(".")[:2]) in lower
+        if not isinstance(module, nn.Embedding) and ".".join(path.split(".")[:2]) in first
         for name, weight in module.named_parameters(recurse=False)
     }
 
 
 def attention_after(stages: Iterable[tuple[int, int, int]], at: Collection[int], layers: Layers) -> nn.ModuleDict:
-    """For the stages (number of the last block, its width, its resolution) whose resolution is in `at`."""
+    """Build self-attention after each stage (index of its last block, width, pixels) whose resolution is in `at`."""
     return nn.ModuleDict({str(k): SelfAttention(width, layers) for k, width, pixels in stages if pixels in at})
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Nearest-neighbour: [N, C, H, W] -> [N, C, 2H, 2W]."""
+    """Upsample [N, C, H, W] to [N, C, 2H, 2W] by nearest neighbour."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def initialize(network: nn.Module, scheme: str) -> None:
-    """Draw every weight matrix anew: `orthogonal` (Saxe et al. 2014), `glorot` (uniform; Glorot & Bengio 2010) or
+    """Initialize every weight matrix: `orthogonal` (Saxe et al. 2014), `glorot` (uniform; Glorot & Bengio 2010) or
     `normal`, N(0, 0.02).
 
-    Biases keep torch's default; BatchNorm and attention gains start as their classes say.
+    Biases keep torch's default; gains of BatchNorm and attention keep the values their classes set.
     """
     draws: dict[str, Callable[[Tensor], Tensor]] = {
         "orthogonal": nn.init.orthogonal_,

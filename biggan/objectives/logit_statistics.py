@@ -1,4 +1,4 @@
-"""What a step tells of D's logits."""
+"""Statistics of D's losses and logits in one update."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ D_STATISTICS = (
     "d_accuracy_real",
     "d_accuracy_fake",
 )
-"""Means over a batch, which micro-batches, steps and processes of equal size may average. After that the spread of the
-logits, a standard deviation, is sqrt(d_logit_real_square - d_logit_real^2), and alike for fake."""
+"""Means over a batch; micro-batches, steps and processes of equal size may be averaged. The spread of the logits (their
+standard deviation) then is sqrt(d_logit_real_square - d_logit_real^2), and likewise for fake."""
 
 
 @torch.no_grad()
 def d_statistics(loss_real: Tensor, loss_fake: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """D_STATISTICS as one vector, of the losses and the logits [n] they came from.
+    """Return D_STATISTICS as one vector, from the losses and the logits [n].
 
-    Accuracy is the share of real logits above 0, of fake ones below 0.
+    Accuracy is the fraction of real logits above 0, or of fake logits below 0.
     """
     shares = (real > 0).float().mean(), (fake < 0).float().mean()
     squares = real.square().mean(), fake.square().mean()

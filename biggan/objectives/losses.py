@@ -1,4 +1,4 @@
-"""The losses of both networks: hinge, and the non-saturating logistic loss."""
+"""Adversarial losses of both networks: hinge, and the non-saturating logistic loss."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from torch.nn import functional as F
 
 
 class Loss(NamedTuple):
-    """What each network minimises, as functions of logits [n]."""
+    """The losses of both networks as functions of logits [n]."""
 
     discriminator: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    """(real logits, fake logits) -> its two terms, each a mean >= 0."""
+    """(real logits, fake logits) -> the two terms of D's loss, each a mean >= 0."""
     generator: Callable[[Tensor], Tensor]
-    """Fake logits -> a mean."""
+    """Fake logits -> G's loss, a mean."""
 
 
 def d_hinge(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Real logits below 1 and fake ones above -1 cost (Lim & Ye 2017; equation 4 of SAGAN, Zhang et al. 2019)."""
+    """Return the means of relu(1 - real) and relu(1 + fake) (Lim & Ye 2017; SAGAN, Zhang et al. 2019, equation 4)."""
     return F.relu(1 - real_logits).mean(), F.relu(1 + fake_logits).mean()
 
 
 def g_hinge(fake_logits: Tensor) -> Tensor:
-    """Minus the mean logit of the generator's images (equation 5 of SAGAN)."""
+    """Return minus the mean logit of the generator's images (SAGAN, equation 5)."""
     return -fake_logits.mean()
 
 
 def d_logistic(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """-log sigmoid(real) and -log(1 - sigmoid(fake)) (equation 1 of Goodfellow et al. 2014)."""
+    """Return the means of -log sigmoid(real) and -log(1 - sigmoid(fake)) (Goodfellow et al. 2014, equation 1)."""
     return F.softplus(-real_logits).mean(), F.softplus(fake_logits).mean()
 
 
 def g_non_saturating(fake_logits: Tensor) -> Tensor:
-    """-log sigmoid(fake) (Goodfellow et al. 2014, section 3)."""
+    """Return the mean of -log sigmoid(fake) (Goodfellow et al. 2014, section 3)."""
     return F.softplus(-fake_logits).mean()
 
 

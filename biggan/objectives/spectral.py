@@ -1,4 +1,4 @@
-"""Holding down the largest singular value of raw weights (Brock et al. 2018, section 4.1)."""
+"""Limit the largest singular value of raw weights, by a penalty or a clamp (Brock et al. 2018, section 4.1)."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch.nn import functional as F
 from biggan.models.layers import as_matrix, named_weights
 
 SQUARINGS = 10
-"""Of the Gram matrix: sigma_1 / sigma_0 counts to its 2048th power, so that only singular values nearer than 1 in 1000
-are mixed up; sigma_0 and sigma_1 were never off by more than 3 in 10,000. They cost 20 n^3 FLOP, n the smaller side."""
+"""Squarings of the Gram matrix. sigma_1 / sigma_0 enters to its 2048th power, so only singular values closer than 1 in
+1,000 are mixed; sigma_0 and sigma_1 were never off by more than 3 in 10,000. Cost: 20 n^3 FLOP, n the smaller side."""
 
 
 @dataclass(frozen=True)
 class SpectralLimit:
-    """What keeps sigma_0 of some weights near a target: `target`, or where that is 0 `ratio` * stopgrad(sigma_1)."""
+    """A limit on sigma_0 of some weights: `target`, or if that is 0, `ratio` * stopgrad(sigma_1)."""
 
     layers: tuple[str, ...]
-    """Names as in `named_weights`; `*` matches anything."""
+    """Patterns of layer names as in `named_weights`; `*` matches anything."""
     target: float
     ratio: float
     strength: float
-    """Of the penalty (sigma_0 - target)^2 where sigma_0 is above the target; 0 for none."""
+    """Strength of the penalty (sigma_0 - target)^2 on weights above the target; 0 for none."""
     clamp: bool
-    """Whether each update is followed by W <- W - max(0, sigma_0 - target) u_0 v_0^T."""
+    """True: each update is followed by W <- W - max(0, sigma_0 - target) u_0 v_0^T."""
 
     def penalized(self, loss: Tensor, network: nn.Module, name: str) -> Tensor:
-        """`loss` with the penalty added. Call it, and its backward pass, outside autocast."""
+        """Return `loss` plus the penalty. Call it, and its backward pass, outside autocast."""
         if self.strength:
             for weight in self.chosen(network, name):
                 loss = loss + self.strength * excess(as_matrix(weight), self.target, self.ratio)[0].square()
@@ -38,17 +38,17 @@ class SpectralLimit:
 
     @torch.no_grad()
     def clamp_(self, network: nn.Module, name: str, veto: Tensor) -> None:
-        """Clamp the weights in place, unless `veto` (a scalar, 0 or 1) is 1."""
+        """Clamp the weights in place, unless the scalar `veto` is 1."""
         for weight in self.chosen(network, name):
             matrix = as_matrix(weight)
-            assert matrix.data_ptr() == weight.data_ptr(), "a copy would be clamped in vain"
+            assert matrix.data_ptr() == weight.data_ptr(), "the clamp must act on the weight itself, not on a copy"
             over, u, v = excess(matrix, self.target, self.ratio)
             matrix.add_(torch.outer(u, v * (over * (veto - 1))))
 
     def chosen(self, network: nn.Module, name: str) -> list[nn.Parameter]:
-        """The weights of the network called `name` (G or D) that are held down.
+        """Return the limited weights of the network called `name` (G or D).
 
-        A weight of one row or column has no sigma_1: without a `target` of its own it would be held down to zero.
+        A weight of one row or column has no sigma_1: without a `target` its limit would be zero, so it is left out.
         """
         return [
             weight
@@ -59,17 +59,17 @@ class SpectralLimit:
 
 
 def excess(matrix: Tensor, target: float, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
-    """max(0, sigma_0 - target) of W [out, rest], with the unit vectors u_0 [out] and v_0 [rest].
+    """Return max(0, sigma_0 - target) of W [out, rest], with the unit vectors u_0 [out] and v_0 [rest].
 
-    A `target` of 0 stands for `ratio` * stopgrad(sigma_1). sigma_0 = u_0^T W v_0 is differentiable through W alone:
-    its gradient is u_0 v_0^T, the exact one of a singular value that stands alone.
+    A `target` of 0 stands for `ratio` * stopgrad(sigma_1). sigma_0 = u_0^T W v_0 is differentiable through W only: its
+    gradient is u_0 v_0^T, exact for a singular value of multiplicity one.
     """
-    matrix = matrix.clone()  # where a weight lies in memory decides how kernels split their sums: no process may differ
+    matrix = matrix.clone()  # kernels split sums by memory alignment: a copy is aligned alike on every process
     fixed = matrix.detach()
     u, v = leading_vectors(fixed)
     limit: float | Tensor = target
     if not target:
-        # Never less than sigma_1, and never more than sigma_0, however near u is to the true vector.
+        # Between sigma_1 and sigma_0, however accurate u is.
         rest = fixed - torch.outer(u, u @ fixed)
         u_1, v_1 = leading_vectors(rest)
         limit = ratio * (u_1 @ (rest @ v_1))
@@ -77,10 +77,10 @@ def excess(matrix: Tensor, target: float, ratio: float) -> tuple[Tensor, Tensor,
 
 
 def leading_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit u [out] and v [rest] of the largest singular value of a float32 or float64 matrix [out, rest].
+    """Return the unit vectors u [out] and v [rest] of the largest singular value of a float32 or float64 matrix.
 
-    From the matrix alone, by repeated squaring: no vectors are kept from step to step, so a resumed run, and one on
-    other processes, clamps alike. The host never waits for the device, as it would for an eigendecomposition.
+    They come from the matrix alone, by repeated squaring. No vectors are kept between steps, so a resumed run, or one
+    on other processes, clamps alike. The host never waits for the device, as it would for an eigendecomposition.
     """
     if matrix.shape[0] > matrix.shape[1]:
         v, u = leading_vectors(matrix.t())
@@ -89,9 +89,9 @@ def leading_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(SQUARINGS):
         power = power / (power.trace() + tiny)
         power = power @ power
-    # Nearly the projection on the leading space: its longest column is never orthogonal to that.
+    # `power` is nearly the projection on the leading space, and its longest column is never orthogonal to that space.
     u = power.index_select(1, power.diagonal().argmax(0, keepdim=True)).squeeze(1)
-    for _ in range(2):  # on the matrix itself, whose rounding is not squared
+    for _ in range(2):  # on the matrix itself, whose rounding errors were not squared
         v = F.normalize(u @ matrix, dim=0, eps=tiny)
         u = F.normalize(matrix @ v, dim=0, eps=tiny)
     return u, v

@@ -104,8 +104,8 @@ def recipe(config: Config, process: Process, rollbacks: int = 0, since_step: int
         spectral=limit if limit.strength or limit.clamp else None,
         g_frozen_until_step=since_step + intervention.freeze_g_steps,
         d_frozen_until_step=since_step + intervention.freeze_d_steps,
-        g_lower=FrozenBlocks(config.init.freeze_g_blocks, config.init.freeze_g_steps),
-        d_lower=FrozenBlocks(config.init.freeze_d_blocks, config.init.freeze_d_steps),
+        g_frozen_blocks=FrozenBlocks(config.init.freeze_g_blocks, config.init.freeze_g_steps),
+        d_frozen_blocks=FrozenBlocks(config.init.freeze_d_blocks, config.init.freeze_d_steps),
     )
 
 

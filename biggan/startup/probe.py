@@ -1,4 +1,4 @@
-"""The paper's experiments from one checkpoint (Brock et al. 2018, section 4.2): what does D's loss do if ...?"""
+"""The paper's experiments from one checkpoint (Brock et al. 2018, section 4.2): freeze a network or change a rate."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from biggan.runs.lineage import Ancestor
 
 @dataclass(frozen=True)
 class Experiment:
-    """One change, made from the checkpoint on."""
+    """One change, in force from the checkpoint on."""
 
     name: str
     overrides: tuple[str, ...]
 
 
 def experiments(steps: int) -> tuple[Experiment, ...]:
-    """Those of the paper, over `steps` G steps, and the run as it is."""
+    """Return the paper's experiments over `steps` G steps, and the unchanged run."""
     return (
         Experiment("unchanged", ()),
         Experiment("G frozen", (f"intervention.freeze_g_steps={steps}",)),
@@ -36,7 +36,7 @@ def experiments(steps: int) -> tuple[Experiment, ...]:
 
 
 def overrides(experiment: Experiment, parent: Ancestor, steps: int) -> list[str]:
-    """The config changes of a child run that makes the experiment: it logs often, keeps little, and is not ended."""
+    """Return the overrides of the experiment's child run, which logs often, keeps little, and never halts."""
     return [
         f"training.steps={parent.step + steps}",
         f"training.log_every_steps={max(1, steps // 100)}",
@@ -48,17 +48,17 @@ def overrides(experiment: Experiment, parent: Ancestor, steps: int) -> list[str]
 
 
 def folder(parent: Ancestor, steps: int) -> Path:
-    """Where the child runs of a probe are."""
+    """Return the folder of a probe's child runs."""
     return parent.run / "probes" / f"step_{parent.step:08d}_{steps}"
 
 
 def run_dir(parent: Ancestor, steps: int, experiment: Experiment) -> Path:
-    """The run folder of one experiment."""
+    """Return the run folder of one experiment."""
     return folder(parent, steps) / experiment.name.replace("'", "").replace(" ", "_")
 
 
 def draw(parent: Ancestor, steps: int) -> Path:
-    """Plot D's loss in every experiment, on one picture; its path."""
+    """Plot D's loss in every experiment in one figure; return its path."""
     matplotlib.use("Agg")
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for experiment in experiments(steps):
@@ -80,7 +80,7 @@ def draw(parent: Ancestor, steps: int) -> Path:
 
 
 def make(parent: Ancestor, steps: int, train_child: Callable[[Path, list[str]], None]) -> None:
-    """Run every experiment, one after another: `train_child(run_dir, overrides)`. One that ends early is a result."""
+    """Run `train_child(run_dir, overrides)` for every experiment in turn. A non-finite run is a result, too."""
     for experiment in experiments(steps):
         with suppress(NonFiniteError):
             train_child(run_dir(parent, steps, experiment), overrides(experiment, parent, steps))

@@ -1,4 +1,4 @@
-"""Everything a resume needs, by name."""
+"""The state of a run: everything a resume needs, by name."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from biggan.runs.rollback import Rollback
 
 @dataclass
 class TrainingState:
-    """The run between two steps, besides its data position. Latents need no state: they are keyed by the step."""
+    """The run between two steps, except its data position. Latents need no state: they are keyed by the step."""
 
     gan: Gan
     monitor: Monitor
     statistics_images: int
-    """Images whose BatchNorm statistics are taken together. Another number of processes must keep it."""
+    """Number of images that share BatchNorm statistics. A resume on another number of processes must keep it."""
     step: int = 0
     """Generator steps done."""
     rollbacks: int = 0
-    """Rollbacks done: they choose the seed of what follows, and what is done against another collapse."""
+    """Rollbacks done. They determine the seed of the trajectory and the intervention in force."""
     images_seen: int = 0
-    """Real images that D was shown."""
+    """Real images shown to D."""
     since_step: int = 0
-    """Where the intervention in force began: 0, the first step of a child run, or where the last rollback went."""
+    """G step after which the intervention in force started: 0, a child run's first step, or the last rollback's."""
     level: Level = Level.HEALTHY
-    """Of the last verdict that was answered: an alarm that lasts is said once."""
+    """Level of the last verdict. An alarm that lasts is reported once."""
     evaluation: dict[str, Any] = field(default_factory=dict)
-    """The last one: step, metric, metrics by name, protocol."""
+    """The last evaluation: step, metric, metrics by name, protocol."""
     bad_samples: dict[str, str] = field(default_factory=dict)
     """Unreadable samples met so far: name -> reason."""
 
     def tensors(self, keep: bool) -> dict[str, dict[str, Tensor]]:
-        """Copies, in this host's memory, of all tensors: file -> name -> tensor. Collective.
+        """Return copies of all tensors in host memory: file -> name -> tensor. Collective.
 
-        Processes that do not `keep` them take part, since an engine may have the parts, and get empty files.
+        Processes without `keep` take part, since an engine may hold partitions of the state, and get empty files.
         """
         files = trained_tensors(self.gan) | {file: named.items() for file, named in self.monitor.tensors().items()}
         return {file: {name: host_copy(t) for name, t in named if keep} for file, named in files.items()}
 
     def others(self, cursors: list[Cursor], classes: tuple[str, ...]) -> dict[str, Any]:
-        """The rest, as JSON: with the data position of every stream and, for whoever samples, the class names."""
+        """Return the rest as JSON, with the data position of every stream and the class names that sampling needs."""
         return {
             "step": self.step,
             "rollbacks": self.rollbacks,
@@ -65,10 +65,13 @@ class TrainingState:
         }
 
     def restore(self, checkpoint: Checkpoint) -> list[Cursor]:
-        """Become the state that was saved, by networks of the same shape; return the streams' positions."""
+        """Restore the saved state of networks of the same shape; return every stream's position.
+
+        Raises InputError for checkpoints of earlier versions.
+        """
         saved = checkpoint.tensors
         if "history" not in saved:
-            raise InputError("run.dir: its checkpoints are of an earlier version of biggan; go on with that one")
+            raise InputError("run.dir: checkpoints of an earlier version of biggan; resume with that version")
         self.gan.generator.restore(saved["generator"], saved["g_optimizer"])
         self.gan.discriminator.restore(saved["discriminator"], saved["d_optimizer"])
         self.gan.ema.module.load_state_dict(saved["ema"])
@@ -87,7 +90,7 @@ class TrainingState:
 
 
 def trained_tensors(gan: Gan) -> dict[str, Iterable[tuple[str, Tensor]]]:
-    """The networks, their average, their optimizers: file -> (name, tensor), not copied. Taking them is collective."""
+    """Return the networks, the EMA and the optimizers: file -> (name, tensor), not copied. Iterating is collective."""
     G, D = gan.generator, gan.discriminator
     return {
         "generator": G.module.state_dict().items(),
@@ -99,5 +102,5 @@ def trained_tensors(gan: Gan) -> dict[str, Iterable[tuple[str, Tensor]]]:
 
 
 def host_copy(x: Tensor) -> Tensor:
-    """A contiguous copy in host memory, which training does not touch."""
+    """Return a contiguous copy in host memory, which training does not touch."""
     return torch.empty(x.shape, dtype=x.dtype).copy_(x.detach())

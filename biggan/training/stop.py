@@ -1,4 +1,4 @@
-"""A stop that a signal asks for."""
+"""Stop a run after its current step when a signal asks for it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ HEARD = b"\nbiggan: stopping after this step, with a checkpoint\n"
 
 @dataclass
 class Stop:
-    """Whether a signal asked this process to stop."""
+    """The request of a signal to stop this process."""
 
     requested: bool = False
 
 
 @contextmanager
 def stop_signals(aloud: bool) -> Iterator[Stop]:
-    """Let SIGTERM and SIGINT ask for a stop after the step and not end the process; `aloud` answers SIGINT at once.
+    """Turn SIGTERM and SIGINT into a request to stop after the current step.
 
-    SIGTERM has nobody who waits for words, and torchrun sends it when another process has failed.
+    With `aloud`, SIGINT is acknowledged at once: a person is waiting. SIGTERM is not: torchrun sends it to the other
+    processes when one has failed.
     """
     stop = Stop()
 
     def request(number: int, _frame: FrameType | None) -> None:
         if aloud and number == signal.SIGINT and not stop.requested:
-            # Not through the console: the signal may have come while it was writing.
+            # Not through the console: the signal may have interrupted a write to it.
             with suppress(OSError):
                 os.write(2, HEARD)
         stop.requested = True
 
     previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
     yield stop
-    # Not after an error: torchrun's SIGTERM to those that are left must not cut short what they have to say.
+    # Not after an error: torchrun's SIGTERM to the remaining processes must not cut their messages short.
     for number, handler in previous.items():
         signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Where a run goes from a state on."""
+"""Everything the training loop consumes: loader, latents, recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from biggan.training.step import Recipe
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What each step is given: real batches, latents and the recipe. A rollback takes another course."""
+    """Real batches, latents and the recipe of every step. A rollback continues on another trajectory."""
 
     loader: Loader
     latents: Latents
@@ -20,7 +20,7 @@ class Trajectory:
 
 
 def trajectory_seed(seed: int, rollbacks: int) -> int:
-    """The run's seed at first; another for each rollback, so that the path that collapsed is not walked again."""
+    """Return the seed after `rollbacks` rollbacks: another one each time, so that the collapse is not repeated."""
     if not rollbacks:
         return seed
     return int.from_bytes(hashlib.blake2b(f"{seed} {rollbacks}".encode(), digest_size=4).digest(), "big")
