@@ -194,7 +194,7 @@ def test_train_resume_sample_and_changed_settings(run, tiny, tmp_path, monkeypat
     assert {f.name for f in (folder / "samples").iterdir()} == {"step_00000002.png", "step_00000003.png"}
     code, output = run("train", *tiny, "training.steps=4")
     assert code == 0
-    assert f"going on from {checkpoint}" in output
+    assert f"resuming from {checkpoint}" in output
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["images_seen"] == 4 * 2 * 12

@@ -25,6 +25,7 @@ from biggan.runs.lineage import Ancestor
 from biggan.runs.metrics import Metrics
 from biggan.startup import build, checks
 from biggan.tracking import Tracker
+from biggan.training.last_finite import LastFinite
 from biggan.training.loop import Loop
 from biggan.training.run_logger import RunLogger
 from biggan.training.session import Session
@@ -86,10 +87,18 @@ def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Proce
     logger = new_logger(config, state.step, notes) if process.is_main else None
     if evaluator is not None and logger is not None:
         evaluator.tick = logger.tick
-    saved_step = -1 if newest is None else state.step
     session = Session(
-        config, process, state, trajectory, new_trajectory, guard, dataset.classes, logger, saved_step
-    )  # fmt: skip
+        config=config,
+        process=process,
+        state=state,
+        trajectory=trajectory,
+        new_trajectory=new_trajectory,
+        guard=guard,
+        classes=dataset.classes,
+        logger=logger,
+        last_finite=LastFinite(state.gan),
+        saved_step=-1 if newest is None else state.step,
+    )
     return Loop(session, evaluator)
 
 

@@ -18,6 +18,7 @@ from biggan.data.loader import to_unit
 from biggan.errors import DataError, Interrupted
 from biggan.evaluation.result import Result
 from biggan.models.networks import Generator
+from biggan.training.last_finite import Position
 from biggan.training.recovery import Recovery
 from biggan.training.session import Session
 from biggan.training.step import train_step
@@ -57,6 +58,7 @@ class Loop:
             self._end_early(error)
             return
         step = state.step + 1
+        session.last_finite.remember(Position(state.images_seen, position))
         stats = train_step(state.gan, step, batches, trajectory.latents, trajectory.recipe)
         session.guard.count_step()
         state.monitor.add(stats)
@@ -96,7 +98,9 @@ class Loop:
         vetoed_steps = int(session.guard.vetoed_steps.item())  # waits for the device; the veto is equal on all ranks
         if vetoed_steps:  # the weights have not moved since: nothing else is worth logging
             session.write_row(step, {"non_finite_steps": vetoed_steps})
-        elif log or measure:
+            return monitor.judge(step, vetoed_steps)
+        session.last_finite.forget_positions()
+        if log or measure:
             row = {"non_finite_steps": 0, **monitor.observe(step)} if log else {}
             row |= self._measure(step) if measure else {}
             session.collect_bad_samples()

@@ -88,6 +88,7 @@ class Recovery:
         cursors = session.state.restore(saved)
         session.state.apply_rollback(record)
         session.guard.clear()
+        session.last_finite.forget_positions()
         session.trajectory.loader.close()
         session.trajectory = session.new_trajectory(session.state, cursors)
         session.state.level, session.saved_step = Level.HEALTHY, good_step
@@ -96,7 +97,7 @@ class Recovery:
         """Stop the run, with a checkpoint of its state; of a non-finite run, of the last finite state."""
         session, folder = self.session, self.session.config.run.dir
         if vetoed_steps:
-            self._halt_non_finite(verdict.step - vetoed_steps, session.guard.culprits())
+            self._halt_non_finite(verdict.step, vetoed_steps)
         session.save_unless_saved()
         resume = f"--resume {folder}@good --as {folder}-child" if good_step is not None else "with another config"
         raise CollapsedError(
@@ -105,12 +106,16 @@ class Recovery:
             f"then run biggan train {resume}, or the same command with collapse.on_collapse=continue"
         )
 
-    def _halt_non_finite(self, step: int, culprits: list[str]) -> None:
-        """Stop a run whose updates have been vetoed since G step `step`: the state is still that step's."""
-        session = self.session
+    def _halt_non_finite(self, step: int, vetoed_steps: int) -> None:
+        """Stop a run whose last `vetoed_steps` steps, up to G step `step`, were vetoed: save the state before them.
+
+        If G's update was the first non-finite one, D has already had its updates of that step.
+        """
+        session, culprits, step = self.session, self.session.guard.culprits(), step - vetoed_steps
         shown = ", ".join(culprits[:3]) + (f" and {len(culprits) - 3} more" if len(culprits) > 3 else "")
         message = f"{session.config.run.dir}: non-finite loss or gradient in step {step + 1}, first in {shown}"
         session.state.step = step
+        session.state.images_seen, session.trajectory.loader.cursors = session.last_finite.restore(vetoed_steps)
         try:
             folder = session.save_unless_complete()
         except CheckpointError as error:

@@ -20,6 +20,7 @@ from biggan.models.networks import Generator
 from biggan.pictures import evenly_spaced, grid
 from biggan.runs import checkpoint, run_folder
 from biggan.runs.checkpoint import Checkpoint
+from biggan.training.last_finite import LastFinite
 from biggan.training.run_logger import RunLogger
 from biggan.training.state import TrainingState
 from biggan.training.trajectory import Trajectory
@@ -39,6 +40,7 @@ class Session:
     classes: tuple[str, ...]
     """Class names; a label is an index into them."""
     logger: RunLogger | None
+    last_finite: LastFinite
     saved_step: int = -1
     """G step of the newest checkpoint that holds exactly that step's state; -1 before the first."""
 

@@ -32,7 +32,7 @@ def test_stopped_before_its_time_limit_it_is_requeued_and_finishes(
     slurm.command("scontrol", "update", f"JobId={number}", "StartTime=now", "TimeLimit=60")
     job = slurm.wait(number, "COMPLETED", "FAILED", timeout_seconds=GENEROUS_SECONDS)
     assert (job.state, job.restarts) == ("COMPLETED", 1), output.read_text()
-    assert f"going on from {run}/checkpoints/step_{stopped_after:08d}" in output.read_text()
+    assert f"resuming from {run}/checkpoints/step_{stopped_after:08d}" in output.read_text()
     assert_same_end(run, stopped_after + 20)
 
 

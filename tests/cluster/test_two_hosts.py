@@ -57,7 +57,7 @@ def test_a_killed_worker_brings_the_job_back(hosts, arguments, tmp_path, name, w
     os.kill(hosts.hosts[name].worker(), signal.SIGKILL)
     for run in runs.values():
         assert run.end(DEADLINE_SECONDS) == 0, run.output
-    assert "going on from" in runs["alpha"].output + runs["beta"].output
+    assert "resuming from" in runs["alpha"].output + runs["beta"].output
     assert_same_end(tmp_path / "run", STEPS)
 
 

@@ -126,7 +126,7 @@ def test_torchrun_brings_a_killed_worker_back_and_the_end_is_the_undisturbed_one
         os.kill(worker(process, rank), signal.SIGKILL)
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 0, output
-    assert output.count("going on from") == 2
+    assert output.count("resuming from") == 2
     a, b = (weights(tmp_path / run / "checkpoints/step_00000040") for run in ("whole", "run"))
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 

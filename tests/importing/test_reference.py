@@ -74,7 +74,7 @@ def test_the_command_that_trains_goes_on_from_it(run_command, tmp_path):
     assert not (out / "export").exists()
     code, output = run_command("train", out / "config.yaml", f"training.steps={STEP + 1}", "tracking.mlflow=false")
     assert code == 0, output
-    assert f"going on from {out / 'checkpoints' / checkpoint.folder_name(STEP)}" in output
+    assert f"resuming from {out / 'checkpoints' / checkpoint.folder_name(STEP)}" in output
     before, after = saved_in(out), saved_in(out, STEP + 1)
     assert before.state["classes"] == after.state["classes"] == list("abcd")
     assert before.state["images_seen"] == STEP * 4
