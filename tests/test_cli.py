@@ -198,6 +198,14 @@ def test_train_resume_sample_and_changed_settings(run, tiny, tmp_path, monkeypat
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["images_seen"] == 4 * 2 * 12
+    code, output = run("train", *tiny, "training.steps=4")
+    assert code == 0
+    assert "nothing to train" in output
+    assert "done" not in output
+    code, output = run("train", "--resume", f"{folder}@4", "--as", tmp_path / "child")
+    assert code == 2
+    assert "training.steps: 4" in output
+    assert not (tmp_path / "child").exists()
     refuses(run("train", *tiny, "optimizer.g_lr=1e-3"), "optimizer.g_lr: 0.001, but the run in")
     refuses(run("train", *tiny, "--fresh"), "is not empty")
     refuses(run("train", *tiny, "training.steps=3"), "training.steps: 3, but the run in")

@@ -109,6 +109,11 @@ def begin_child(parent: Ancestor, config: Config, fresh: bool) -> None:
     The folder exists completely or not at all. Raises InputError if another run is there, or if `fresh` and any is.
     """
     folder = config.run.dir
+    if config.training.steps <= parent.step:
+        raise InputError(
+            f"training.steps: {config.training.steps}, but {parent.run}@{parent.step} is at step {parent.step} already; "
+            f"add training.steps=N with N over {parent.step}"
+        )
     before = resolve(parent.checkpoint / run_folder.CONFIG)
     lineage = Lineage(str(parent.run), parent.step, changes(before, config))
     if folder.exists():

@@ -35,15 +35,16 @@ class Loop:
     def run(self) -> None:
         """Train until the last step; raise a StoppedRun, on all processes, if the run stops before it."""
         session, steps = self.session, self.session.config.training.steps
+        first = session.state.step
         if session.logger is not None:
-            session.logger.start_clock(session.state.step)
+            session.logger.start_clock(first)
         try:
             with stop_signals(aloud=session.logger is not None) as stop:
                 while session.state.step < steps:
                     self._step(stop)
                 session.finish_saving()
                 if session.logger is not None:
-                    session.logger.print_done(session.state.step)
+                    session.logger.print_done(first, session.state.step)
         finally:
             session.trajectory.loader.close()
 

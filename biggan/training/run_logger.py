@@ -160,8 +160,14 @@ class RunLogger:
         if self.tracker is not None:
             self.tracker.log_file(path, "samples")
 
-    def print_done(self, step: int) -> None:
-        """Print the last step and where the results are."""
+    def print_done(self, first: int, step: int) -> None:
+        """Print the last step and where the results are; or, if no step was left after `first`, how to continue."""
+        if step == first:
+            self.print_line(
+                f"nothing to train: {self.run_dir} is at step {step} of training.steps={self._steps}; "
+                f"to continue, add training.steps=N with N over {step}"
+            )
+            return
         self.print_line(
             f"done: step {step}. Samples: {self.run_dir / 'samples'}  "
             f"checkpoints: {run_folder.checkpoints(self.run_dir)}"
