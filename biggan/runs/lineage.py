@@ -111,7 +111,7 @@ def begin_child(parent: Ancestor, config: Config, fresh: bool) -> None:
     folder = config.run.dir
     if config.training.steps <= parent.step:
         raise InputError(
-            f"training.steps: {config.training.steps}, but {parent.run}@{parent.step} is at step {parent.step} already; "
+            f"training.steps: {config.training.steps}, but {parent.run}@{parent.step} has done as many; "
             f"add training.steps=N with N over {parent.step}"
         )
     before = resolve(parent.checkpoint / run_folder.CONFIG)
