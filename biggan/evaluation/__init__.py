@@ -1,1 +1,1 @@
-"""How good a generator is, in numbers."""
+"""Metrics of generated images against real ones, and the features that they are computed in."""

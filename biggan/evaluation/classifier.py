@@ -1,7 +1,7 @@
-"""A small network trained on a data set's own real images: features and logits that need no download.
+"""A small classifier trained on a data set's own real images: features and logits without a download.
 
-It makes every metric work offline, on images that Inception knows nothing of, and it can be asked whether a
-generated image shows the class that was asked for. Trained once, by rank 0, and cached beside the data set.
+With it every metric works offline and on images unlike those that Inception was trained on. It also measures whether
+a generated image shows the class it was conditioned on. Rank 0 trains it once and caches it beside the data set.
 """
 
 from __future__ import annotations
@@ -27,36 +27,39 @@ from biggan.pictures import evenly_spaced
 from biggan.progress import Tick
 from biggan.random import keyed_generator
 
-MOST_PIXELS = 64
-"""Larger images are averaged down to it."""
+MAX_PIXELS = 64
+"""Maximum resolution of the network; larger images are downscaled to it by averaging."""
 WIDTHS = (16, 32, 64, 128)
-"""Channels at full size, and after each halving; the last width stays from there on."""
+"""Channels at full resolution and after each halving. Further halvings keep the last width."""
 BATCH_IMAGES = 128
-MOST_IMAGES = 200_000
-"""Real images that it learns from, held in memory; of more, evenly spaced ones."""
+MAX_IMAGES = 200_000
+"""Maximum number of real images, which are held in memory. Of a larger data set, evenly spaced ones are used."""
 HELD_OUT_EVERY = 20
-"""Where the data set holds no images out, every so many-th image is."""
+"""Interval of held-out images in a data set without a split `val`."""
 
 
 @dataclass(frozen=True)
-class LessonPlan:
-    """How it is trained: SGD with Nesterov momentum, one cycle of the learning rate, shifted images, bfloat16."""
+class ClassifierPlan:
+    """Training hyperparameters: SGD with Nesterov momentum, a one-cycle learning rate, shifted images, bfloat16.
+
+    The names and values of the fields are part of the cache file's name: renaming one retrains every classifier.
+    """
 
     epochs: int = 12
     least_images: int = 60_000
-    """Of few images, more epochs: until so many have been seen."""
+    """Minimum number of images seen in training; a small data set gets more epochs."""
     peak_lr: float = 0.2
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     seed: int = 0
 
     def epochs_of(self, images: int) -> int:
-        """Epochs, for a data set of so many images."""
+        """Return the number of epochs for a data set of `images` images."""
         return max(self.epochs, math.ceil(self.least_images / images))
 
 
-class Residual(nn.Module):
-    """Conv - BN - ReLU - conv - BN beside a 1x1 shortcut, then ReLU; halves the size."""
+class ClassifierBlock(nn.Module):
+    """Residual block that halves the resolution: conv - BN - ReLU - conv - BN plus a 1x1 shortcut, then ReLU."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -71,25 +74,28 @@ class Residual(nn.Module):
 
 
 class ClassifierNetwork(nn.Module):
-    """Images uint8 [n, R, R, 3] -> (features [n, dim], logits [n, classes]): residual blocks down to 4 px, averaged."""
+    """Residual network from images uint8 [n, R, R, 3] to (features [n, dim], logits [n, classes]).
+
+    Residual blocks reduce the images to 4 px; the features are the spatial mean.
+    """
 
     def __init__(self, resolution: int, classes: int):
         super().__init__()
-        self.pixels = min(resolution, MOST_PIXELS)
+        self.pixels = min(resolution, MAX_PIXELS)
         halvings = max(1, math.ceil(math.log2(self.pixels / 4)))
         widths = [WIDTHS[min(k, len(WIDTHS) - 1)] for k in range(halvings + 1)]
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
-        self.blocks = nn.Sequential(*(Residual(widths[k], widths[k + 1]) for k in range(halvings)))
+        self.blocks = nn.Sequential(*(ClassifierBlock(widths[k], widths[k + 1]) for k in range(halvings)))
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = shrunk(images, self.pixels).permute(0, 3, 1, 2)  # channels-last memory: the quick one for convolutions
+        x = downscale(images, self.pixels).permute(0, 3, 1, 2)  # channels-last memory: faster convolutions
         features = self.blocks(self.stem(x / 127.5 - 1)).mean((2, 3))
         return features, self.head(features)
 
 
-def shrunk(images: Tensor, pixels: int) -> Tensor:
-    """[n, R, R, 3] -> float32 [n, pixels, pixels, 3] by averaging areas, where that is fewer pixels."""
+def downscale(images: Tensor, pixels: int) -> Tensor:
+    """Convert [n, R, R, 3] to float32 [n, pixels, pixels, 3] by area averaging; R is at least `pixels`."""
     x = images.to(torch.float32)
     if images.shape[1] == pixels:
         return x
@@ -97,13 +103,13 @@ def shrunk(images: Tensor, pixels: int) -> Tensor:
 
 
 class Classifier:
-    """An `Extractor`: the averaged features of a trained `ClassifierNetwork`, and logits of the data set's classes."""
+    """An `Extractor`: the features of a trained `ClassifierNetwork` and its logits of the data set's classes."""
 
     name = "classifier"
 
     def __init__(self, network: ClassifierNetwork, held_out_accuracy: float, device: torch.device):
         weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-        self.preprocessing = f"{network.pixels} px, areas averaged"
+        self.preprocessing = f"{network.pixels} px, areas averaged"  # compared between results: keep it
         self.identity = f"classifier {hashlib.sha256(save(weights)).hexdigest()[:16]} {self.preprocessing}"
         self.held_out_accuracy: float | None = held_out_accuracy
         self.dim, self.logits = network.head.in_features, network.head.out_features
@@ -111,135 +117,149 @@ class Classifier:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Extracted:
-        """See `Extractor`."""
+        """Return features and logits, as `Extractor` specifies."""
         return Extracted(*self._network(images))
 
 
 def open_classifier(
-    dataset: Dataset, root: str, cache: Path, process: Process, tick: Tick, course: LessonPlan | None = None
+    dataset: Dataset, root: str, cache: Path, process: Process, tick: Tick, plan: ClassifierPlan | None = None
 ) -> Classifier:
-    """The data set's classifier: read from `cache`, or trained by rank 0 and written there. Collective.
+    """Return the data set's classifier, read from `cache` or trained by rank 0 and written there. Collective.
 
-    Raises DataError, and InputError where the cache cannot be written, on every process.
+    Raises DataError, and InputError if the cache cannot be written, on every process.
     """
-    course = course or LessonPlan()
-    file = cache_file(dataset, cache, course)
+    plan = plan or ClassifierPlan()
+    file = cache_file(dataset, cache, plan)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(course.seed)
+        torch.manual_seed(plan.seed)
         network = ClassifierNetwork(dataset.resolution, len(dataset.classes))
-    found = process.gather(_cached(file, network) if process.is_main else None)[0]
-    if found is None:
-        trained = _train(network, dataset, root, process, tick, course)
+    saved = process.gather(_cached(file, network) if process.is_main else None)[0]
+    if saved is None:
+        trained = _train(network, dataset, root, process, tick, plan)
         process.together(lambda: write_tensors(file, *trained) if trained else None)
-        found = process.gather(trained)[0]
-    tensors, about = found
+        saved = process.gather(trained)[0]
+    tensors, about = saved
     network.load_state_dict(tensors)
     return Classifier(network, about["held_out_accuracy"], process.device)
 
 
 def _cached(file: Path, network: ClassifierNetwork) -> tuple[dict[str, Tensor], dict[str, float]] | None:
-    """What `_train` gave; None if it is not there, or is of something else."""
-    found = read_tensors(file)
-    if found is None or not fits(found[0], network.state_dict()):
+    """Return the cached result of `_train`; None if there is none or it does not fit the network."""
+    saved = read_tensors(file)
+    if saved is None or not fits(saved[0], network.state_dict()):
         return None
-    return found if isinstance(found[1].get("held_out_accuracy"), float) else None
+    return saved if isinstance(saved[1].get("held_out_accuracy"), float) else None
 
 
-def cache_file(dataset: Dataset, cache: Path, course: LessonPlan) -> Path:
-    """Where the classifier is kept that this course makes of this data."""
-    made_of = [checksum(dataset), WIDTHS, MOST_PIXELS, MOST_IMAGES, BATCH_IMAGES, HELD_OUT_EVERY, asdict(course)]
-    return cache / f"classifier-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}.safetensors"
+def cache_file(dataset: Dataset, cache: Path, plan: ClassifierPlan) -> Path:
+    """Return the cache file of the classifier that this plan trains on this data set."""
+    key = [checksum(dataset), WIDTHS, MAX_PIXELS, MAX_IMAGES, BATCH_IMAGES, HELD_OUT_EVERY, asdict(plan)]
+    return cache / f"classifier-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.safetensors"
 
 
 def _train(
-    network: ClassifierNetwork, dataset: Dataset, root: str, process: Process, tick: Tick, course: LessonPlan
+    network: ClassifierNetwork, dataset: Dataset, root: str, process: Process, tick: Tick, plan: ClassifierPlan
 ) -> tuple[dict[str, Tensor], dict[str, float]] | None:
-    """Rank 0's weights, and accuracy on images held out; the others wait for each shard and epoch. Collective."""
-    train, held_out = real_images(dataset, root, network.pixels, process, tick)
-    lesson = Lesson(network, train, course, process.device) if process.is_main else None
-    epochs = course.epochs_of(dataset.splits["train"].images)
+    """Return weights and held-out accuracy on rank 0, None on others. Collective.
+
+    The other ranks wait for each shard and each epoch.
+    """
+    train, held_out = load_real_images(dataset, root, network.pixels, process, tick)
+    trainer = ClassifierTrainer(network, train, plan, process.device) if process.is_main else None
+    epochs = plan.epochs_of(dataset.splits["train"].images)
     for epoch in range(epochs):
-        if lesson is not None:
-            lesson.learn(epoch, epochs, tick)
+        if trainer is not None:
+            trainer.train_epoch(epoch, epochs, tick)
         process.barrier()  # so that no collective waits for longer than an epoch
-    if lesson is None:
+    if trainer is None:
         return None
     weights = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
     return weights, {"held_out_accuracy": accuracy(network, held_out, process.device)}
 
 
 @dataclass(frozen=True)
-class Images:
-    """Real images uint8 [N, P, P, 3] and their labels int64 [N], in host memory."""
+class LabelledImages:
+    """Real images and their labels, in host memory."""
 
     images: Tensor
+    """uint8 [N, P, P, 3]."""
     labels: Tensor
+    """int64 [N]."""
 
 
-def real_images(dataset: Dataset, root: str, pixels: int, process: Process, tick: Tick) -> tuple[Images, Images]:
-    """On rank 0, those to learn from and those held out, at most MOST_IMAGES in all; none on the others. Collective.
+def load_real_images(
+    dataset: Dataset, root: str, pixels: int, process: Process, tick: Tick
+) -> tuple[LabelledImages, LabelledImages]:
+    """Return (training images, held-out images): on rank 0 at most MAX_IMAGES in all, on others none. Collective.
 
-    Held out are images of the data set's own, or a share.
+    The held-out images are the split `val` if there is one, or else every HELD_OUT_EVERY-th image.
     """
-    own = "val" in dataset.splits and dataset.splits["val"].images > 0
-    most_held_out = MOST_IMAGES // HELD_OUT_EVERY
-    everything = _read(dataset, root, "train", pixels, MOST_IMAGES - most_held_out * own, process, tick)
-    if own:
-        return everything, _read(dataset, root, "val", pixels, most_held_out, process, tick)
-    out = torch.arange(len(everything.labels)) % HELD_OUT_EVERY == 0
-    return Images(everything.images[~out], everything.labels[~out]), Images(
-        everything.images[out], everything.labels[out]
+    has_val = "val" in dataset.splits and dataset.splits["val"].images > 0
+    max_held_out = MAX_IMAGES // HELD_OUT_EVERY
+    train = _read(dataset, root, "train", pixels, MAX_IMAGES - max_held_out * has_val, process, tick)
+    if has_val:
+        return train, _read(dataset, root, "val", pixels, max_held_out, process, tick)
+    held_out = torch.arange(len(train.labels)) % HELD_OUT_EVERY == 0
+    return LabelledImages(train.images[~held_out], train.labels[~held_out]), LabelledImages(
+        train.images[held_out], train.labels[held_out]
     )
 
 
-def _read(dataset: Dataset, root: str, split: str, pixels: int, most: int, process: Process, tick: Tick) -> Images:
-    """At most `most`, evenly spaced. Shard by shard, so that no collective waits for longer than one."""
+def _read(
+    dataset: Dataset, root: str, split: str, pixels: int, limit: int, process: Process, tick: Tick
+) -> LabelledImages:
+    """Return at most `limit` evenly spaced images. Collective, shard by shard, so that no wait exceeds one shard."""
     declared, first = dataset.splits[split], 0
-    wanted = frozenset(evenly_spaced(declared.images, most))
-    found = [Images(torch.empty(0, pixels, pixels, 3, dtype=torch.uint8), torch.empty(0, dtype=torch.long))]
+    selected = frozenset(evenly_spaced(declared.images, limit))
+    parts = [LabelledImages(torch.empty(0, pixels, pixels, 3, dtype=torch.uint8), torch.empty(0, dtype=torch.long))]
     for shard in declared.shards:
-        numbers = wanted.intersection(range(first, first + shard.images)) if process.is_main else frozenset()
-        found.append(process.together(partial(_of_shard, dataset, root, shard, first, numbers, pixels)))
+        numbers = selected.intersection(range(first, first + shard.images)) if process.is_main else frozenset()
+        parts.append(process.together(partial(_read_shard, dataset, root, shard, first, numbers, pixels)))
         first += shard.images
         tick("real images for the classifier", first, declared.images)
-    return Images(torch.cat([part.images for part in found]), torch.cat([part.labels for part in found]))
+    return LabelledImages(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
-def _of_shard(dataset: Dataset, root: str, shard: Shard, first: int, numbers: frozenset[int], pixels: int) -> Images:
-    """Those of `numbers`, where the shard's first image has number `first`; without numbers, it is not opened."""
+def _read_shard(
+    dataset: Dataset, root: str, shard: Shard, first: int, numbers: frozenset[int], pixels: int
+) -> LabelledImages:
+    """Return the images whose numbers are in `numbers`; the shard's first image has number `first`.
+
+    The shard is not opened if `numbers` is empty.
+    """
     images = torch.empty(len(numbers), pixels, pixels, 3, dtype=torch.uint8)
     labels: list[int] = []
     for number, sample in enumerate(readable_in(dataset, root, shard) if numbers else (), first):
         if number in numbers and sample.image is not None:
-            images[len(labels)] = shrunk(torch.from_numpy(as_rgb(sample.image).copy())[None], pixels).round()[0]
+            images[len(labels)] = downscale(torch.from_numpy(as_rgb(sample.image).copy())[None], pixels).round()[0]
             labels.append(sample.label)
-    return Images(images[: len(labels)], torch.tensor(labels, dtype=torch.long))
+    return LabelledImages(images[: len(labels)], torch.tensor(labels, dtype=torch.long))
 
 
-class Lesson:
-    """A network that learns from images, an epoch at a time, everything drawn keyed by the seed."""
+class ClassifierTrainer:
+    """Training of a network, one epoch at a time. All random draws are keyed by the plan's seed."""
 
-    def __init__(self, network: ClassifierNetwork, train: Images, course: LessonPlan, device: torch.device):
+    def __init__(self, network: ClassifierNetwork, train: LabelledImages, plan: ClassifierPlan, device: torch.device):
         self._network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._train, self._course, self._device = train, course, device
+        self._train, self._plan, self._device = train, plan, device
         self._sgd = torch.optim.SGD(
-            network.parameters(), course.peak_lr, momentum=0.9, nesterov=True, weight_decay=course.weight_decay
+            network.parameters(), plan.peak_lr, momentum=0.9, nesterov=True, weight_decay=plan.weight_decay
         )
 
-    def learn(self, epoch: int, epochs: int, tick: Tick) -> None:
-        """One epoch of `epochs`; the learning rate rises for a quarter of them, and falls to 0."""
-        random = keyed_generator("classifier", self._course.seed, epoch)
-        batches = torch.randperm(len(self._train.labels), generator=random).split(BATCH_IMAGES)
+    def train_epoch(self, epoch: int, epochs: int, tick: Tick) -> None:
+        """Train one epoch of `epochs`. The learning rate rises for a quarter of them and then falls to 0."""
+        generator = keyed_generator("classifier", self._plan.seed, epoch)
+        batches = torch.randperm(len(self._train.labels), generator=generator).split(BATCH_IMAGES)
         self._network.train()
         for k, batch in enumerate(batches):
             done = (epoch * len(batches) + k) / (epochs * len(batches))
             for group in self._sgd.param_groups:
-                group["lr"] = self._course.peak_lr * min(done / 0.25, (1 - done) / 0.75)
-            images = shifted(self._train.images[batch], random).to(self._device)
+                group["lr"] = self._plan.peak_lr * min(done / 0.25, (1 - done) / 0.75)
+            images = shift(self._train.images[batch], generator).to(self._device)
             labels = self._train.labels[batch].to(self._device)
             with torch.autocast(self._device.type, torch.bfloat16, enabled=has_bfloat16(self._device)):
                 logits = self._network(images)[1].float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=self._course.label_smoothing)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self._plan.label_smoothing)
             self._sgd.zero_grad()
             loss.backward()
             self._sgd.step()
@@ -247,22 +267,22 @@ class Lesson:
         self._network.eval()
 
 
-def shifted(images: Tensor, random: torch.Generator) -> Tensor:
-    """Each of [n, R, R, 3] moved by up to an eighth of its size, edges repeated.
+def shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each of [n, R, R, 3] by a random offset of up to R / 8 pixels, with replicated edges.
 
-    Not mirrored: a mirrored digit is none.
+    Images are not mirrored, because a mirrored digit is not a digit.
     """
     n, r = images.shape[:2]
-    most = r // 8
-    by = torch.randint(-most, most + 1, (2, n, 1), generator=random)
-    rows, columns = (torch.arange(r) + by).clamp(0, r - 1)
+    limit = r // 8
+    offsets = torch.randint(-limit, limit + 1, (2, n, 1), generator=generator)
+    rows, columns = (torch.arange(r) + offsets).clamp(0, r - 1)
     return images[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 @torch.no_grad()
-def accuracy(network: ClassifierNetwork, real: Images, device: torch.device) -> float:
-    """Share of images (one at least) whose class the network reads."""
-    right = 0
+def accuracy(network: ClassifierNetwork, real: LabelledImages, device: torch.device) -> float:
+    """Return the fraction of images (at least one) that the network classifies correctly."""
+    correct = 0
     for images, labels in zip(real.images.split(BATCH_IMAGES), real.labels.split(BATCH_IMAGES), strict=True):
-        right += int((network(images.to(device))[1].argmax(1).cpu() == labels).sum())
-    return right / len(real.labels)
+        correct += int((network(images.to(device))[1].argmax(1).cpu() == labels).sum())
+    return correct / len(real.labels)

@@ -1,7 +1,7 @@
-"""What an image is to a metric: a row of features, and perhaps the logits of a classifier.
+"""The interface of feature extractors: one row of features and one row of logits for each image.
 
-Numbers taken in different features are different numbers: an `Extractor` has an identity, every result says it, and
-every cache is keyed by it.
+Metrics computed in different features cannot be compared. Every `Extractor` therefore has an identity. Each result
+records it, and each cache is keyed by it.
 """
 
 from __future__ import annotations
@@ -15,46 +15,48 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Extracted:
-    """Of n images: features float32 [n, dim], and logits float32 [n, logits] before the softmax."""
+    """Features and logits of n images."""
 
     features: Tensor
+    """float32 [n, dim]."""
     logits: Tensor
+    """float32 [n, logits], before the softmax."""
 
 
 class Extractor(Protocol):
-    """A fixed network that looks at images."""
+    """A network with fixed weights that maps images to features and logits."""
 
     @property
     def name(self) -> str:
-        """What results say: `inception`, `classifier`, `torchvision:resnet18`."""
+        """Name in results: `inception`, `classifier` or, for example, `torchvision:resnet18`."""
 
     @property
     def identity(self) -> str:
-        """Name, checksum of the weights, preprocessing."""
+        """Name, checksum of the weights, and preprocessing."""
 
     @property
     def preprocessing(self) -> str:
-        """How images are resized and scaled, in words."""
+        """Resizing and scaling of the images, in words."""
 
     @property
     def dim(self) -> int:
-        """Features of one image."""
+        """Number of features per image."""
 
     @property
     def logits(self) -> int:
-        """Logits of one image."""
+        """Number of logits per image."""
 
     @property
     def held_out_accuracy(self) -> float | None:
-        """Of a classifier of the data set's own classes, on real images it was not trained on; None of any other.
+        """Accuracy of a classifier of the data set's own classes on real images held out; None for other networks.
 
-        Only with such a one can generated images be asked whether they show the class that was asked for.
+        Only such a classifier can measure whether generated images show the class they were conditioned on.
         """
 
     def __call__(self, images: Tensor) -> Extracted:
-        """Look at images uint8 [n, R, R, 3], on the network's device."""
+        """Return features and logits of images uint8 [n, R, R, 3] on the network's device."""
 
 
 def to_unit_interval(images: Tensor) -> Tensor:
-    """uint8 [n, R, R, 3] -> float32 [n, 3, R, R] in [0, 1], as torchvision's ToTensor scales."""
+    """Convert uint8 [n, R, R, 3] to float32 [n, 3, R, R] in [0, 1], as torchvision's ToTensor does."""
     return images.permute(0, 3, 1, 2).to(torch.float32).div(255)

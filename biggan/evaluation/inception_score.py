@@ -1,4 +1,4 @@
-"""The Inception Score, of logits that come in batches."""
+"""The Inception Score of logits that arrive in batches."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from biggan.distributed.process import Process
 
 
 class InceptionScore:
-    """exp(E KL(p(y|x) || p(y))) (Salimans et al. 2016, section 4), for each of `splits` runs of images, in float64.
+    """exp(E KL(p(y|x) || p(y))) over each of `splits` consecutive ranges of images, accumulated in float64.
 
-    Split i of n images is those numbered from i n // splits to (i + 1) n // splits, as everyone has it. KL is taken as
-    the entropy of the mean prediction less the mean of the predictions' entropies.
+    The definition is in Salimans et al. 2016, section 4. Split i of n images contains images i n // splits to
+    (i + 1) n // splits - 1, as in the usual implementations. The KL divergence is computed as the entropy of the mean
+    prediction minus the mean entropy of the predictions.
     """
 
     def __init__(self, total_images: int, classes: int, splits: int = 10, device: torch.device | str = "cpu"):
-        """Of no images yet; each of `total_images` >= `splits` is to be added once, on some process."""
+        """Start empty. Each of `total_images` >= `splits` images must be added exactly once, on any process."""
         assert total_images >= splits >= 1, "each split needs an image"
         self._bounds = [i * total_images // splits for i in range(splits + 1)]
-        # Of each split: the sums of predictions and of their entropies, and the number of images.
+        # One row per split: the sum of predictions, the sum of their entropies, and the number of images.
         self._sums = torch.zeros(splits, classes + 2, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, first_number: int, logits: Tensor) -> None:
-        """Add logits [n, classes], of any float type, of images `first_number`, `first_number` + 1, ..."""
-        assert 0 <= first_number <= first_number + len(logits) <= self._bounds[-1], "more images than were announced"
+        """Add logits [n, classes], of any float dtype, of images `first_number`, `first_number` + 1, ..."""
+        assert 0 <= first_number <= first_number + len(logits) <= self._bounds[-1], "more images than total_images"
         predictions = logits.to(self._sums).softmax(1)
         entropies = torch.special.entr(predictions).sum(1, keepdim=True)
         rows = torch.cat([predictions, entropies, torch.ones_like(entropies)], 1)
@@ -38,27 +39,30 @@ class InceptionScore:
 
     @torch.no_grad()
     def combined(self, process: Process) -> InceptionScore:
-        """Over the images of all processes, the same on all; of one process, `self`. Collective."""
+        """Return the score over the images of all processes, the same on each; `self` on one process. Collective."""
         if process.group is None:
             return self
         splits, width = self._sums.shape
-        whole = InceptionScore(self._bounds[-1], width - 2, splits, self._sums.device)
-        whole._sums = all_gather_rows(self._sums.flatten(), process.group).sum(0).view(splits, width)
-        return whole
+        total = InceptionScore(self._bounds[-1], width - 2, splits, self._sums.device)
+        total._sums = all_gather_rows(self._sums.flatten(), process.group).sum(0).view(splits, width)
+        return total
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, by name, for `restore`."""
+        """Return the complete state, by name."""
         return {"sums": self._sums}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Become what `tensors` gave, to the bit; of as many images, classes and splits."""
+        """Restore the state that `tensors` returned, bit for bit. Numbers of images, classes and splits must match."""
         self._sums.copy_(tensors["sums"])
 
     def score(self) -> tuple[float, float]:
-        """Mean and standard deviation (of the splits there are, not an estimate for more) over splits."""
+        """Return mean and standard deviation over the splits.
+
+        The deviation is that of these splits (no Bessel correction).
+        """
         counts = self._sums[:, -1:]
         images = [end - begin for begin, end in pairwise(self._bounds)]
-        assert counts.flatten().tolist() == images, "not every image was added once"
+        assert counts.flatten().tolist() == images, "not every image was added exactly once"
         means = self._sums[:, :-1] / counts
         scores = (torch.special.entr(means[:, :-1]).sum(1) - means[:, -1]).exp()
         return float(scores.mean()), float(scores.std(correction=0))

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage, and nearest neighbours: distances between all rows, a block at a time."""
+"""Precision, recall, density and coverage, and nearest neighbours, from blocks of pairwise distances."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ import torch
 from torch import Tensor
 
 BLOCK_ROWS = 2048
-"""Distances are held between so many rows and as many others."""
-SAME = 1e-12
-"""Rows are the same when their squared distance is below this share of their squared norms: it is rounding."""
-ROUNDING = 1e-9
-"""A row lies in a ball that it lies on: up to this share of the squared radius."""
+"""Rows per block: at most BLOCK_ROWS x BLOCK_ROWS distances are in memory at a time."""
+EQUAL_TOLERANCE = 1e-12
+"""Two rows are equal if their squared distance, relative to the sum of their squared norms, is below this rounding."""
+RADIUS_TOLERANCE = 1e-9
+"""Relative tolerance of a ball's squared radius, so that a row on the surface counts as inside."""
 
 
 @dataclass(frozen=True)
 class Manifold:
-    """How two sets of rows lie in each other; all are near 1 for two samples of one distribution."""
+    """Overlap of the manifolds of two sets of rows. All values are near 1 for two samples of one distribution."""
 
     precision: float
-    """Share of fake rows that lie in the ball of some real row."""
+    """Fraction of fake rows that lie in the ball of some real row."""
     recall: float
-    """Share of real rows that lie in the ball of some fake row."""
+    """Fraction of real rows that lie in the ball of some fake row."""
     density: float
-    """Real balls that a fake row lies in, on average, over the neighbours that make a ball; may exceed 1."""
+    """Mean number of real balls that contain a fake row, divided by the number of neighbours. It may exceed 1."""
     coverage: float
-    """Share of real rows in whose ball some fake row lies."""
+    """Fraction of real rows whose ball contains some fake row."""
 
 
 @torch.no_grad()
 def manifold(real: Tensor, fake: Tensor, neighbours: int = 5) -> Manifold:
-    """Compare features [n, d] and [m, d], of any float type, on one device; n and m are above `neighbours`.
+    """Compare features [n, d] and [m, d], of any float dtype, on one device; n and m exceed `neighbours`.
 
-    A row's ball reaches, and includes, its `neighbours`-th nearest of its own set, itself left out. Precision and
-    recall: Kynkaanniemi et al. 2019, equation 2; density and coverage: Naeem et al. 2020, equations 4 and 6.
-    In float64, whatever the features are in; memory beside them is O(n + m + BLOCK_ROWS (BLOCK_ROWS + d)).
+    The ball of a row extends to its `neighbours`-th nearest row in its own set, inclusive; the row itself does not
+    count. Precision and recall: Kynkaanniemi et al. 2019, equation 2. Density and coverage: Naeem et al. 2020,
+    equations 4 and 6. Computed in float64 for every input dtype. Beyond the inputs, memory is
+    O(n + m + BLOCK_ROWS (BLOCK_ROWS + d)).
     """
     origin = real.mean(0, dtype=torch.float64)
     reach_real, reach_fake = (
-        _closest(x, x, origin, neighbours, True)[0][:, -1:] * (1 + ROUNDING) for x in (real, fake)
+        _closest(x, x, origin, neighbours, exclude_self=True)[0][:, -1:] * (1 + RADIUS_TOLERANCE) for x in (real, fake)
     )
     in_real_balls = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     recalled, covered = torch.zeros(2, len(real), dtype=torch.bool, device=real.device)
@@ -51,51 +52,60 @@ def manifold(real: Tensor, fake: Tensor, neighbours: int = 5) -> Manifold:
             covered[i] |= inside.any(1)
             recalled[i] |= (squared <= reach_fake[j].T).any(1)
     return Manifold(
-        precision=_share(in_real_balls > 0),
-        recall=_share(recalled),
+        precision=_fraction(in_real_balls > 0),
+        recall=_fraction(recalled),
         density=float(in_real_balls.double().mean()) / neighbours,
-        coverage=_share(covered),
+        coverage=_fraction(covered),
     )
 
 
 @torch.no_grad()
 def nearest(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Euclidean distances, float64 [n, count], ascending, and indices, int64 [n, count], of the `rows` [m, d] that are
-    nearest to each of `queries` [n, d]; on their device, m >= `count`. Memory as in `manifold`."""
-    squared, indices = _closest(queries, rows, rows.mean(0, dtype=torch.float64), count, False)
+    """Return the distances and indices of the `count` rows [m, d] nearest to each of `queries` [n, d]; m >= `count`.
+
+    The Euclidean distances are float64 [n, count], ascending; the indices are int64 [n, count]. Both are on the
+    inputs' device. Memory as in `manifold`.
+    """
+    squared, indices = _closest(queries, rows, rows.mean(0, dtype=torch.float64), count, exclude_self=False)
     return squared.sqrt(), indices
 
 
-def _closest(queries: Tensor, rows: Tensor, origin: Tensor, count: int, same: bool) -> tuple[Tensor, Tensor]:
-    """Squared distances and indices as in `nearest`; `same`: the queries are the rows, and none counts for itself."""
-    assert len(rows) >= count + same, f"of {len(rows)} rows none has {count} neighbours"
+def _closest(queries: Tensor, rows: Tensor, origin: Tensor, count: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
+    """Return squared distances and indices as in `nearest`.
+
+    With `exclude_self` the queries are the rows, and no row is its own neighbour.
+    """
+    assert len(rows) >= count + exclude_self, f"{len(rows)} rows are too few for {count} neighbours"
     squared, indices = [], []
     for i in _blocks(queries):
         query = queries[i] - origin
         best = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
         for j in _blocks(rows):
             distances = _squared_distances(query, rows[j] - origin)
-            if same and i == j:
+            if exclude_self and i == j:
                 distances.fill_diagonal_(torch.inf)
-            values, numbers = distances.topk(min(count, distances.shape[1]), largest=False)
-            values, numbers = torch.cat([best[0], values], 1), torch.cat([best[1], numbers + j.start], 1)
+            values, columns = distances.topk(min(count, distances.shape[1]), largest=False)
+            values, columns = torch.cat([best[0], values], 1), torch.cat([best[1], columns + j.start], 1)
             values, order = values.topk(min(count, values.shape[1]), largest=False)
-            best = values, numbers.gather(1, order)
+            best = values, columns.gather(1, order)
         squared.append(best[0])
         indices.append(best[1])
     return torch.cat(squared), torch.cat(indices)
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """[n, m], of float64 [n, d] and [m, d] near the origin: |x|^2 + |y|^2 - 2 x.y, which far from it would cancel."""
+    """Return [n, m] squared distances of float64 [n, d] and [m, d], as |x|^2 + |y|^2 - 2 x.y.
+
+    The rows must be near the origin: far from it this difference cancels.
+    """
     norms = x.square().sum(1, keepdim=True) + y.square().sum(1)
     squared = torch.addmm(norms, x, y.T, alpha=-2)
-    return squared.masked_fill_(squared < SAME * norms, 0)
+    return squared.masked_fill_(squared < EQUAL_TOLERANCE * norms, 0)
 
 
 def _blocks(rows: Tensor) -> list[slice]:
     return [slice(start, start + BLOCK_ROWS) for start in range(0, len(rows), BLOCK_ROWS)]
 
 
-def _share(flags: Tensor) -> float:
+def _fraction(flags: Tensor) -> float:
     return float(flags.double().mean())

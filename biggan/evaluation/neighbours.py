@@ -1,4 +1,4 @@
-"""Nearest real neighbours of generated images, in feature space: is the generator copying?"""
+"""Nearest real neighbours of generated images in feature space, which show whether the generator copies."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from biggan.evaluation.reference_statistics import RealSplit
 from biggan.pictures import evenly_spaced, grid
 from biggan.progress import Tick
 
-MOST_SAMPLES = 20
-"""Rows of the picture."""
+MAX_SAMPLES = 20
+"""Maximum number of rows in the figure."""
 NEIGHBOURS = 7
-"""Columns beside the sample."""
+"""Number of columns beside the sample."""
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of each of n queries, its nearest real images so far, the nearest first: at most NEIGHBOURS."""
+    """The nearest real images of n queries, nearest first; k is at most NEIGHBOURS."""
 
     distances: Tensor
     """float64 [n, k]."""
     images: Tensor
     """uint8 [n, k, R, R, 3]."""
 
-    def joined(self, other: Neighbours) -> Neighbours:
-        """The nearest of both."""
+    def merged(self, other: Neighbours) -> Neighbours:
+        """Return the nearest of both."""
         distances = torch.cat([self.distances, other.distances], 1)
         order = distances.argsort(dim=1, stable=True)[:, :NEIGHBOURS]
         images = torch.cat([self.images, other.images], 1)
@@ -41,35 +41,38 @@ class Neighbours:
 
 
 def nearest_real(images: Tensor, real: RealSplit, extractor: Extractor, process: Process, tick: Tick) -> Neighbours:
-    """Of images uint8 [n, R, R, 3], on the device, among all real images, shared out over the processes. Collective."""
+    """Return the real images nearest to images uint8 [n, R, R, 3], which are on the device. Collective.
+
+    All real images are searched. Each process searches its own shards of the data set.
+    """
     queries = extractor(images).features
     r = real.dataset.resolution
-    mine = Neighbours(torch.empty(len(images), 0, dtype=torch.float64), torch.empty(len(images), 0, r, r, 3).byte())
+    none = Neighbours(torch.empty(len(images), 0, dtype=torch.float64), torch.empty(len(images), 0, r, r, 3).byte())
 
-    def look() -> Neighbours:
-        found, shards = mine, real.shards_of(process)
+    def search() -> Neighbours:
+        closest, shards = none, real.shards_of(process)
         done = 0
         for shard in shards:
             for _, batch, _ in real.batches(shard):
                 rows = extractor(batch.to(process.device)).features
                 distances, indices = nearest(queries, rows, min(NEIGHBOURS, len(rows)))
-                found = found.joined(Neighbours(distances.cpu(), batch[indices.cpu()]))
+                closest = closest.merged(Neighbours(distances.cpu(), batch[indices.cpu()]))
             done += shards[shard]
             tick("nearest real neighbours", done, sum(shards.values()))
-        return found
+        return closest
 
-    shares = process.gather(process.together(look))
-    whole: Neighbours = shares[0]
-    for share in shares[1:]:
-        whole = whole.joined(share)
-    return whole
-
-
-def shown_numbers(classes: int) -> list[int]:
-    """Which images of an evaluation are looked at: of at most MOST_SAMPLES classes, evenly spaced, the first one."""
-    return evenly_spaced(classes, MOST_SAMPLES)
+    parts = process.gather(process.together(search))
+    total: Neighbours = parts[0]
+    for part in parts[1:]:
+        total = total.merged(part)
+    return total
 
 
-def picture(images: NDArray[np.uint8], found: Neighbours, names: list[str]) -> Image.Image:
-    """A row for each of images [n, R, R, 3]: its class, the image, and its neighbours."""
-    return grid(np.concatenate([images[:, None], found.images.numpy()], 1), names)
+def sample_indices(classes: int) -> list[int]:
+    """Return the indices of the images in the figure: the first one of at most MAX_SAMPLES evenly spaced classes."""
+    return evenly_spaced(classes, MAX_SAMPLES)
+
+
+def neighbour_grid(images: NDArray[np.uint8], neighbours: Neighbours, names: list[str]) -> Image.Image:
+    """Draw a row for each of images uint8 [n, R, R, 3]: its class name, the image, and its neighbours."""
+    return grid(np.concatenate([images[:, None], neighbours.images.numpy()], 1), names)

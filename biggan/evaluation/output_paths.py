@@ -1,4 +1,4 @@
-"""Where an evaluation writes: named after what was measured, and checked before hours of work."""
+"""Output files of an evaluation: their default name, and checks that run before hours of work."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from biggan.evaluation.evaluate import Settings
 from biggan.files import write_atomically
 from biggan.generation.trained_generator import TrainedGenerator
 
-PICTURES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def default_out(
     source: TrainedGenerator, features: str, settings: Settings, truncations: Sequence[float | None]
 ) -> Path:
-    """RUN/evaluation/step_00001200-classifier-2000-images-t0.5.json; of an export, or a checkpoint by itself, a folder
-    beside it.
+    """Return, for example, RUN/evaluation/step_00001200-classifier-2000-images-t0.5.json.
 
-    A threshold is named where there is one; of several, `sweep` stands for all. A seed but 0, and running
-    statistics, are named too: `seed3`, `running`.
+    For an export, or a checkpoint outside a run, the folder is NAME-evaluation beside it. The name contains the
+    truncation threshold if there is one, or `sweep` for several. A non-zero seed (`seed3`) and running statistics
+    (`running`) are appended.
     """
     origin = Path(source.origin).resolve()
     folder = origin.with_name(f"{origin.name}-evaluation") if source.run is None else source.run / "evaluation"
@@ -31,27 +31,27 @@ def default_out(
     return folder / ("-".join([*step, features.replace(":", "-"), images, *thresholds, *others]) + ".json")
 
 
-def check_places(out: Path, neighbours: Path | None, statistics: Path | None, sweep: bool) -> None:
-    """Raise InputError, which names the flag, where one of the files cannot be written; makes their folders.
+def check_output_paths(out: Path, neighbours: Path | None, statistics: Path | None, sweep: bool) -> None:
+    """Raise InputError, which names the flag, if one of the files cannot be written. Create their folders.
 
-    With `sweep` there is a picture beside `out`.
+    With `sweep` a figure is written beside `out`.
     """
-    check_file(out, "--out", (".json",))
+    check_writable(out, "--out", (".json",))
     if statistics is not None:
-        check_file(statistics, "--write-statistics", (".npz",))
+        check_writable(statistics, "--write-statistics", (".npz",))
     if neighbours is not None:
-        check_file(neighbours, "--neighbours", PICTURES)
+        check_writable(neighbours, "--neighbours", IMAGE_SUFFIXES)
     if sweep:
-        picture = out.with_suffix(".png")
-        check_file(picture, "--out", PICTURES)
-        if neighbours is not None and neighbours.absolute() == picture.absolute():
-            raise InputError(f"--neighbours: {neighbours}: the sweep's picture goes there; name another file")
+        figure = out.with_suffix(".png")
+        check_writable(figure, "--out", IMAGE_SUFFIXES)
+        if neighbours is not None and neighbours.absolute() == figure.absolute():
+            raise InputError(f"--neighbours: {neighbours}: the sweep's figure has the same name; name another file")
 
 
-def check_file(path: Path, flag: str, suffixes: Sequence[str]) -> None:
-    """Raise InputError unless a file of that name can be written; makes its folder, and leaves nothing else."""
+def check_writable(path: Path, flag: str, suffixes: Sequence[str]) -> None:
+    """Raise InputError unless a file of that name can be written. Create its folder, and leave no other trace."""
     if path.suffix.lower() not in suffixes:
-        raise InputError(f"{flag}: {path}: not the name of a file that ends in {' or '.join(suffixes)}; name one")
+        raise InputError(f"{flag}: {path}: does not end in {' or '.join(suffixes)}; name a file that does")
     if path.is_dir():
         raise InputError(f"{flag}: {path}: is a folder; name a file")
     trial = path.with_name(f".{path.name}.trial")
@@ -60,4 +60,4 @@ def check_file(path: Path, flag: str, suffixes: Sequence[str]) -> None:
         write_atomically(trial, "")
         trial.unlink()
     except OSError as error:
-        raise InputError(f"{flag}: {path}: cannot be written ({error.strerror or error}); name another place") from None
+        raise InputError(f"{flag}: {path}: cannot be written ({error.strerror or error}); name another file") from None

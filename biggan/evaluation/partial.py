@@ -1,4 +1,4 @@
-"""Long work in units that goes on where it was interrupted: what each process has gathered, saved now and then."""
+"""Resumable work in units: each process saves its accumulated state at intervals and resumes from it."""
 
 from __future__ import annotations
 
@@ -20,63 +20,63 @@ SAVE_EVERY_SECONDS = 60.0
 
 
 class Resumable(Protocol):
-    """What units of work add to."""
+    """An accumulator whose state can be saved and restored."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it, by name."""
+        """Return the complete state, by name."""
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """What `tensors` gave."""
+        """Restore the state that `tensors` returned."""
 
 
-class Partial:
-    """One process's file of unfinished work; good for the same request on as many processes."""
+class PartialFile:
+    """One process's file of unfinished work. It is valid for the same request on the same number of processes."""
 
     def __init__(self, folder: Path, request: Mapping[str, Any], process: Process):
-        """`request` (JSON) is all that the work's outcome depends on."""
+        """Name the file after `request`, which JSON can represent and which determines the outcome of the work."""
         self._request = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         name = f"{self._request[:16]}.rank{process.rank}of{process.world_size}.safetensors"
         self._file, self._saved_at = folder / name, time.monotonic()
 
-    def resume(self, tally: Resumable) -> int:
-        """Restore what was saved, if anything that fits; the units that it holds."""
-        found = read_tensors(self._file)
-        if found is None or found[1].keys() != {"units"} or not fits(found[0], tally.tensors()):
+    def resume(self, accumulator: Resumable) -> int:
+        """Restore the saved state if there is one that fits, and return the number of units in it (0 if none)."""
+        saved = read_tensors(self._file)
+        if saved is None or saved[1].keys() != {"units"} or not fits(saved[0], accumulator.tensors()):
             return 0
-        tally.restore(found[0])
-        return int(found[1]["units"])
+        accumulator.restore(saved[0])
+        return int(saved[1]["units"])
 
-    def save(self, units: int, tally: Resumable, last: bool) -> None:
-        """After so many units, if it is time, or they are the last."""
+    def save(self, units: int, accumulator: Resumable, last: bool) -> None:
+        """Save the state after `units` units if the interval has passed or they are the last."""
         if last or time.monotonic() - self._saved_at >= SAVE_EVERY_SECONDS:
-            write_tensors(self._file, tally.tensors(), {"units": units})
+            write_tensors(self._file, accumulator.tensors(), {"units": units})
             self._saved_at = time.monotonic()
 
     def remove(self) -> None:
-        """When what came of it is safe."""
+        """Remove the file. Call it once the outcome is saved elsewhere."""
         self._file.unlink(missing_ok=True)
-        with suppress(OSError):  # other processes' files are there, or it never was
+        with suppress(OSError):  # the folder holds other processes' files, or was never created
             self._file.parent.rmdir()
 
 
-def work_through(
-    what: str,
+def process_units(
+    description: str,
     units: Mapping[int, int],
-    do: Callable[[int], None],
-    tally: Resumable,
-    partial: Partial | None,
+    process_unit: Callable[[int], None],
+    accumulator: Resumable,
+    partial: PartialFile | None,
     tick: Tick,
 ) -> None:
-    """`do` each of this process's units, which adds to `tally`; those that `partial` holds are not done again.
+    """Call `process_unit`, which adds to `accumulator`, for each of this process's units.
 
-    `units` says how many images each has.
+    Units that `partial` holds are skipped. `units` maps each unit to its number of images.
     """
-    first = partial.resume(tally) if partial else 0
+    first = partial.resume(accumulator) if partial else 0
     done = sum(list(units.values())[:first])
     for k, (unit, images) in enumerate(units.items(), 1):
         if k > first:
-            do(unit)
+            process_unit(unit)
             if partial:
-                partial.save(k, tally, last=k == len(units))
+                partial.save(k, accumulator, last=k == len(units))
             done += images
-            tick(what, done, sum(units.values()))
+            tick(description, done, sum(units.values()))

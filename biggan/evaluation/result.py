@@ -1,4 +1,4 @@
-"""The outcome of an evaluation: numbers, and everything that makes them what they are."""
+"""The result of an evaluation: metrics, and the protocol that they depend on."""
 
 from __future__ import annotations
 
@@ -9,64 +9,67 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the numbers came about; those of different protocols are not compared."""
+    """Everything that the metrics depend on. Metrics of different protocols are not comparable.
+
+    Values are written to results and checkpoints and compared for equality: do not reword them.
+    """
 
     features: str
     """The extractor's name."""
     identity: str
-    """Its name, weights and preprocessing; `biggan.evaluation.features`."""
+    """The extractor's name, weights and preprocessing (`Extractor.identity`)."""
     preprocessing: str
     statistics: str
-    """BatchNorm's: standing, of so many batches or an export's own, or running."""
+    """BatchNorm statistics: standing (with the number of batches, or an export's own) or running."""
     truncation: float | None
     num_images: int
     seed: int
     subset_images: int
-    """Rows of the real and as many of the generated images that KID and the manifold metrics are taken of."""
+    """Number of real rows, and equally of generated rows, used for KID and the manifold metrics."""
     real: str
-    """Which real images, or which file of their statistics."""
+    """Path of the real images, or the file of their statistics."""
     real_images: int
-    """How many; 0 where a file does not say."""
+    """Number of real images; 0 if a file does not state it."""
     dataset_checksum: str
     resolution: int
     weights: str = "EMA"
     labels: str = "image k is of class k mod classes"
 
     def in_words(self) -> str:
-        """One line, printed with the numbers."""
-        cut = "no truncation" if self.truncation is None else f"truncation {self.truncation:g}"
+        """Return one line that is printed with the metrics."""
+        truncation = "no truncation" if self.truncation is None else f"truncation {self.truncation:g}"
         count = f"{self.real_images:,} real images" if self.real_images else "real statistics"
-        rows = f"; KID and the rest of {self.subset_images:,} of each" if self.subset_images else ""
+        rows = f"; KID and manifold metrics over {self.subset_images:,} of each" if self.subset_images else ""
         return (
             f"{self.features} features ({self.identity.split(' ')[1]}; {self.preprocessing}), {self.num_images:,} "
-            f"images at {self.resolution} px, seed {self.seed}, {cut}, {self.weights} weights, {self.statistics} "
-            f"statistics, against {count} of {self.real}{rows}"
+            f"images at {self.resolution} px, seed {self.seed}, {truncation}, {self.weights} weights, "
+            f"{self.statistics} statistics, against {count} from {self.real}{rows}"
         )
 
 
 @dataclass(frozen=True)
 class Result:
-    """Metrics by name, and per class where asked for."""
+    """Metrics by name, optionally metrics per class, and their protocol."""
 
     metrics: Mapping[str, float]
-    """fid, inception_score, inception_score_std; kid, kid_std, precision, recall, density, coverage (not against a file
-    of moments; kid_std not of so few rows that a subset is all of them), precision_inside_classes,
-    recall_inside_classes (where each of several classes has 50 rows); accuracy, accuracy_worst_class (with classifier
-    features)."""
+    """Metric -> value. Always fid, inception_score, inception_score_std. Except against a file of moments: kid, kid_std
+    (only if a subset is smaller than all rows), precision, recall, density, coverage, and precision_inside_classes,
+    recall_inside_classes (if there are several classes with 50 rows each). With classifier features: accuracy,
+    accuracy_worst_class."""
     per_class: Mapping[str, Mapping[str, float]]
-    """Metric -> class name -> value: fid (where asked for), accuracy (with classifier features)."""
+    """Metric -> class name -> value: fid (if requested), accuracy (with classifier features)."""
     protocol: Protocol
     held_out_accuracy: float | None = None
-    """What the classifier reads of real images it was not trained on: the accuracy to hope for."""
+    """Accuracy of the classifier on held-out real images: the best accuracy to expect of generated ones."""
     origin: str = ""
-    """Of the generator: RUN@STEP, or an export's path."""
+    """Source of the generator: RUN@STEP, or the path of an export."""
     generator: str = ""
-    """`biggan.generation.bulk.digest` of its weights, before BatchNorm's statistics are taken anew."""
+    """`biggan.generation.bulk.digest` of its weights, before standing statistics are computed."""
     step: int | None = None
     images_seen: int | None = None
     real_halves: Mapping[str, float] = field(default_factory=dict)
-    """The metrics of one half of the real images against the other: what the numbers can at best come to."""
+    """Metrics of one half of the real images against the other: the best attainable values."""
 
     def as_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return a JSON object."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The truncation sweep: fidelity against variety over thresholds (Brock et al. 2018, section 3.1 and figure 17)."""
+"""Table and figure of a truncation sweep: fidelity against variety (Brock et al. 2018, section 3.1 and figure 17)."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ HEADINGS = {
     "recall_inside_classes": "recall inside classes", "accuracy": "accuracy",
     "accuracy_worst_class": "  of the worst class",
 }  # fmt: skip
-"""Metric -> what it is called in a table."""
+"""Metric -> its heading in tables and figures."""
 
 
 def threshold(result: Result) -> str:
-    """Of the truncation, in a word."""
+    """Return the truncation threshold as text, or `none`."""
     return "none" if result.protocol.truncation is None else f"{result.protocol.truncation:g}"
 
 
 def table(results: Sequence[Result]) -> Table:
-    """A column for each result, and one for the real halves if they were measured."""
+    """Return a table with a column for each result, and one for the real halves if they were measured."""
     halves = results[0].real_halves
-    found = Table("truncation", *(Column(threshold(r), justify="right") for r in results))
+    rendered = Table("truncation", *(Column(threshold(r), justify="right") for r in results))
     if halves:
-        found.add_column("real halves", justify="right")
+        rendered.add_column("real halves", justify="right")
     for name, heading in HEADINGS.items():
         if name in results[0].metrics:
-            shown = [result.metrics for result in results] + ([halves] if halves else [])
-            found.add_row(heading, *(f"{metrics[name]:.4g}" if name in metrics else "" for metrics in shown))
-    return found
+            columns = [result.metrics for result in results] + ([halves] if halves else [])
+            rendered.add_row(heading, *(f"{metrics[name]:.4g}" if name in metrics else "" for metrics in columns))
+    return rendered
 
 
-def picture(results: Sequence[Result]) -> Image.Image:
-    """FID against IS, and recall against precision, of all images and inside classes: a point for each threshold.
+def sweep_figure(results: Sequence[Result]) -> Image.Image:
+    """Plot FID against IS, and recall against precision (of all images and inside classes), a point per threshold.
 
-    Without what a pair is of, it is left out.
+    Pairs of metrics that the results do not have are left out.
     """
     with matplotlib.rc_context({"font.size": 9}):
         pairs = [
@@ -56,20 +56,20 @@ def picture(results: Sequence[Result]) -> Image.Image:
         figure = Figure(figsize=(5 * len(pairs), 4), layout="constrained")
         axes = figure.subplots(1, len(pairs), squeeze=False)[0]
         for ax, (x, y) in zip(axes, pairs, strict=True):
-            _curve(ax, results, x, y)
+            _plot_curve(ax, results, x, y)
         protocol = results[0].protocol
         figure.suptitle(
             f"{protocol.features} features, {protocol.num_images:,} images, {protocol.statistics} statistics"
         )
-        drawn = BytesIO()
-        figure.savefig(drawn, dpi=150, format="png")
-    return Image.open(drawn)
+        png = BytesIO()
+        figure.savefig(png, dpi=150, format="png")
+    return Image.open(png)
 
 
-def _curve(ax: Axes, results: Sequence[Result], x: str, y: str) -> None:
+def _plot_curve(ax: Axes, results: Sequence[Result], x: str, y: str) -> None:
     ax.plot([r.metrics[x] for r in results], [r.metrics[y] for r in results], marker="o")
     for result in results:
-        at = (result.metrics[x], result.metrics[y])
-        ax.annotate(threshold(result), at, textcoords="offset points", xytext=(4, 4))
+        point = (result.metrics[x], result.metrics[y])
+        ax.annotate(threshold(result), point, textcoords="offset points", xytext=(4, 4))
     ax.set_xlabel(HEADINGS[x])
     ax.set_ylabel(HEADINGS[y])

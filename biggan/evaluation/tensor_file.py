@@ -1,4 +1,4 @@
-"""Tensors, and words about them, in one file that executes nothing when it is read, and is whole or not there."""
+"""Files of tensors with JSON metadata. Reading one executes nothing. Writing one is atomic."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ from biggan.files import write_atomically
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Replace `path` (safetensors) by host tensors and JSON-able words; raises InputError that names it."""
+    """Replace `path` (safetensors) by these tensors and the metadata `about`, which JSON can represent.
+
+    Raises InputError that names `path` if it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         write_atomically(path, save(content, {"about": json.dumps(about)}))
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); make room or leave to write"
+            f"{path}: cannot be written ({error.strerror or error}); free disk space or fix the permissions"
         ) from None
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What `write_tensors` wrote; None if there is no such file or it is damaged: what it held is then made again."""
+    """Return the tensors and metadata that `write_tensors` wrote.
+
+    Returns None if the file does not exist or is corrupt: callers then compute its content again.
+    """
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])
@@ -38,21 +44,24 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     return (tensors, about) if isinstance(about, dict) else None
 
 
-def fits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
-    """Whether a file holds the tensors that are expected: names, types, sizes; of rows, where none are, any number."""
-    return found.keys() == expected.keys() and all(_like(found[name], tensor) for name, tensor in expected.items())
+def fits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Return True if names, dtypes and shapes are the expected ones.
+
+    An expected tensor with no rows accepts any number of rows.
+    """
+    return tensors.keys() == expected.keys() and all(_like(tensors[name], tensor) for name, tensor in expected.items())
 
 
-def _like(found: Tensor, expected: Tensor) -> bool:
-    rows = found.shape[:1] if expected.ndim and not len(expected) else expected.shape[:1]
-    return found.dtype == expected.dtype and found.shape == rows + expected.shape[1:]
+def _like(tensor: Tensor, expected: Tensor) -> bool:
+    rows = tensor.shape[:1] if expected.ndim and not len(expected) else expected.shape[:1]
+    return tensor.dtype == expected.dtype and tensor.shape == rows + expected.shape[1:]
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same under longer names: what several keep goes into one file."""
+    """Return the tensors with `prefix` before each name, so that several states fit in one file."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `prefixed` was given, of all that is in a file."""
+    """Return the tensors whose names start with `prefix`, with the prefix removed: the inverse of `prefixed`."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -193,7 +193,7 @@ def opened_evaluator(config: Config, dataset: Dataset, process: Process) -> Eval
     if not config.evaluation.every_steps:
         return None
     # torchvision and pytorch-fid take a second to import, which most runs need not spend.
-    from biggan.evaluation.in_training import new_evaluator  # noqa: PLC0415
+    from biggan.evaluation.evaluate import new_evaluator  # noqa: PLC0415
 
     with Meter() as meter:
         return new_evaluator(config, dataset, process, meter if process.is_main else silent)

@@ -1,4 +1,4 @@
-"""Run under torchrun: moments and the Inception Score of uneven shares (perhaps none), against the whole."""
+"""Run under torchrun: check combined moments and Inception Score of uneven shards (one may be empty)."""
 
 import os
 
@@ -15,17 +15,17 @@ ROWS, DIM, CHUNK = 101, 8, 16
 with join(timeout_seconds=60) as process:
     random = torch.Generator().manual_seed(0)
     rows = (torch.randn(ROWS, DIM, generator=random) * torch.logspace(-2, 2, DIM) + 1e3).double()
-    owners = {1: [0], 2: [0, 1, 1], 3: [0, 2, 0, 0]}[process.world_size]  # of three, one has nothing
-    mine, whole = Moments(DIM), Moments(DIM)
-    my_score, whole_score = InceptionScore(ROWS, DIM, splits=4), InceptionScore(ROWS, DIM, splits=4)
+    owners = {1: [0], 2: [0, 1, 1], 3: [0, 2, 0, 0]}[process.world_size]  # of three processes, one has no rows
+    local, total = Moments(DIM), Moments(DIM)
+    local_score, total_score = InceptionScore(ROWS, DIM, splits=4), InceptionScore(ROWS, DIM, splits=4)
     logits = (rows - 1e3) / 10
-    whole.add(rows)
-    whole_score.add(0, logits)
+    total.add(rows)
+    total_score.add(0, logits)
     for chunk, first in enumerate(range(0, ROWS, CHUNK)):
         if owners[chunk % len(owners)] == process.rank:
-            mine.add(rows[first : first + CHUNK])
-            my_score.add(first, logits[first : first + CHUNK])
-    combined = mine.combined(process)
+            local.add(rows[first : first + CHUNK])
+            local_score.add(first, logits[first : first + CHUNK])
+    combined = local.combined(process)
     covariance = torch.from_numpy(np.cov(rows.numpy(), rowvar=False))
     assert combined.count == ROWS
     torch.testing.assert_close(combined.mean, torch.from_numpy(rows.numpy().mean(0)), rtol=1e-12, atol=0)
@@ -33,14 +33,14 @@ with join(timeout_seconds=60) as process:
     other = Moments(DIM)
     other.add(rows[:50] * 1.1)
     distance = frechet_distance(combined, other)
-    assert abs(distance / frechet_distance(whole, other) - 1) < 1e-8, distance
-    score = my_score.combined(process).score()
-    np.testing.assert_allclose(score, whole_score.score(), rtol=1e-12)
-    found = process.gather((distance, score, combined.covariance.tolist()))
-    assert all(other == found[0] for other in found), "the processes must not disagree on which is best"
+    assert abs(distance / frechet_distance(total, other) - 1) < 1e-8, distance
+    score = local_score.combined(process).score()
+    np.testing.assert_allclose(score, total_score.score(), rtol=1e-12)
+    gathered = process.gather((distance, score, combined.covariance.tolist()))
+    assert all(other == gathered[0] for other in gathered), "processes must agree on the best checkpoint"
     if process.world_size == 3:
-        nobody = Moments(DIM).combined(process)
-        assert nobody.count == 0
-        assert torch.equal(nobody.mean, torch.zeros(DIM, dtype=torch.float64))
+        empty = Moments(DIM).combined(process)
+        assert empty.count == 0
+        assert torch.equal(empty.mean, torch.zeros(DIM, dtype=torch.float64))
     print("checked", flush=True)
-os._exit(0)  # gloo's threads, when the machine is busy, now and then abort the interpreter's own end
+os._exit(0)  # on a busy machine gloo's threads sometimes abort the interpreter's shutdown

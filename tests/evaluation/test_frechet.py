@@ -17,13 +17,13 @@ def moments_of(rows):
 
 
 def stated(tmp_path, mean, covariance):
-    """Moments of exactly this mean and covariance."""
+    """Return moments with exactly this mean and covariance."""
     np.savez(tmp_path / "stated.npz", mu=np.asarray(mean, float), sigma=np.asarray(covariance, float))
     return Moments.from_npz(tmp_path / "stated.npz")
 
 
 def drawn(rows, dim, seed, spectrum=None):
-    """Rows whose covariance has a given spectrum, in a basis of no axis."""
+    """Return rows whose covariance has a given spectrum in a random basis."""
     random = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, generator=random)).Q
     scales = torch.ones(dim) if spectrum is None else spectrum.sqrt()
@@ -31,28 +31,28 @@ def drawn(rows, dim, seed, spectrum=None):
 
 
 def test_diagonal_gaussians(tmp_path):
-    """|m1 - m2|^2 + sum (s1 - s2)^2 of standard deviations s."""
+    """The distance is |m1 - m2|^2 + sum (s1 - s2)^2, with standard deviations s."""
     m1, s1, m2, s2 = np.random.default_rng(0).uniform(0.1, 2, (4, 9))
     found = frechet_distance(stated(tmp_path, m1, np.diag(s1**2)), stated(tmp_path, m2, np.diag(s2**2)))
     assert found == pytest.approx(((m1 - m2) ** 2).sum() + ((s1 - s2) ** 2).sum(), rel=1e-12)
 
 
 def test_rank_one_gaussians(tmp_path):
-    """Of u u^T and v v^T: |u|^2 + |v|^2 - 2 |u.v|."""
+    """Covariances u u^T and v v^T contribute |u|^2 + |v|^2 - 2 |u.v|."""
     u, v = np.random.default_rng(1).normal(size=(2, 9))
     found = frechet_distance(stated(tmp_path, u, np.outer(u, u)), stated(tmp_path, v, np.outer(v, v)))
     assert found == pytest.approx(((u - v) ** 2).sum() + u @ u + v @ v - 2 * abs(u @ v), rel=1e-12)
 
 
-def test_of_points(tmp_path):
-    """Without any spread it is the squared distance of the means; against a Gaussian, its variances are added."""
+def test_gaussians_without_spread(tmp_path):
+    """The distance of two points is that of the means, squared; a Gaussian against a point adds its variances."""
     point, other = stated(tmp_path, [1, 2, 3], np.zeros((3, 3))), stated(tmp_path, [1, 0, 0], np.zeros((3, 3)))
     assert frechet_distance(point, other) == pytest.approx(13, rel=1e-12)
     assert frechet_distance(point, stated(tmp_path, [1, 0, 0], np.diag([1, 4, 9]))) == pytest.approx(27, rel=1e-12)
 
 
 def test_a_linear_map_of_one_gaussian(tmp_path):
-    """Of S and T S T with T symmetric and positive, the optimal map is T: the distance is tr (T - 1) S (T - 1)."""
+    """For S and T S T, with T symmetric and positive, the optimal map is T: the distance is tr (T - 1) S (T - 1)."""
     rows = drawn(300, 20, 2)
     s = np.cov(rows.numpy(), rowvar=False)
     t = np.cov(drawn(300, 20, 3).numpy(), rowvar=False) + np.eye(20)
@@ -62,13 +62,13 @@ def test_a_linear_map_of_one_gaussian(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [500, 40], ids=["full rank", "rank 39 of 64"])
-def test_equal_gaussians_are_at_no_distance(rows):
+def test_equal_gaussians_have_distance_zero(rows):
     moments = moments_of(drawn(rows, 64, 4))
     assert 0 <= frechet_distance(moments, moments) < 1e-11 * float(moments.covariance.trace())
 
 
 @pytest.mark.parametrize("decay", [0, 2, 6], ids=lambda decay: f"condition 1e{decay}")
-def test_equals_scipys_matrix_root_and_torch_fidelity(decay):
+def test_equals_pytorch_fid_and_torch_fidelity(decay):
     spectrum = torch.logspace(0, -decay, 96, dtype=torch.float64)
     a, b = drawn(1500, 96, 5, spectrum), drawn(1500, 96, 6, spectrum)
     found = frechet_distance(moments_of(a), moments_of(b))
@@ -82,7 +82,7 @@ def test_equals_scipys_matrix_root_and_torch_fidelity(decay):
 
 
 def from_rows(a, b):
-    """Reference without any covariance: the last trace is the nuclear norm of A B^T of centred rows A, B."""
+    """Reference without covariances: the last trace is the nuclear norm of A B^T, with centred rows A and B."""
     centred = [(x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b)]
     traces = sum(x.square().sum() for x in centred)
     overlap = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
@@ -92,7 +92,7 @@ def from_rows(a, b):
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (2, 500), (500, 30), (30, 40), (96, 97)])
 @pytest.mark.parametrize("decay", [0, 6])
 def test_fewer_images_than_features(n, m, decay):
-    """Where roots are taken of rounding, as scipy's are, 7 digits are left."""
+    """A method that takes square roots of rounding errors, as scipy's does, keeps only 7 digits."""
     spectrum = torch.logspace(0, -decay, 96, dtype=torch.float64)
     a, b = drawn(n, 96, 7, spectrum), drawn(m, 96, 8, spectrum)
     found = frechet_distance(moments_of(a), moments_of(b))
@@ -101,21 +101,21 @@ def test_fewer_images_than_features(n, m, decay):
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["small variances first", "large ones first"])
-def test_variances_of_a_wide_range(order):
-    """14 decades, which a root of a product in float64 cannot span; and features that never change, as dead units."""
+def test_variances_over_a_wide_range(order):
+    """Variances span 14 decades, more than the root of a product in float64; constant features model dead units."""
     spectrum = torch.logspace(-14, 0, 60, dtype=torch.float64).flip(0 if order < 0 else ())
     a, b = (torch.cat([drawn(400, 60, 9 + i) * spectrum.sqrt(), torch.ones(400, 4)], 1) for i in (0, 1))
     assert frechet_distance(moments_of(a), moments_of(b)) == pytest.approx(from_rows(a, b), rel=1e-7)
 
 
-def test_does_not_move_with_the_basis_or_the_origin():
+def test_is_invariant_to_rotation_and_translation():
     a, b = drawn(400, 32, 11), drawn(400, 32, 12) * 1.5
     turn = torch.linalg.qr(torch.randn(32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
     moved = [moments_of(x @ turn + 1e4) for x in (a, b)]
     assert frechet_distance(*moved) == pytest.approx(frechet_distance(moments_of(a), moments_of(b)), rel=1e-9)
 
 
-def test_of_what_is_not_finite_there_is_no_distance():
+def test_non_finite_moments_give_nan():
     rows = drawn(100, 8, 13)
     broken = rows.clone()
     broken[3, 2] = torch.inf

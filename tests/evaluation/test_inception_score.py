@@ -15,8 +15,8 @@ def score_of(logits, splits, batch):
 
 @pytest.mark.parametrize("batch", [1, 17, 203])
 @pytest.mark.parametrize("splits", [1, 3, 10])
-def test_equals_torch_fidelity_however_images_come(splits, batch):
-    """203 images: splits of unequal size, and batches that reach over their ends."""
+def test_equals_torch_fidelity_for_every_batch_size(splits, batch):
+    """With 203 images splits have unequal sizes and batches cross their bounds."""
     logits = torch.randn(203, 12, generator=torch.Generator().manual_seed(0)) * 4
     expected = isc_features_to_metric(logits, splits, shuffle=False)
     found = score_of(logits, splits, batch)
@@ -24,19 +24,19 @@ def test_equals_torch_fidelity_however_images_come(splits, batch):
     assert found[1] == pytest.approx(expected["inception_score_std"], rel=1e-9, abs=1e-12)
 
 
-def test_sure_predictions_count_the_classes_they_are_spread_over():
-    """Sure of one of 7 classes each, equally often: 7, even where the others' probability is 0; of one only: 1."""
+def test_certain_predictions_score_the_number_of_classes():
+    """One-hot predictions spread evenly over 7 classes score 7, although other probabilities are 0; of one class, 1."""
     logits = torch.full((70, 10), -torch.inf)
     logits[range(70), torch.arange(70) % 7] = 0
     assert score_of(logits, 2, 10) == (pytest.approx(7, rel=1e-12), pytest.approx(0, abs=1e-12))
     assert score_of(logits[::7], 1, 10) == (pytest.approx(1, rel=1e-12), 0)
 
 
-def test_undecided_predictions_score_one():
+def test_uniform_predictions_score_one():
     assert score_of(torch.full((40, 10), 3.0), 4, 8) == (pytest.approx(1, rel=1e-12), pytest.approx(0, abs=1e-12))
 
 
-def test_the_order_of_batches_does_not_matter():
+def test_order_of_batches_does_not_matter():
     logits = torch.randn(60, 5, generator=torch.Generator().manual_seed(1))
     backwards = InceptionScore(60, 5, splits=4)
     for first in range(50, -1, -10):
@@ -44,13 +44,13 @@ def test_the_order_of_batches_does_not_matter():
     np.testing.assert_allclose(backwards.score(), score_of(logits, 4, 60), rtol=1e-12)
 
 
-def test_an_image_that_is_missing_or_comes_twice_is_noticed():
+def test_missing_and_duplicate_images_are_detected():
     score = InceptionScore(20, 5, splits=2)
     score.add(0, torch.zeros(19, 5))
-    with pytest.raises(AssertionError, match="not every image"):
+    with pytest.raises(AssertionError, match="every image"):
         score.score()
     score.add(5, torch.zeros(1, 5))
-    with pytest.raises(AssertionError, match="not every image"):
+    with pytest.raises(AssertionError, match="every image"):
         score.score()
-    with pytest.raises(AssertionError, match="more images"):
+    with pytest.raises(AssertionError, match="total_images"):
         score.add(19, torch.zeros(2, 5))

@@ -14,7 +14,7 @@ def torch_fidelity(real, fake, subsets, size):
     return found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]
 
 
-def test_equals_torch_fidelity_where_a_subset_is_the_whole_set():
+def test_equals_torch_fidelity_when_a_subset_is_the_whole_set():
     real, fake = drawn(150, 0), drawn(150, 1, shift=0.2)
     mean, deviation = kernel_distance(real, fake, subsets=3, subset_size=150)
     assert mean == pytest.approx(torch_fidelity(real, fake, 3, 150)[0], rel=1e-10)
@@ -23,7 +23,7 @@ def test_equals_torch_fidelity_where_a_subset_is_the_whole_set():
     assert kernel_distance(real, fake, subsets=3, subset_size=149)[1] > 0
 
 
-def test_agrees_with_torch_fidelity_on_other_subsets_within_their_spread():
+def test_agrees_with_torch_fidelity_within_the_spread_of_subsets():
     real, fake = drawn(600, 2), drawn(400, 3, shift=0.1)
     mean, deviation = kernel_distance(real, fake, subsets=200, subset_size=60)
     expected_mean, expected_deviation = torch_fidelity(real, fake, 200, 60)
@@ -31,7 +31,7 @@ def test_agrees_with_torch_fidelity_on_other_subsets_within_their_spread():
     assert deviation == pytest.approx(expected_deviation, rel=0.3)
 
 
-def test_equals_the_definition_summed_pair_by_pair():
+def test_equals_the_definition_summed_over_pairs():
     x, y = drawn(6, 4), drawn(6, 5)
 
     def k(a, b):
@@ -44,19 +44,19 @@ def test_equals_the_definition_summed_pair_by_pair():
 
 
 def test_is_unbiased():
-    """Over many small subsets of one distribution the mean is 0 within its standard error; the biased one is not."""
+    """Over many small subsets of one distribution the mean is 0 within its standard error. A biased one is not."""
     mean, deviation = kernel_distance(drawn(4000, 6), drawn(4000, 7), subsets=400, subset_size=10)
     assert abs(mean) < 5 * deviation / 400**0.5
 
 
-def test_a_subset_is_at_most_the_smaller_set_and_the_seed_decides_which():
+def test_subsets_are_limited_by_the_smaller_set_and_keyed_by_the_seed():
     real, fake = drawn(300, 8), drawn(40, 9)
     assert kernel_distance(real, fake) == kernel_distance(real, fake, subset_size=40)
     assert kernel_distance(real, fake, seed=1) == kernel_distance(real, fake, seed=1) != kernel_distance(real, fake)
 
 
-def test_float32_features_lose_nothing_in_sums():
-    """The difference is a millionth of the kernels it is made of."""
+def test_float32_features_are_summed_in_float64():
+    """The distance is a millionth of the kernel values."""
     real, fake = (20 + 1e-2 * drawn(200, seed).float() for seed in (10, 11))
     wide = kernel_distance(real.double(), fake.double(), subset_size=100)
     assert kernel_distance(real, fake, subset_size=100) == pytest.approx(wide, rel=1e-12)

@@ -8,7 +8,7 @@ from biggan.evaluation.manifold import Manifold, manifold, nearest
 
 @pytest.fixture(params=[7, 64, 2048], autouse=True)
 def block_rows(request, monkeypatch):
-    """Blocks that end within, at and beyond the rows."""
+    """Block sizes that end within, at and beyond the rows."""
     monkeypatch.setattr(module, "BLOCK_ROWS", request.param)
 
 
@@ -21,7 +21,7 @@ def exact_distances(x, y):
 
 
 def brute_force(real, fake, k):
-    """Each definition by itself, on all distances at once."""
+    """Reference: each definition on all distances at once."""
 
     def radii(x):
         return exact_distances(x, x).sort(1).values[:, k]  # the first is the row itself
@@ -50,20 +50,20 @@ def test_precision_and_recall_equal_torch_fidelity():
     assert (found.precision, found.recall) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_copy_of_distinct_rows():
-    """Each copy lies in its own ball and, on average, in as many others as make one."""
+def test_a_copy_of_distinct_rows_has_perfect_metrics():
+    """Each copy lies in the ball of its original and, on average, in 5 others."""
     real = drawn(120, 4, dim=40)
     assert manifold(real, real.clone(), 5) == Manifold(1, 1, 6 / 5, 1)
     far, order = real.double() + 1e7, torch.randperm(120, generator=torch.Generator().manual_seed(0))
     assert manifold(far, far[order], 5) == Manifold(1, 1, 6 / 5, 1)
 
 
-def test_sets_far_apart_share_nothing():
+def test_distant_sets_do_not_overlap():
     assert manifold(drawn(80, 5), drawn(80, 6) + 100) == Manifold(0, 0, 0, 0)
 
 
-def test_each_measure_sees_its_own_fault():
-    """A generator of one mode of two is precise and covers half; one of noise beside both is not precise."""
+def test_mode_loss_lowers_recall_and_noise_lowers_precision():
+    """One mode of two gives high precision and half the coverage; half noise gives half the precision."""
     shift = torch.tensor([50.0] + [0] * 5)
     real = torch.cat([drawn(100, 7), drawn(100, 8) + shift])
     one_mode = manifold(real, drawn(200, 9))
@@ -75,16 +75,16 @@ def test_each_measure_sees_its_own_fault():
     assert noisy.coverage > 0.9
 
 
-def test_one_outlier_hides_in_precision_and_not_in_density():
-    """Why density was proposed (Naeem et al. 2020, figure 2): a real outlier's ball takes in whatever is near."""
+def test_a_real_outlier_inflates_precision_but_not_density():
+    """This motivated density (Naeem et al. 2020, figure 2): the large ball of a real outlier contains many rows."""
     real = torch.cat([drawn(99, 12), torch.full((1, 6), 8.0)])
     found = manifold(real, drawn(100, 13, 0.1) + 5)
     assert found.precision > 0.9
     assert found.density < 0.3
 
 
-def test_copies_of_rows_that_occur_often_are_on_their_balls_of_no_size():
-    """Distances by |x|^2 + |y|^2 - 2 x.y round to a little above 0; the radius here is 0."""
+def test_copies_of_duplicate_rows_lie_in_balls_of_radius_zero():
+    """Squared distances |x|^2 + |y|^2 - 2 x.y may round to slightly above 0, and the radius here is 0."""
     real = drawn(20, 14, dim=33).repeat_interleave(4, 0) + 1e2
     assert manifold(real, real[::4].repeat(2, 1)[::2], 3).precision == 1
     distances, _ = nearest(real, real, 4)
@@ -100,7 +100,7 @@ def test_nearest_equals_brute_force():
 
 
 def test_nearest_far_from_the_origin():
-    """The squares are 1e14 times what they differ by, which float64 would not see."""
+    """Squares are 1e14 times as large as their differences, which float64 cannot resolve."""
     queries, rows = (1e7 + drawn(20, seed).double() for seed in (17, 18))
     distances, indices = nearest(queries, rows, 3)
     expected = exact_distances(queries, rows).sort(1)
@@ -108,6 +108,6 @@ def test_nearest_far_from_the_origin():
     torch.testing.assert_close(distances, expected.values[:, :3], rtol=1e-9, atol=0)
 
 
-def test_too_few_rows_for_neighbours_is_an_invariant():
-    with pytest.raises(AssertionError, match="of 5 rows none has 5 neighbours"):
+def test_too_few_rows_for_neighbours_fail_an_assertion():
+    with pytest.raises(AssertionError, match=r"5 rows .* 5 neighbours"):
         manifold(drawn(5, 19), drawn(50, 20), 5)

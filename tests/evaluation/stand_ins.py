@@ -1,18 +1,20 @@
-"""An extractor of no network: averaged tiles as features, their first columns as logits."""
+"""Stand-ins for tests: an extractor without a network, a small generator, a short classifier training."""
 
 import torch
 from torch.nn import functional as F
 
-from biggan.evaluation.classifier import LessonPlan
+from biggan.evaluation.classifier import ClassifierPlan
 from biggan.evaluation.features import Extracted, to_unit_interval
 from biggan.models.biggan import BigGANGenerator
 from biggan.models.networks import initialize
 
-SHORT = LessonPlan(epochs=1, least_images=8_000)
-"""Of a classifier for tests: seconds."""
+SHORT = ClassifierPlan(epochs=1, least_images=8_000)
+"""Trains the classifier of the digits in seconds."""
 
 
 class Tiles:
+    """An `Extractor`: 4 x 4 averaged tiles as features, and their first ten columns as logits."""
+
     name, preprocessing, dim, logits = "tiles", "4 x 4 tiles", 48, 10
     held_out_accuracy = 0.5
 
@@ -29,9 +31,9 @@ class Tiles:
 
 def generator():
     torch.manual_seed(0)
-    made = BigGANGenerator(32, 2, classes=10, z_dim=8, class_embedding_dim=4, hierarchical=False)
-    initialize(made, "orthogonal")
-    return made
+    network = BigGANGenerator(32, 2, classes=10, z_dim=8, class_embedding_dim=4, hierarchical=False)
+    initialize(network, "orthogonal")
+    return network
 
 
 def silent(_what, _done, _of):
