@@ -1,10 +1,10 @@
-"""How long training stands still for a checkpoint: the copy in memory, against writing it before going on.
+"""Measures how long a checkpoint stalls training: an in-memory copy, compared with a blocking write.
 
     python benchmarks/checkpoint_stall.py [CONFIG] [key=value ...]
     torchrun --nproc_per_node 2 benchmarks/checkpoint_stall.py CONFIG distributed.engine=deepspeed ...
 
-One training step fills the optimizers; then both are timed in turn, ROUNDS times, on this machine's disk. Of several
-processes the first copies and writes; all take part in the copy, and none goes on before it is whole.
+One training step fills the optimizer states. Then both are timed alternately, ROUNDS times, on this machine's disk. All
+processes take part in the copy, and none continues before it is complete; rank 0 alone keeps the copy and writes it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def trained(config: Config, process: Process) -> Gan:
-    """After one step on random images."""
+    """Return the networks after one training step on random images."""
     gan = build.gan(config, process, FiniteGuard(process.device))
     n, r = config.micro_batch_size // process.world_size, config.model.resolution
     real = itertools.repeat((torch.rand(n, 3, r, r).to(process.device), torch.zeros(n, dtype=torch.long)))
@@ -45,8 +45,8 @@ def trained(config: Config, process: Process) -> Gan:
     return gan
 
 
-def copied(gan: Gan, process: Process) -> dict[str, dict[str, torch.Tensor]]:
-    """What a checkpoint holds of it, in host memory of the first process. Collective: when it is whole, all go on."""
+def copy_tensors(gan: Gan, process: Process) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the tensors of a checkpoint, in host memory of rank 0. Collective: returns when the copy is complete."""
     files = trained_tensors(gan)
     copies = {file: {name: host_copy(t) for name, t in named if process.is_main} for file, named in files.items()}
     process.barrier()
@@ -54,19 +54,19 @@ def copied(gan: Gan, process: Process) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def timed(action: Callable[[], T]) -> tuple[float, T]:
-    """How many seconds one call takes, and its value."""
-    begun = time.perf_counter()
+    """Return the seconds that one call takes, and its value."""
+    start = time.perf_counter()
     value = action()
-    return time.perf_counter() - begun, value
+    return time.perf_counter() - start, value
 
 
-def measured(gan: Gan, config: Config, process: Process) -> tuple[list[float], list[float], float]:
-    """Seconds of every copy, and on the first process of every write, with the size in MiB."""
+def measure(gan: Gan, config: Config, process: Process) -> tuple[list[float], list[float], float]:
+    """Return seconds of every copy and, on rank 0, seconds of every write and the size in MiB."""
     copies, writes, mib = [], [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         for step in range(ROUNDS):
             process.barrier()
-            seconds, tensors = timed(lambda: copied(gan, process))
+            seconds, tensors = timed(lambda: copy_tensors(gan, process))
             copies.append(seconds)
             if process.is_main:
                 mib = sum(t.nbytes for named in tensors.values() for t in named.values()) / 2**20
@@ -76,14 +76,13 @@ def measured(gan: Gan, config: Config, process: Process) -> tuple[list[float], l
 
 
 def main(preset: Path, overrides: list[str]) -> None:
-    """Time and print."""
+    """Measure and print."""
     config = resolve(preset, [*overrides, "run.dir=unused", "data.path=unused"])
     with join(config.distributed.timeout_seconds) as process:
-        copies, writes, mib = measured(trained(config, process), config, process)
+        copies, writes, mib = measure(trained(config, process), config, process)
         if process.is_main:
             copy, write = statistics.median(copies), statistics.median(writes)
-            times = f"copied in {copy:.3f} s, written in {write:.3f} s"
-            print(f"{mib:.0f} MiB: {times}: the stall is {copy / write:.3f} of it")
+            print(f"{mib:.0f} MiB: copy {copy:.3f} s, write {write:.3f} s, ratio {copy / write:.3f}")
 
 
 if __name__ == "__main__":

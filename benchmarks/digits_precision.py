@@ -1,9 +1,9 @@
-"""Does bfloat16 learn as float32 does? The demo's quality at the same step, three seeds of each.
+"""Compares the quality of the demo in bfloat16 and in float32 at the same step, with three seeds of each.
 
     python benchmarks/digits_precision.py [--steps 900] [--parallel 2] [--dest runs/precision]
 
-Needs data/digits (`biggan pack digits data/digits --resolution 32`). Prints a row per run, then whether the mean
-class accuracy of each precision lies within the spread of the other's seeds.
+Needs data/digits (`biggan pack digits data/digits --resolution 32`). Prints a row per run, then
+the mean class accuracy of each precision beside the range of the other's seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEEDS = (0, 1, 2)
 
 
 def train(dest: Path, precision: str, seed: int, steps: int, threads: int) -> dict[str, float]:
-    """Train one run (or go on with it) and judge it."""
+    """Train one run, or resume it, and return its quality."""
     run = dest / f"{precision}-{seed}"
     overrides = [f"run.dir={run}", f"run.seed={seed}", f"training.precision={precision}", f"training.steps={steps}"]
     command = [sys.executable, "-m", "biggan", "train", str(PRESET), *overrides, "tracking.mlflow=false"]
@@ -33,7 +33,7 @@ def train(dest: Path, precision: str, seed: int, steps: int, threads: int) -> di
 
 
 def main() -> None:
-    """Train, judge and print."""
+    """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
@@ -50,7 +50,7 @@ def main() -> None:
     for precision, other in (PRECISIONS, PRECISIONS[::-1]):
         mean = sum(accuracy[precision]) / len(SEEDS)
         low, high = min(accuracy[other]), max(accuracy[other])
-        print(f"{precision}: mean {mean:.3f}; {other}'s seeds span {low:.3f} to {high:.3f}")
+        print(f"{precision}: mean {mean:.3f}; {other}'s seeds range from {low:.3f} to {high:.3f}")
 
 
 if __name__ == "__main__":

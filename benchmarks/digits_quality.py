@@ -1,10 +1,10 @@
-"""How well a run on the digits learned them, judged by a classifier of the real scans.
+"""Measures the quality of a run on the digits with a classifier of the real scans.
 
     python benchmarks/digits_quality.py runs/digits
 
-Prints, for 1,000 samples of the EMA generator, the share whose class a support vector machine trained on the
-real digits reads as the one asked for (overall, worst class), and the mean pairwise distance inside each
-class as a share of the real data's (overall, worst class): near 0 is mode collapse.
+Prints two figures of 1,000 samples of the EMA generator, each overall and for the worst class. Accuracy is the fraction
+that a support vector machine trained on the real digits assigns to the class they were conditioned on. Diversity is the
+mean pairwise distance inside each class relative to that of the real data; a value near 0 is mode collapse.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ PER_CLASS = 100
 
 
 def features(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, 32, 32, 3] -> the scans' own 8 x 8 grey levels [N, 64], 0 to 16."""
+    """Convert uint8 [N, 32, 32, 3] to the 8 x 8 grey levels of the original scans: [N, 64], 0 to 16."""
     grey = images.astype(np.float64).mean(-1) * (16 / 255)
     return grey.reshape(-1, 8, 4, 8, 4).mean((2, 4)).reshape(-1, 64)
 
 
 def spread(x: np.ndarray) -> float:
-    """Mean Euclidean distance between two different rows."""
+    """Return the mean Euclidean distance between two different rows."""
     return float(pairwise_distances(x).sum() / (len(x) * (len(x) - 1)))
 
 
 def quality(run: Path, seed: int = 0, per_class: int = PER_CLASS) -> dict[str, float]:
-    """The four figures of the module's docstring, of a run or one of its checkpoints."""
+    """Return the four figures of the module's docstring for a run or one of its checkpoints."""
     source = digits()
     real = features(np.stack([np.asarray(square(source.read(k), 32)) for k in range(len(source.names))]))
     labels = load_digits().target

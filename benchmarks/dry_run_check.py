@@ -1,8 +1,8 @@
-"""What `--dry-run` says of one GPU, memory and seconds of a G iteration, beside what that GPU then takes.
+"""Compares the predictions of `--dry-run` for one GPU (memory, seconds of a G iteration) with measurements.
 
     python benchmarks/dry_run_check.py [PRESET:IMAGES ...] [--steps 20] [--compile]
 
-Each preset in full, with so many images a step, on random images: the loader is not what is measured.
+Each preset runs in full size with IMAGES images per step. The images are random, so the loader is not measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GIB = 2**30
 
 
 def config_of(name: str, compiled: bool) -> tuple[str, Config]:
-    """A preset's config with the images that PRESET:IMAGES says."""
+    """Return PRESET:IMAGES and the preset's config with that number of images per step."""
     preset, images = name.split(":")
     return name, resolve(
         CONFIGS / f"{preset}.yaml",
@@ -43,24 +43,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", default=MEASURED, metavar="PRESET:IMAGES")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--compile", action="store_true", help="under torch.compile")
+    parser.add_argument("--compile", action="store_true", help="run under torch.compile")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("benchmarks/dry_run_check.py: no GPU here; on a CPU use benchmarks/scaling_model.py check")
+        sys.exit("benchmarks/dry_run_check.py: no GPU found; on a CPU run benchmarks/scaling_model.py check")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}{', compiled' if arguments.compile else ''}")
-    print(f"{'preset:images':<22}{'GiB said':>9}{'taken':>7}{'s said':>9}{'taken':>8}{'images/s':>10}{'TFLOP/s':>9}")
+    print(f"{'preset:images':<22}{'GiB pred.':>10}{'meas.':>7}{'s pred.':>9}{'meas.':>8}{'images/s':>10}{'TFLOP/s':>9}")
     for name, config in (config_of(name, arguments.compile) for name in arguments.presets):
-        said = estimate(config, 1)
+        predicted = estimate(config, 1)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         step = stepper(config)
         seconds = statistics.median([step() for _ in range(arguments.steps + 5)][5:])
         gib = torch.cuda.max_memory_allocated() / GIB
         del step
-        rates = f"{config.training.batch_size / seconds:>10.0f}{said.tflop_per_step / seconds:>9.1f}"
-        ddp = said.costs[0]
+        rates = f"{config.training.batch_size / seconds:>10.0f}{predicted.tflop_per_step / seconds:>9.1f}"
+        ddp = predicted.costs[0]
         print(
-            f"{name:<22}{ddp.memory.total / GIB:>9.2f}{gib:>7.2f}{ddp.seconds.total:>9.4f}{seconds:>8.4f}{rates}",
+            f"{name:<22}{ddp.memory.total / GIB:>10.2f}{gib:>7.2f}{ddp.seconds.total:>9.4f}{seconds:>8.4f}{rates}",
             flush=True,
         )
 

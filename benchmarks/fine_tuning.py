@@ -1,16 +1,16 @@
-"""Does a run that begins from a trained one learn other classes sooner than one from scratch?
+"""Compares the training speed of a fine-tuned run and of a run from scratch on new classes.
 
     python benchmarks/fine_tuning.py cifar10-train.zip [--work runs/fine-tuning] [--source-steps 4000] [--steps 3000]
                                      [init.neighbours=[truck=automobile] ...]
 
-A source is trained on the first five classes of a zip of class folders (by name; of CIFAR-10: airplane, automobile,
-bird, cat, deer). Then two runs learn the other five for the same number of steps: one from scratch, one with
-`init.from` and the overrides given here. All go through `biggan pack` and `biggan train`; run it again to go on after
-an interruption.
+A source run is trained on the first five classes of a zip of class folders (by name; for CIFAR-10: airplane,
+automobile, bird, cat, deer). Then two runs train on the other five for the same number of steps: one from scratch, one
+with `init.from` and the overrides given here. All use `biggan pack` and `biggan train`. After an interruption run the
+same command again to resume.
 
-Both are measured as they train: Frechet distance of the averaged generator's images, in features of a classifier of the
-five classes' real images. Draws both curves (docs/fine-tuning.png) and prints the first step at which fine-tuning is as
-good as scratch ever was; ends with 1 if that is after half of the steps.
+Both are evaluated during training: Frechet distance of the EMA generator's images, in features of a classifier of the
+five classes' real images. Draws both curves (docs/fine-tuning.png) and prints the first step at which the fine-tuned
+run reaches the best value of the run from scratch. Exits with 1 if that is after half of the steps.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ SMALL = [
 
 
 def biggan(*arguments: str) -> None:
-    """Run the command, its output shown."""
+    """Run the command and show its output."""
     subprocess.run([sys.executable, "-m", "biggan", *arguments], check=True)
 
 
 def packed(archive: Path, work: Path) -> list[Path]:
-    """The data sets of the first and of the other five classes."""
+    """Return the data sets of the first and of the other five classes, packing them if they do not exist."""
     with zipfile.ZipFile(archive) as opened:
         classes = sorted({PurePosixPath(name).parts[0] for name in opened.namelist()})
     dests = [work / "data-first", work / "data-other"]
@@ -51,13 +51,13 @@ def packed(archive: Path, work: Path) -> list[Path]:
 
 
 def curve(run: Path) -> list[tuple[int, float]]:
-    """(step, Frechet distance) of each measurement."""
+    """Return (step, Frechet distance) of each evaluation."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(row["step"], row["evaluation/fid"]) for row in rows if "evaluation/fid" in row]
 
 
 def draw(curves: dict[str, list[tuple[int, float]]], file: Path) -> None:
-    """Both curves, on logarithmic distances."""
+    """Plot both curves with a logarithmic distance axis."""
     mpl.use("Agg")
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for label, points in curves.items():
@@ -69,7 +69,7 @@ def draw(curves: dict[str, list[tuple[int, float]]], file: Path) -> None:
 
 
 def main(arguments: argparse.Namespace, overrides: Iterable[str]) -> int:
-    """Train, measure, draw; the exit code."""
+    """Train, evaluate and plot; return the exit code."""
     work, every = arguments.work, max(1, arguments.steps // arguments.measurements)
     work.mkdir(parents=True, exist_ok=True)
     first, other = packed(arguments.zip, work)
@@ -91,19 +91,21 @@ def main(arguments: argparse.Namespace, overrides: Iterable[str]) -> int:
         sys.stdout.write(f"{label:13}" + "  ".join(f"{step}: {value:.4g}" for step, value in points) + "\n")
     goal = min(value for _, value in curves["from scratch"])
     reached = next((step for step, value in curves["init.from"] if value <= goal), None)
-    sys.stdout.write(f"from scratch, at best: {goal:.4g} in {arguments.steps} steps; with init.from: step {reached}\n")
+    sys.stdout.write(
+        f"best from scratch: {goal:.4g} in {arguments.steps} steps; init.from reaches it at step {reached}\n"
+    )
     return 0 if reached is not None and reached <= arguments.steps / 2 else 1
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zip", type=Path)
-    parser.add_argument("overrides", nargs="*", help="key.sub=value, of the fine-tuned run alone")
+    parser.add_argument("overrides", nargs="*", help="key.sub=value for the fine-tuned run only")
     parser.add_argument("--work", type=Path, default=Path("runs/fine-tuning"))
     parser.add_argument("--source-steps", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--measurements", type=int, default=20)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--picture", type=Path, default=ROOT / "docs/fine-tuning.png")
-    given = parser.parse_intermixed_args()
-    sys.exit(main(given, given.overrides))
+    arguments = parser.parse_intermixed_args()
+    sys.exit(main(arguments, arguments.overrides))

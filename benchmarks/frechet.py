@@ -1,10 +1,10 @@
-"""How much faster our Frechet distance is than the matrix root of scipy, in one run.
+"""Measures the speed of our Frechet distance against the matrix square root of scipy, in one run.
 
     python benchmarks/frechet.py [--dim 2048] [--images 10000] [--decay 4] [--rounds 3]
 
-Covariances are those of `--images` random rows each, whose variances fall by `--decay` decades, in random bases that
-differ a little. scipy's part is its `sqrtm` alone, of the product of the two. Ours is the whole distance: the round's
-time is the median, and the ratio is of medians.
+Each covariance is that of `--images` random rows whose variances fall by `--decay` decades; the two random bases differ
+slightly. For scipy only `sqrtm` of the product of the two is timed. For ours the complete distance is timed. The ratio
+is that of the medians over rounds.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from biggan.evaluation.moments import Moments
 
 
 def moments(rows: int, dim: int, decay: float, seed: int, device: torch.device) -> Moments:
-    """Of random rows; bases of different seeds are near each other."""
+    """Return the moments of random rows. The bases of different seeds are close to each other."""
     shared, own = (torch.Generator().manual_seed(s) for s in (0, seed))
     basis = torch.randn(dim, dim, generator=shared) + 0.1 * torch.randn(dim, dim, generator=own)
     scales = torch.logspace(0, -decay / 2, dim)
-    turn = torch.linalg.qr(basis).Q
-    found = Moments(dim, device)
+    rotation = torch.linalg.qr(basis).Q
+    result = Moments(dim, device)
     for batch in torch.randn(rows, dim, generator=own).split(1000):
-        found.add((batch * scales @ turn).relu())
-    return found
+        result.add((batch * scales @ rotation).relu())
+    return result
 
 
-def scipys_root(a: Tensor, b: Tensor) -> float:
-    """Seconds that sqrtm takes."""
+def time_sqrtm(a: Tensor, b: Tensor) -> float:
+    """Return the seconds that scipy's sqrtm of the product takes."""
     product = a.numpy() @ b.numpy()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     scipy.linalg.sqrtm(product)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -55,20 +55,20 @@ def main() -> None:
     device = this_device()
     a, b = (moments(arguments.images, arguments.dim, arguments.decay, seed, device) for seed in (1, 2))
     host = [(m.mean.cpu(), m.covariance.cpu()) for m in (a, b)]
-    distance = frechet_distance(a, b)  # not timed: the first call sets libraries up
-    ours, scipys = [], []
+    distance = frechet_distance(a, b)  # not timed: the first call initializes libraries
+    ours, scipy_seconds = [], []
     for _ in range(arguments.rounds):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         frechet_distance(a, b)
-        ours.append(time.perf_counter() - begun)
-        scipys.append(scipys_root(host[0][1], host[1][1]))
+        ours.append(time.perf_counter() - start)
+        scipy_seconds.append(time_sqrtm(host[0][1], host[1][1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         reference = calculate_frechet_distance(*(part.numpy() for pair in host for part in pair))
-    here, there = statistics.median(ours), statistics.median(scipys)
+    our_median, scipy_median = statistics.median(ours), statistics.median(scipy_seconds)
     print(f"{arguments.images} rows of {arguments.dim}, {torch.get_num_threads()} threads, {device}")
-    print(f"distance {distance:.6f}; pytorch-fid's differs by {abs(reference / distance - 1):.1e} of it")
-    print(f"ours {here:.2f} s, scipy's sqrtm {there:.2f} s: {there / here:.1f} times")
+    print(f"distance {distance:.6f}; relative difference from pytorch-fid {abs(reference / distance - 1):.1e}")
+    print(f"ours {our_median:.2f} s, scipy's sqrtm {scipy_median:.2f} s: speedup {scipy_median / our_median:.1f}")
 
 
 if __name__ == "__main__":

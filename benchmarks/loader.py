@@ -1,9 +1,9 @@
-"""What reading a packed data set costs, by the number of reading processes.
+"""Measures the speed of reading a packed data set for several numbers of reader processes.
 
     python benchmarks/loader.py DATA [--batch-size 128] [--readers 0 1 2 4 8]
 
-The training process's own share is what a step pays for, however many cores read: time it spends taking batches apart
-from waiting for them.
+The CPU time per image of the training process itself is the cost that a step pays, for any number of reader cores. It
+excludes the time spent waiting for batches.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ BATCHES = 60
 
 
 def measure(plan: ReadPlan, batch_size: int, readers: int) -> tuple[float, float]:
-    """Images per second, and the training process's CPU seconds per image."""
+    """Return images per second, and the training process's CPU seconds per image."""
     cursors = [START] * STREAMS
     loader = Loader(plan, micro_batch_size=batch_size, cursors=cursors, rank=0, world_size=1, workers=readers)
     try:
-        for _ in range(20):  # the readers start, and read ahead
+        for _ in range(20):  # the readers start and prefetch
             next(loader)
-        begun, busy = time.perf_counter(), time.process_time()
+        start, busy = time.perf_counter(), time.process_time()
         for _ in range(BATCHES):
             next(loader)
         images = BATCHES * batch_size
-        return images / (time.perf_counter() - begun), (time.process_time() - busy) / images
+        return images / (time.perf_counter() - start), (time.process_time() - busy) / images
     finally:
         loader.close()
 
@@ -59,7 +59,7 @@ def main() -> None:
         seed=0,
         max_bad_samples=0,
     )
-    print(f"{'readers':>7}{'images/s':>10}{'us of the training process an image':>38}")
+    print(f"{'readers':>7}{'images/s':>10}{'training process, us per image':>38}")
     for readers in arguments.readers:
         rate, seconds = measure(plan, arguments.batch_size, readers)
         print(f"{readers:>7}{rate:>10.0f}{1e6 * seconds:>38.1f}", flush=True)

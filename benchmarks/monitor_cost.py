@@ -1,11 +1,11 @@
-"""What the collapse monitor costs, as a share of training, measured in one run.
+"""Measures the cost of the collapse monitor as a fraction of training time, in one run.
 
     python benchmarks/monitor_cost.py [--network cifar10|imagenet64] [--batch-size 32] [--between 50] [--rounds 3]
 
-Trains on random images in the preset's bfloat16 and channels-last. A cold spectrum is the first one, of the weights as
-they are drawn; a warm one comes after `--between` more steps at the preset's learning rates. Quality is the look at
-images: diversity, steepness, D's gradient, memorisation. Shares are those at the preset's cadences. One process
-measures everything here; of several, each measures its share.
+Trains on random images in the preset's bfloat16 and channels-last. A cold spectrum is the first one, of the initial
+weights. A warm spectrum follows after `--between` more steps at the preset's learning rates. Quality is the probe on
+images: diversity, steepness, D's gradient, memorization. Fractions are those at the preset's cadences. One process
+measures everything here; in a run of several processes, each measures its own part.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long one call takes."""
-    begun = time.perf_counter()
+    """Return the seconds that one call takes."""
+    start = time.perf_counter()
     action()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def trainer(config: Config) -> tuple[Gan, Callable[[], object]]:
-    """The networks, and a function that takes one training step."""
+    """Return the networks and a function that runs one training step."""
     process = Process(0, 1, this_device(), None)
     gan = build.gan(config, process, FiniteGuard(process.device))
     latents, recipe = build.latents(config, process), build.recipe(config, process)
@@ -55,7 +55,7 @@ def trainer(config: Config) -> tuple[Gan, Callable[[], object]]:
 
 
 def quality_probe(config: Config, gan: Gan) -> Callable[[], object]:
-    """A function that takes one look at images, of random real ones."""
+    """Return a function that runs the quality probe once, with random real images."""
     process, r = Process(0, 1, this_device(), None), config.model.resolution
     real = [
         RealImages(torch.randint(256, (REAL_IMAGES, 3, r, r), dtype=torch.uint8), torch.zeros(REAL_IMAGES).long())
@@ -67,11 +67,11 @@ def quality_probe(config: Config, gan: Gan) -> Callable[[], object]:
     )  # fmt: skip
     networks = gan.generator.module, gan.ema.module, gan.discriminator.module
 
-    def look() -> object:
+    def measure() -> object:
         with build.autocast(config, process.device):
             return probe.measure(*networks)
 
-    return look
+    return measure
 
 
 def main() -> None:
@@ -101,17 +101,17 @@ def main() -> None:
         warm.append(seconds(spectrum.measure))
         quality.append(seconds(probe))
     elements = sum(p.numel() for network in networks.values() for p in network.parameters())
-    one_step, watch = statistics.median(steps), config.collapse
-    print(f"{arguments.network}: {len(spectrum.layers)} weights, {elements / 1e6:.1f} million parameters in all")
+    one_step, cadences = statistics.median(steps), config.collapse
+    print(f"{arguments.network}: {len(spectrum.layers)} weights, {elements / 1e6:.1f} million parameters in total")
     print(f"one step of batch {arguments.batch_size}: {one_step:.3f} s ({torch.get_num_threads()} threads)")
     for name, taken, cadence in (
-        ("cold spectrum", cold, watch.spectrum_every_steps),
-        ("warm spectrum", warm, watch.spectrum_every_steps),
-        ("quality", quality, watch.quality_every_steps),
+        ("cold spectrum", cold, cadences.spectrum_every_steps),
+        ("warm spectrum", warm, cadences.spectrum_every_steps),
+        ("quality", quality, cadences.quality_every_steps),
     ):
         once = statistics.median(taken)
-        share = once / (cadence * one_step)
-        print(f"{name}: {once:.3f} s, {100 * share:.2f}% of training at one every {cadence} steps")
+        fraction = once / (cadence * one_step)
+        print(f"{name}: {once:.3f} s, {100 * fraction:.2f}% of training time at one every {cadence} steps")
 
 
 if __name__ == "__main__":

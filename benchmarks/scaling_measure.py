@@ -1,13 +1,13 @@
-"""Run under torchrun by scaling_model.py: times steps and collectives, taking turns in one run.
+"""Measures training steps and collectives alternately in one run. scaling_model.py starts it under torchrun.
 
     scaling_measure.py OUT ROUNDS
 
-Steps during which other programs took more than 5% of the cores are dropped.
+Steps during which other programs used more than 5% of the cores are dropped.
 
-Each round: processes that know nothing of each other take a step with their share of the batch, one, then one on every
-core (they share caches and memory, and send nothing); one, two and four take a step together; every core does short
-pieces of work, whose noise is that between two meetings; then the collectives of two and of four. Processes that have
-no part in something sleep until it is over.
+Each round measures: a step of independent processes, each on its slice of the batch, with one process and then one per
+core (these share caches and memory but do not communicate); a step of one, two and four processes together; short
+pieces of work on every core, whose noise is that between two synchronizations; and the collectives of two and of four
+processes. Processes that do not take part in a measurement sleep until it ends.
 """
 
 from __future__ import annotations
@@ -46,77 +46,77 @@ Step = Callable[[], float]
 
 
 def check_config(size: str, batch_size: int | None = None) -> Config:
-    """The config of one of SIZES, for a global batch."""
+    """Return the config of one of SIZES for a global batch size."""
     preset, overrides = SIZES[size]
     batch = batch_size or BATCHES[size]
     return resolve(CONFIGS / preset, [*overrides, f"training.batch_size={batch}", "data.streams=4"])
 
 
 def stepper(size: str, batch_size: int, process: Process) -> Step:
-    """A function that takes one training step, with the loop's flag, and returns the seconds it took."""
+    """Return a function that runs one training step, with the loop's stop flag, and returns its seconds."""
     config = check_config(size, batch_size)
     gan = build.gan(config, process, FiniteGuard(process.device))
     latents, recipe = build.latents(config, process), build.recipe(config, process)
-    share, r = batch_size // process.world_size, config.model.resolution
-    x = torch.rand(share, 3, r, r, device=process.device).contiguous(memory_format=torch.channels_last)
-    real = itertools.repeat((x, torch.zeros(share, dtype=torch.long, device=process.device)))
+    images, r = batch_size // process.world_size, config.model.resolution
+    x = torch.rand(images, 3, r, r, device=process.device).contiguous(memory_format=torch.channels_last)
+    real = itertools.repeat((x, torch.zeros(images, dtype=torch.long, device=process.device)))
     numbers = itertools.count(1)
 
     def step() -> float:
         process.barrier()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         process.any(False)
-        train_step(gan, next(numbers), real, latents, recipe)["g_loss"].item()  # a device is waited for
-        return time.perf_counter() - begun
+        train_step(gan, next(numbers), real, latents, recipe)["g_loss"].item()  # synchronizes with the device
+        return time.perf_counter() - start
 
     return step
 
 
 def collective(name: str, size: int, process: Process) -> float:
-    """Median seconds of one collective of float32, `size` bytes from each process, among pieces of work as in a step.
+    """Return the median seconds of one float32 collective of `size` bytes per process, between pieces of work.
 
-    From the last process's arrival to when they are through, on the average: all read one machine's clock. Back to
-    back, with everything warm, it takes half as long.
+    The pieces of work imitate a step. The time is from the last process's arrival to the mean end; all processes read
+    one machine's clock. Back-to-back collectives with warm caches take half as long.
     """
     x, piece, times = torch.ones(size // 4, device=process.device), Piece(process.device), []
     assert process.group is not None
     for _ in range(REPEATS):
         for _ in range(6):
             piece()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         out = all_reduce_sum(x, process.group) if name == "all_reduce" else all_gather_rows(x, process.group)
         out.view(-1)[0].item()
-        times.append((begun, time.perf_counter()))
+        times.append((start, time.perf_counter()))
     repeats = zip(*process.gather(times), strict=True)
     return statistics.median(statistics.fmean(end for _, end in each) - max(b for b, _ in each) for each in repeats)
 
 
 class Piece:
-    """A piece of work of some milliseconds, such as lies between two meetings of a step; called, its seconds."""
+    """Callable that works for some milliseconds, as between two synchronizations of a step, and returns the seconds."""
 
     def __init__(self, device: torch.device):
         self.x, self.weight = torch.rand(8, 32, 32, 32, device=device), torch.rand(32, 32, 3, 3, device=device)
 
     def __call__(self) -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         torch.nn.functional.conv2d(self.x, self.weight, padding=1)[0, 0, 0, 0].item()
-        return time.perf_counter() - begun
+        return time.perf_counter() - start
 
 
 def teams(process: Process) -> dict[int, Process | None]:
-    """For 1, 2 and 4 processes: this one's place among them, None if it has no part."""
-    found: dict[int, Process | None] = {}
+    """Return, for teams of 1, 2 and 4 processes, this process as a member; None if it is not one."""
+    members: dict[int, Process | None] = {}
     for count in (1, 2, 4):
         if count <= process.world_size:
             group = dist.new_group(list(range(count))) if count > 1 else None
             takes_part = process.rank < count
-            found[count] = Process(process.rank, count, process.device, group) if takes_part else None
-    return found
+            members[count] = Process(process.rank, count, process.device, group) if takes_part else None
+    return members
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A step that some processes take at once, alone or together; `step` is None in the others."""
+    """A step that some processes run at the same time, alone or together; `step` is None in the others."""
 
     kind: str
     size: str
@@ -126,72 +126,72 @@ class Turn:
 
 
 def turns(process: Process, teams: dict[int, Process | None]) -> Iterator[Turn]:
-    """Each share of the batch taken alone, and the whole of it by each team."""
+    """Yield steps on each slice of the batch by independent processes, and on the complete batch by each team."""
     own_group = None
     if process.group is not None:
-        # In a group of one, DDP and BatchNorm do what they do in a larger one, but for waiting for others.
+        # In a group of one, DDP and BatchNorm do the same as in a larger group, except for waiting for others.
         own_group = [dist.new_group([rank]) for rank in range(process.world_size)][process.rank]
     for size, batch in BATCHES.items():
         for count, team in teams.items():
-            share, busy = batch // count, min(count, os.cpu_count() or 1)
+            images, busy = batch // count, min(count, os.cpu_count() or 1)
             solo = Process(0, 1, process.device, None if count == 1 else own_group)
-            yield Turn("alone", size, share, stepper(size, share, solo) if process.rank < busy else None, [])
+            yield Turn("alone", size, images, stepper(size, images, solo) if process.rank < busy else None, [])
             yield Turn("together", size, count, stepper(size, batch, team) if team else None, [])
 
 
 def main(out: Path, rounds: int) -> None:
-    """Measure and write."""
+    """Measure and write JSON to `out`."""
     with join(600) as process:
         members = teams(process)
         steps = list(turns(process, members))
-        heard = {(n, name, size): [] for n in members if n > 1 for name, sizes in BYTES.items() for size in sizes}
+        collectives = {(n, name, size): [] for n in members if n > 1 for name, sizes in BYTES.items() for size in sizes}
         work: list[list[float]] = []
-        for number in range(rounds + 2):  # the first two warm up: DDP lays out its buckets
+        for number in range(rounds + 2):  # the first two are warm-up: DDP arranges its buckets
             for turn in steps:
                 process.barrier()
-                taken, others = undisturbed(turn.step, process)
+                elapsed, others = run_turn(turn.step, process)
                 if turn.step is not None and number >= 2 and others < 0.05:
-                    turn.seconds.append(taken)
+                    turn.seconds.append(elapsed)
             process.barrier()
             if process.rank < (os.cpu_count() or 1) and number >= 2:
                 piece = Piece(process.device)
                 work.append([piece() for _ in range(60)])
-            for (count, name, size), seconds in heard.items():
+            for (count, name, size), seconds in collectives.items():
                 process.barrier()
                 team = members[count]
                 if team is not None and number >= 2:
                     seconds.append(collective(name, size, team))
         if process.is_main:
-            out.write_text(json.dumps(summary(steps, heard) | {"work": work, "device": process.device.type}))
+            out.write_text(json.dumps(summary(steps, collectives) | {"work": work, "device": process.device.type}))
 
 
-def undisturbed(step: Step | None, process: Process) -> tuple[float, float]:
-    """Seconds of a step, the slowest process's, and the share of the cores that other programs took. Collective."""
-    begun, busy, mine = time.perf_counter(), busy_seconds(), time.process_time()
+def run_turn(step: Step | None, process: Process) -> tuple[float, float]:
+    """Return the slowest process's seconds of a step, and the fraction of cores used by other programs. Collective."""
+    start, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
     seconds = 0.0 if step is None else step()
-    ours = sum(process.gather(time.process_time() - mine))  # also the end: all are done
+    ours = sum(process.gather(time.process_time() - own))  # also waits until all are done
     others = busy_seconds() - busy - ours
-    slowest = max(process.gather(seconds))  # which is what a step together waits for
-    return slowest, process.gather(others / (os.cpu_count() or 1) / (time.perf_counter() - begun))[0]
+    slowest = max(process.gather(seconds))  # a step together waits for the slowest
+    return slowest, process.gather(others / (os.cpu_count() or 1) / (time.perf_counter() - start))[0]
 
 
 def busy_seconds() -> float:
-    """Seconds that all cores together have worked for processes, since boot.
+    """Return the CPU seconds that all cores together have spent on processes since boot.
 
-    Interrupts are left out: our own loopback traffic runs there, and no process is charged for it.
+    Interrupts are excluded: our own loopback traffic runs in them and is charged to no process.
     """
     user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
-def summary(steps: list[Turn], heard: dict[tuple[int, str, int], list[float]]) -> dict[str, Any]:
-    """Seconds by kind, network and share or number of processes; of collectives by processes, name and bytes."""
-    found: dict[str, Any] = {"alone": {}, "together": {}, "collectives": {}}
+def summary(steps: list[Turn], collectives: dict[tuple[int, str, int], list[float]]) -> dict[str, Any]:
+    """Return seconds by kind, network, and slice size or process count; collectives by process count, name, bytes."""
+    result: dict[str, Any] = {"alone": {}, "together": {}, "collectives": {}}
     for turn in steps:
-        found[turn.kind].setdefault(turn.size, {})[turn.key] = turn.seconds
-    for (count, name, size), seconds in heard.items():
-        found["collectives"].setdefault(count, {}).setdefault(name, {})[size] = seconds
-    return found
+        result[turn.kind].setdefault(turn.size, {})[turn.key] = turn.seconds
+    for (count, name, size), seconds in collectives.items():
+        result["collectives"].setdefault(count, {}).setdefault(name, {})[size] = seconds
+    return result
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scaling model says of BigGAN-128, 256 and 512 on 8 to 2,048 GPUs: plots and tables."""
+"""Plots and tables of the scaling model's predictions for BigGAN-128, 256 and 512 on 8 to 2,048 GPUs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ RESOLUTIONS = (128, 256, 512)
 GPUS = tuple(2**k for k in range(3, 12))
 BATCHES = (2048, 4096, 8192)
 GPU_MEMORY = 72 * 2**30
-"""Bytes of an 80 GB GPU that we let a step fill."""
+"""Bytes of an 80 GB GPU that a step may use."""
 DDP = ENGINES[0]
 DEEPSPEED_BUCKET = 500_000_000
-"""Elements of a ZeRO reduction if nobody says otherwise; ours are 25 MiB."""
+"""DeepSpeed's default bucket size of a ZeRO reduction, in elements; ours is 25 MiB."""
 CAUSES = {
     "images": "#4477aa",
     "the same on every process": "#88ccee",
@@ -40,14 +40,14 @@ CAUSES = {
 
 @cache
 def traces(resolution: int, accumulation: int) -> tuple[Trace, Trace]:
-    """The preset's G iteration with 4 and with 8 images a process."""
+    """Return the traces of the preset's G iteration with 4 and with 8 images per process."""
     config = resolve(CONFIGS / f"imagenet{resolution}.yaml", [f"training.accumulation={accumulation}"])
     return record(config, 4), record(config, 8)
 
 
 def at(resolution: int, images: float, accumulation: int) -> Trace:
-    """The trace at any micro-batch: what every operation does, and what is kept, is linear in its images."""
-    four, eight = traces(resolution, min(2, accumulation))  # of more micro-steps, all but the last are alike
+    """Return the trace for any micro-batch size. Operations and kept activations are linear in the number of images."""
+    four, eight = traces(resolution, min(2, accumulation))  # with more micro-steps, all but the last are equal
 
     def line(a: float, b: float) -> int:
         return max(0, round(a + (b - a) * (images - 4) / 4))
@@ -73,7 +73,7 @@ class Case:
     accumulation: int
     seconds: Seconds
     parts: dict[str, float]
-    """Of `seconds.total`, by CAUSES."""
+    """Parts of `seconds.total`, by CAUSES."""
 
 
 @cache
@@ -87,7 +87,7 @@ def case(
     more: int = 1,
     reduced_moments: bool = False,
 ) -> Case:
-    """Predict, with the least accumulation (times `more`) that fits the GPU's memory."""
+    """Return the prediction with the least accumulation (times `more`) that fits the GPU's memory."""
     accumulation = 1
     while not fits(resolution, gpus, batch, engine, accumulation):
         accumulation *= 2
@@ -107,7 +107,7 @@ def case(
 
 
 def by_all_reduces(step: MicroStep) -> MicroStep:
-    """What BatchNorm could do instead of gathering a row from every process: reduce means, then squared deviations."""
+    """Return the step with all-reduces of means and then squared deviations in place of BatchNorm's all-gather."""
     events: list[Event] = []
     for event in step.events:
         if isinstance(event, Collective) and event.name == "all_gather":
@@ -118,19 +118,19 @@ def by_all_reduces(step: MicroStep) -> MicroStep:
 
 
 def fits(resolution: int, gpus: int, batch: int, engine: EngineSettings, accumulation: int) -> bool:
-    """Whether a step fills no more than GPU_MEMORY."""
+    """Return True if a step uses at most GPU_MEMORY."""
     trace = at(resolution, batch / gpus / accumulation, accumulation)
-    held = memory(trace.g_parameters, trace.d_parameters, trace.activation_bytes, engine, gpus)
-    return held.total <= GPU_MEMORY
+    usage = memory(trace.g_parameters, trace.d_parameters, trace.activation_bytes, engine, gpus)
+    return usage.total <= GPU_MEMORY
 
 
 def rate(resolution: int, gpus: int, batch: int) -> float:
-    """Images a second, all GPUs."""
+    """Return images per second of all GPUs."""
     return batch / case(resolution, gpus, batch).seconds.total
 
 
 def plot_throughput(file: Path) -> None:
-    """Images a second, and efficiency against 8 GPUs at the same batch."""
+    """Plot images per second, and efficiency relative to 8 GPUs at the same batch."""
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.2), sharex=True, layout="constrained")
     for column, resolution in enumerate(RESOLUTIONS):
         above, below = axes[:, column]
@@ -152,13 +152,13 @@ def plot_throughput(file: Path) -> None:
 
 
 def plot_shares(file: Path) -> None:
-    """Where the time of a G iteration goes, batch 2,048."""
+    """Plot the parts of the time of a G iteration, batch 2,048."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), sharey=True, layout="constrained")
     for axis, resolution in zip(axes, RESOLUTIONS, strict=True):
         floor = [0.0] * len(GPUS)
         for cause, colour in CAUSES.items():
-            found = [case(resolution, n, BATCHES[0]) for n in GPUS]
-            shares = [100 * c.parts[cause] / c.seconds.total for c in found]
+            cases = [case(resolution, n, BATCHES[0]) for n in GPUS]
+            shares = [100 * c.parts[cause] / c.seconds.total for c in cases]
             axis.bar(range(len(GPUS)), shares, bottom=floor, color=colour, width=0.9, label=cause)
             floor = [a + b for a, b in zip(floor, shares, strict=True)]
         axis.set(title=f"BigGAN-{resolution}, batch 2,048", xlabel="GPUs", ylim=(0, 100))
@@ -171,25 +171,25 @@ def plot_shares(file: Path) -> None:
 
 GRAPHS = replace(ASSUMED, launch_seconds=0.5e-6)
 QUIET = replace(ASSUMED, noise=0.0)
-UNASKED = replace(ASSUMED, host_hop_seconds=0.0)
+NO_STOP_FLAG = replace(ASSUMED, host_hop_seconds=0.0)
 REMEDIES: dict[str, Callable[[int, int], float]] = {
     "as it is": lambda r, n: case(r, n, 2048).seconds.total,
     "BatchNorm groups of 64": lambda r, n: case(r, n, 2048, group=64).seconds.total,
     "BatchNorm groups of 8": lambda r, n: case(r, n, 2048, group=8).seconds.total,
     "BatchNorm by all-reduces (not built)": lambda r, n: case(r, n, 2048, reduced_moments=True).seconds.total,
-    "no stop flag (not built)": lambda r, n: case(r, n, 2048, cluster=UNASKED).seconds.total,
-    "groups of 64, no stop flag": lambda r, n: case(r, n, 2048, group=64, cluster=UNASKED).seconds.total,
+    "no stop flag (not built)": lambda r, n: case(r, n, 2048, cluster=NO_STOP_FLAG).seconds.total,
+    "groups of 64, no stop flag": lambda r, n: case(r, n, 2048, group=64, cluster=NO_STOP_FLAG).seconds.total,
     "no process ever slower": lambda r, n: case(r, n, 2048, cluster=QUIET).seconds.total,
     "groups of 64, launches at a tenth": lambda r, n: case(r, n, 2048, group=64, cluster=GRAPHS).seconds.total,
     "ZeRO 2": lambda r, n: case(r, n, 2048, engine=ENGINES[2]).seconds.total,
     "batch 8,192, per 2,048 images": lambda r, n: case(r, n, 8192).seconds.total / 4,
     "twice the accumulation": lambda r, n: case(r, n, 2048, more=2).seconds.total if n < 2048 else math.nan,
 }
-"""Seconds per 2,048 images of G iteration; NaN where a process has one image."""
+"""Remedy -> seconds of a G iteration per 2,048 images, by resolution and GPUs; NaN if a process has one image."""
 
 
 def plot_remedies(file: Path) -> None:
-    """What each remedy gains, batch 2,048."""
+    """Plot the time with each remedy relative to the time without, batch 2,048."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), sharex=True, sharey=True, layout="constrained")
     colours = mpl.colormaps["tab10"]
     for axis, resolution in zip(axes, RESOLUTIONS, strict=True):
@@ -206,24 +206,24 @@ def plot_remedies(file: Path) -> None:
 
 
 def ticks(axis: Axes) -> None:
-    """GPUs in powers of two."""
+    """Label the axis with GPU counts in powers of two."""
     axis.set_xscale("log", base=2)
     axis.set_xticks(GPUS, [f"{n:,}" for n in GPUS], rotation=45)
 
 
 def save(figure: plt.Figure, file: Path) -> None:
-    """Write and forget a figure."""
+    """Write and close a figure."""
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]) + "\n"
 
 
 def iterations(resolution: int) -> str:
-    """Throughput, and where the time goes, batch 2,048."""
+    """Return the table of throughput and parts of the time, batch 2,048."""
     rows = []
     for gpus in GPUS:
         c = case(resolution, gpus, 2048)
@@ -238,7 +238,7 @@ def iterations(resolution: int) -> str:
 
 
 def remedies(resolution: int) -> str:
-    """What each remedy makes of the time."""
+    """Return the table of times with each remedy."""
     rows = [
         [name, *(f"{f(resolution, n):.3f}".replace("nan", "-") for n in (64, 256, 1024, 2048))]
         for name, f in REMEDIES.items()
@@ -248,7 +248,7 @@ def remedies(resolution: int) -> str:
 
 
 def waiting() -> str:
-    """What other assumptions about noise would give."""
+    """Return the table of waiting times for other assumptions about noise."""
     rows = []
     for noise in (0.0, 1e-3, 2e-3, 4e-3, 8e-3):
         noisy = replace(ASSUMED, noise=noise)
@@ -259,7 +259,7 @@ def waiting() -> str:
 
 
 def memories() -> str:
-    """Memory by engine, and with the buckets that DeepSpeed would take by default."""
+    """Return the table of memory by engine, and with DeepSpeed's default bucket size."""
     rows = []
     for resolution in RESOLUTIONS:
         trace = at(resolution, 8, 1)
@@ -273,7 +273,7 @@ def memories() -> str:
 
 
 def tables() -> str:
-    """Every number that docs/scaling.md speaks of."""
+    """Return every number that docs/scaling.md refers to."""
     first = "Written by `benchmarks/scaling_model.py draw`: predictions on an assumed cluster, nothing measured.\n"
     parts = [first, *map(iterations, RESOLUTIONS), *map(remedies, RESOLUTIONS), waiting(), memories()]
     return "\n".join(parts)

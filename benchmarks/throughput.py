@@ -1,9 +1,9 @@
-"""Images per second of the CIFAR network, tuned against float32 contiguous eager, alternating in one run.
+"""Measures training throughput of the CIFAR network: tuned modes against float32, contiguous, eager, in one run.
 
     python benchmarks/throughput.py [--channels 64] [--batch-size 32] [--rounds 5] [--compile]
 
-One iteration is a whole training step: 2 D steps, 1 G step, EMA. Images per second is batch / seconds per
-iteration. The modes take turns, so the ratio (the median over rounds) holds when the machine's speed drifts.
+One iteration is a complete training step: 2 D steps, 1 G step, EMA. Images per second are batch size / seconds per
+iteration. The modes alternate, so the ratio (the median over rounds) is robust when the machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TUNED = ["training.precision=bfloat16", "training.channels_last=true"]
 
 
 def images(config: Config, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random micro-batches, made beforehand: the loader is not what is measured."""
+    """Yield the same random micro-batch repeatedly, so that the loader is not measured."""
     layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
     r = config.model.resolution
     x = torch.rand(config.micro_batch_size, 3, r, r, device=device).mul_(2).sub_(1)
@@ -41,7 +41,7 @@ def images(config: Config, device: torch.device) -> Iterator[tuple[Tensor, Tenso
 
 
 def stepper(config: Config) -> Callable[[], float]:
-    """A function that takes one training step and returns the seconds it took."""
+    """Return a function that runs one training step and returns its seconds."""
     with join(config.distributed.timeout_seconds) as process:
         gan = build.gan(config, process, FiniteGuard(process.device))
         latents, recipe = build.latents(config, process), build.recipe(config, process)
@@ -49,26 +49,26 @@ def stepper(config: Config) -> Callable[[], float]:
     numbers = itertools.count(1)
 
     def step() -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         stats = train_step(gan, next(numbers), real, latents, recipe)
-        stats["g_loss"].item()  # waits for the device
-        return time.perf_counter() - begun
+        stats["g_loss"].item()  # synchronizes with the device
+        return time.perf_counter() - start
 
     return step
 
 
 def convolution_speedup(rounds: int) -> float:
-    """How much faster the tuned mode makes one 3x3 convolution alone: the machine's ceiling for the ratio."""
+    """Return the speedup of the tuned mode for one 3x3 convolution alone: an upper bound for the ratio."""
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(rounds + 1):
         for tuned in seconds:
             layout = torch.channels_last if tuned else torch.contiguous_format
             convolution = torch.nn.Conv2d(256, 256, 3, padding=1).to(memory_format=layout)
             x = torch.randn(32, 256, 16, 16).to(memory_format=layout).requires_grad_()
-            begun = time.perf_counter()
+            start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
                 convolution(x).float().sum().backward()
-            seconds[tuned].append(time.perf_counter() - begun)
+            seconds[tuned].append(time.perf_counter() - start)
     return statistics.median(plain / tuned for plain, tuned in zip(seconds[False][1:], seconds[True][1:], strict=True))
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="measure the tuned mode under torch.compile too")
+    parser.add_argument("--compile", action="store_true", help="also measure the tuned mode under torch.compile")
     arguments = parser.parse_args()
     size = [f"model.channels={arguments.channels}", f"training.batch_size={arguments.batch_size}"]
     modes = {"float32, contiguous, eager": PLAIN, "bfloat16, channels-last": TUNED}
@@ -93,14 +93,15 @@ def main() -> None:
         for name, step in steppers.items():
             seconds[name].append(step())
     tflop = estimate(next(iter(configs.values())), 1).tflop_per_step
-    print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {tflop:.3f} TFLOP a step")
+    print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {tflop:.3f} TFLOP per step")
     baseline = seconds["float32, contiguous, eager"]
     for name, taken in seconds.items():
         median = statistics.median(taken)
         ratio = statistics.median(b / t for b, t in zip(baseline, taken, strict=True))
         rate = f"{arguments.batch_size / median:6.1f} images/s  {tflop / median:5.2f} TFLOP/s"
         print(f"{name:<36} {rate}  {ratio:5.2f} x float32")
-    print(f"one 3x3 convolution alone is {convolution_speedup(arguments.rounds):.2f} x faster in that mode on this CPU")
+    speedup = convolution_speedup(arguments.rounds)
+    print(f"speedup of one 3x3 convolution alone in the tuned mode on this CPU: {speedup:.2f} x")
 
 
 if __name__ == "__main__":

@@ -136,12 +136,12 @@ def test_metrics_inside_classes_average_over_each_class_alone(real):
 def test_nearest_real_searches_the_whole_data_set(real):
     measure = evaluator(real)
     queries = torch.stack([torch.from_numpy(i) for _, batch, _ in real.batches(1) for i in batch.numpy()])[:5]
-    found = measure.nearest_real(queries)
+    neighbours = measure.nearest_real(queries)
     everything = torch.cat([batch for shard in range(12) for _, batch, _ in real.batches(shard)])
     distances, indices = nearest(Tiles()(queries).features, Tiles()(everything).features, 7)
-    torch.testing.assert_close(found.distances, distances)
-    assert torch.equal(found.images[:, 0], queries)
-    assert torch.equal(found.images[:, 1:3], everything[indices[:, 1:3]])
+    torch.testing.assert_close(neighbours.distances, distances)
+    assert torch.equal(neighbours.images[:, 0], queries)
+    assert torch.equal(neighbours.images[:, 1:3], everything[indices[:, 1:3]])
 
 
 def test_too_few_images_are_refused():
@@ -151,7 +151,7 @@ def test_too_few_images_are_refused():
 
 @pytest.mark.long
 def test_one_two_and_three_processes_agree(digits, tmp_path):
-    found = []
+    reports = []
     for processes in (1, 2, 3):
         out = tmp_path / f"{processes}.json"
         done = subprocess.run(
@@ -159,10 +159,10 @@ def test_one_two_and_three_processes_agree(digits, tmp_path):
             capture_output=True, text=True, env=environment(), timeout=200, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        found.append(json.loads(out.read_text()))
-    one = found[0]
+        reports.append(json.loads(out.read_text()))
+    one = reports[0]
     assert {"kid", "coverage", "recall_inside_classes"} <= one["metrics"].keys() & one["halves"].keys()
-    for other in found[1:]:
+    for other in reports[1:]:
         assert other["images"] == one["images"]
         assert other["neighbours"] == one["neighbours"]
         for part in ("metrics", "fid_of_classes", "halves"):

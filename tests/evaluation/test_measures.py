@@ -41,16 +41,16 @@ def test_mode_collapse_of_one_class_lowers_recall_inside_classes():
     real, (rows, labels) = summary(*drawn(400, 0)), drawn(400, 1)
     right = compare(real, summary(rows, labels), CPU)
     rows[labels == 1] = rows[1].clone()
-    found = compare(real, summary(rows, labels), CPU)
-    assert found["recall_inside_classes"] == pytest.approx(right["recall_inside_classes"] / 2, abs=0.05)
+    metrics = compare(real, summary(rows, labels), CPU)
+    assert metrics["recall_inside_classes"] == pytest.approx(right["recall_inside_classes"] / 2, abs=0.05)
 
 
 @pytest.mark.parametrize(("count", "classes", "present"), [(100, 2, True), (99, 2, False), (100, 1, False)])
 def test_metrics_inside_classes_need_two_classes_of_50_images(count, classes, present):
     real = summary(*drawn(400, 0, classes))
-    found = compare(real, summary(*drawn(count, 1, classes)), CPU)
-    assert ("precision_inside_classes" in found) == present
-    assert "precision" in found
+    metrics = compare(real, summary(*drawn(count, 1, classes)), CPU)
+    assert ("precision_inside_classes" in metrics) == present
+    assert "precision" in metrics
 
 
 def test_kept_rows_keep_their_own_labels():
