@@ -165,7 +165,7 @@ def _print_results(results: Sequence[Result]) -> None:
         worst = ", ".join(f"{name} {value:.4g}" for name, value in shown)
         console.print(f"{metric}, worst classes: {worst}", highlight=False, markup=False, soft_wrap=True)
     if first.held_out_accuracy is not None:
-        message = f"accuracy of the classifier on held-out real images: {first.held_out_accuracy:.1%}"
+        message = f"the classifier has accuracy {first.held_out_accuracy:.1%} on held-out real images"
         console.print(message, highlight=False)
     for result in results:
         line = f"{result.origin}: {result.protocol.in_words()}"

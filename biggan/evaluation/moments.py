@@ -97,8 +97,8 @@ class Moments:
         total._mean = torch.tensor(counts).to(means) @ means / max(total.count, 1)
         difference = means[process.rank] - total._mean
         # The copy waits for the collective, which this process might otherwise never wait for.
-        about_total = torch.addr(self._scatter, difference, difference, alpha=self.count)
-        total._scatter.copy_(all_reduce_sum(about_total, process.group))
+        scatter = torch.addr(self._scatter, difference, difference, alpha=self.count)
+        total._scatter.copy_(all_reduce_sum(scatter, process.group))
         return total
 
     def tensors(self) -> dict[str, Tensor]:
