@@ -26,8 +26,8 @@ from typing import Any
 from scaling_measure import BATCHES, check_config
 from scaling_plots import draw, table
 
-from biggan.cost.communication import ENGINES, with_collectives
-from biggan.cost.estimate import cluster_from
+from biggan.cost.calibration import cluster_from
+from biggan.cost.engine_cost import ENGINES, with_collectives
 from biggan.cost.scaling import Cluster, MicroStep, Seconds, predict
 from biggan.cost.trace import record
 

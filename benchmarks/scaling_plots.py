@@ -13,8 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from biggan.config.preset import resolve
-from biggan.cost.communication import ENGINES, EngineSettings, with_collectives
-from biggan.cost.memory import memory
+from biggan.cost.engine_cost import ENGINES, EngineSettings, memory, with_collectives
 from biggan.cost.scaling import ASSUMED, Cluster, Collective, Event, MicroStep, Operation, Seconds, predict
 from biggan.cost.trace import Trace, record
 

@@ -52,7 +52,7 @@ def gpus(**rank_3_changes):
 HOSTS = {0: "a", 1: "a", 2: "b", 3: "b"}
 
 
-def assert_check(check, status, *texts):
+def expect(check, status, *texts):
     assert check.status == status, check
     for text in texts:
         assert text in check.observed, check
@@ -87,30 +87,26 @@ def test_driver_version_is_extracted_from_text(text, version):
 
 def test_versions_config_and_environment_must_agree():
     healthy = four()
-    assert_check(host_checks.check_versions(healthy), Status.PASS, "torch 2.14.1")
-    assert_check(host_checks.check_config(healthy), Status.PASS, "2 keys equal")
-    assert_check(host_checks.check_environment(healthy), Status.PASS)
+    expect(host_checks.check_versions(healthy), Status.PASS, "torch 2.14.1")
+    expect(host_checks.check_config(healthy), Status.PASS, "2 keys equal")
+    expect(host_checks.check_environment(healthy), Status.PASS)
     odd = four(
         versions={"torch": "2.13.0", "deepspeed": "0.19"},
         config={"run.seed": "1", "optimizer.g_lr": "0.1"},
         environment={},
     )
-    assert_check(
+    expect(
         host_checks.check_versions(odd),
         Status.FAIL,
         "torch: rank 3 (host b) has 2.13.0, others 2.14.1",
         "deepspeed: rank 3 (host b) has 0.19, others none",
     )
     check = host_checks.check_config(odd)
-    assert_check(check, Status.FAIL, "run.seed: rank 3 (host b) has 1, others 0")
+    expect(check, Status.FAIL, "run.seed: rank 3 (host b) has 1, others 0")
     assert "optimizer" not in check.observed
-    assert_check(
-        host_checks.check_environment(odd), Status.FAIL, "OMP_NUM_THREADS: rank 3 (host b) has nothing, others 4"
-    )
-    assert_check(
-        host_checks.check_config(four(config=None, config_error="x: no")), Status.FAIL, "rank 3 (host b): x: no"
-    )
-    assert_check(host_checks.check_config(four(config=None)), Status.FAIL, "rank 3 (host b): no CONFIG")
+    expect(host_checks.check_environment(odd), Status.FAIL, "OMP_NUM_THREADS: rank 3 (host b) has nothing, others 4")
+    expect(host_checks.check_config(four(config=None, config_error="x: no")), Status.FAIL, "rank 3 (host b): x: no")
+    expect(host_checks.check_config(four(config=None)), Status.FAIL, "rank 3 (host b): no CONFIG")
     everywhere = {rank: fact(rank, config=None, config_error="x: no") for rank in range(2)}
     assert host_checks.check_config(everywhere).observed == "x: no"
 
@@ -133,43 +129,41 @@ def test_source_checksum_depends_on_names_and_contents(tmp_path):
 
 
 def test_check_devices():
-    assert_check(host_checks.check_devices(four()), Status.PASS, "CPU")
-    assert_check(host_checks.check_devices(gpus()), Status.PASS, "4 x H100, 80 GiB")
-    assert_check(host_checks.check_devices(gpus(gpus=0, gpu=None)), Status.FAIL, "rank 3 (host b): CPU, others GPU")
-    assert_check(host_checks.check_devices(gpus(gpus=1, gpu=None)), Status.FAIL, "rank 3 (host b): no GPU")
+    expect(host_checks.check_devices(four()), Status.PASS, "CPU")
+    expect(host_checks.check_devices(gpus()), Status.PASS, "4 x H100, 80 GiB")
+    expect(host_checks.check_devices(gpus(gpus=0, gpu=None)), Status.FAIL, "rank 3 (host b): CPU, others GPU")
+    expect(host_checks.check_devices(gpus(gpus=1, gpu=None)), Status.FAIL, "rank 3 (host b): no GPU")
     small = Gpu(name="H100", free_bytes=40 * GIB, total_bytes=80 * GIB)
-    assert_check(host_checks.check_devices(gpus(gpu=small)), Status.WARN, "rank 3 (host b): only 40.0 GiB")
+    expect(host_checks.check_devices(gpus(gpu=small)), Status.WARN, "rank 3 (host b): only 40.0 GiB")
     other = Gpu(name="A100", free_bytes=40 * GIB, total_bytes=40 * GIB)
-    assert_check(host_checks.check_devices(gpus(gpu=other)), Status.WARN, "A100, 40 GiB, others H100, 80 GiB")
-    assert_check(host_checks.check_devices(gpus(gpus=3)), Status.WARN, "b: 1 GPUs without a process")
+    expect(host_checks.check_devices(gpus(gpu=other)), Status.WARN, "A100, 40 GiB, others H100, 80 GiB")
+    expect(host_checks.check_devices(gpus(gpus=3)), Status.WARN, "b: 1 GPUs without a process")
 
 
 def test_check_cores(config):
-    assert_check(
-        host_checks.check_cores(four(), config), Status.PASS, "a: 2 processes of 4 threads and 1 readers on 8 cores"
-    )
-    assert_check(host_checks.check_cores(four(threads=8), config), Status.WARN, "b: ")
-    assert_check(host_checks.check_cores(gpus(cores=2, threads=1), None), Status.PASS)
-    assert_check(
+    expect(host_checks.check_cores(four(), config), Status.PASS, "a: 2 processes of 4 threads and 1 readers on 8 cores")
+    expect(host_checks.check_cores(four(threads=8), config), Status.WARN, "b: ")
+    expect(host_checks.check_cores(gpus(cores=2, threads=1), None), Status.PASS)
+    expect(
         host_checks.check_cores(gpus(cores=2, threads=1), config),
         Status.WARN,
         "b: 2 processes of 1 threads and 1 readers",
     )
-    assert_check(
+    expect(
         host_checks.check_cores(gpus(cores=1, threads=1), None), Status.WARN, "on 1 cores"
     )  # one core of a node of GPUs
 
 
 def test_check_shared_memory_and_open_files():
-    assert_check(host_checks.check_shared_memory(gpus()), Status.PASS, "8,192 MiB")
+    expect(host_checks.check_shared_memory(gpus()), Status.PASS, "8,192 MiB")
     container = "b: 64 MiB free in /dev/shm"
-    assert_check(host_checks.check_shared_memory(gpus(shared_memory_free_bytes=64 * 2**20)), Status.WARN, container)
-    assert_check(host_checks.check_shared_memory(four(shared_memory_free_bytes=64 * 2**20)), Status.PASS, "not needed")
+    expect(host_checks.check_shared_memory(gpus(shared_memory_free_bytes=64 * 2**20)), Status.WARN, container)
+    expect(host_checks.check_shared_memory(four(shared_memory_free_bytes=64 * 2**20)), Status.PASS, "not needed")
     alone = gpus() | {3: fact(3, host="c", local_world_size=1, gpus=1, shared_memory_free_bytes=64 * 2**20)}
-    assert_check(host_checks.check_shared_memory(alone), Status.PASS, "8,192 MiB")
-    assert_check(host_checks.check_open_files(four(), 4), Status.PASS)
-    assert_check(host_checks.check_open_files(four(open_files_limit=100), 4), Status.FAIL, "b: limit 100")
-    assert_check(host_checks.check_open_files(four(), 2048), Status.FAIL, "2048 process(es)")
+    expect(host_checks.check_shared_memory(alone), Status.PASS, "8,192 MiB")
+    expect(host_checks.check_open_files(four(), 4), Status.PASS)
+    expect(host_checks.check_open_files(four(open_files_limit=100), 4), Status.FAIL, "b: limit 100")
+    expect(host_checks.check_open_files(four(), 2048), Status.FAIL, "2048 process(es)")
 
 
 def test_check_data_and_checksums():
@@ -177,31 +171,27 @@ def test_check_data_and_checksums():
     healthy = dict.fromkeys(range(4), complete)
     assert [c.status for c in dataset_checks.check_data(healthy, HOSTS)] == [Status.PASS, Status.PASS]
     lacking = healthy | {3: DataFacts(digest="d1", shards=12, problems=["/d/x.tar is missing"], more_problems=2)}
-    assert_check(
+    expect(
         dataset_checks.check_data(lacking, HOSTS)[1], Status.FAIL, "rank 3 (host b): /d/x.tar is missing; and 2 more"
     )
     both = healthy | dict.fromkeys((2, 3), lacking[3])
-    assert_check(
+    expect(
         dataset_checks.check_data(both, HOSTS)[1], Status.FAIL, "ranks 2, 3 (host b): /d/x.tar is missing; and 4 more"
     )
-    assert_check(
-        dataset_checks.check_data(healthy | {3: DataFacts(digest="d2")}, HOSTS)[0], Status.FAIL, "(d2, others d1)"
-    )
+    expect(dataset_checks.check_data(healthy | {3: DataFacts(digest="d2")}, HOSTS)[0], Status.FAIL, "(d2, others d1)")
     unread = dict.fromkeys(range(4), DataFacts(error="/d: no"))
     rows = dataset_checks.check_data(unread, HOSTS)
-    assert_check(rows[0], Status.FAIL, "ranks 0, 1 (host a), 2, 3 (host b): /d: no")
-    assert_check(rows[1], Status.NOT_CHECKED)
-    assert_check(dataset_checks.check_data(healthy | {3: unread[3]}, HOSTS)[0], Status.FAIL, "rank 3 (host b): /d: no")
+    expect(rows[0], Status.FAIL, "ranks 0, 1 (host a), 2, 3 (host b): /d: no")
+    expect(rows[1], Status.NOT_CHECKED)
+    expect(dataset_checks.check_data(healthy | {3: unread[3]}, HOSTS)[0], Status.FAIL, "rank 3 (host b): /d: no")
     wrong = dict.fromkeys(range(4), DataFacts(digest="d1", untrainable="model.classes: 3, but"))
-    assert_check(dataset_checks.check_data(wrong, HOSTS)[0], Status.FAIL, "model.classes: 3, but")
-    assert_check(
+    expect(dataset_checks.check_data(wrong, HOSTS)[0], Status.FAIL, "model.classes: 3, but")
+    expect(
         dataset_checks.check_data({0: DataFacts(digest="d", remote=True)}, HOSTS)[1], Status.NOT_CHECKED, "behind a URL"
     )
     assert {c.status for facts in (None, {}) for c in dataset_checks.check_data(facts, HOSTS)} == {Status.NOT_CHECKED}
-    assert_check(
-        dataset_checks.check_checksums({0: [], 3: ["x.tar: no"]}, HOSTS), Status.FAIL, "rank 3 (host b): x.tar: no"
-    )
-    assert_check(dataset_checks.check_checksums({0: [], 3: []}, HOSTS), Status.PASS)
+    expect(dataset_checks.check_checksums({0: [], 3: ["x.tar: no"]}, HOSTS), Status.FAIL, "rank 3 (host b): x.tar: no")
+    expect(dataset_checks.check_checksums({0: [], 3: []}, HOSTS), Status.PASS)
 
 
 def test_checkpoint_size_matches_the_estimate(tiny, tmp_path):
@@ -230,16 +220,16 @@ def test_disk_room_covers_the_ring(config):
         facts = FolderFacts(**({"folder": "/r", "parent": "/", "free_bytes": 70} | changes))
         return disk_checks.check_folder(facts, dict.fromkeys(range(4), True), config, 10, HOSTS)[0]
 
-    assert_check(room(), Status.PASS)
-    assert_check(room(free_bytes=69), Status.FAIL, "/r: ")
-    assert_check(room(free_bytes=69, held_bytes=1), Status.PASS)
-    assert_check(room(error="/: cannot be written"), Status.FAIL, "cannot be written")
+    expect(room(), Status.PASS)
+    expect(room(free_bytes=69), Status.FAIL, "/r: ")
+    expect(room(free_bytes=69, held_bytes=1), Status.PASS)
+    expect(room(error="/: cannot be written"), Status.FAIL, "cannot be written")
     folder = FolderFacts(folder="/r", parent="/", free_bytes=70)
     for limit, status in ((19, Status.FAIL), (20, Status.PASS)):  # the newest and the next one
         limited = keeping(max_gib=limit / GIB)
         assert disk_checks.check_folder(folder, None, limited, 10, HOSTS)[0].status == status
     unable = disk_checks.check_folder(folder, {0: True, 3: False}, config, 10, HOSTS)[1]
-    assert_check(unable, Status.FAIL, "rank 3 (host b)", "rank 0", "to /")
+    expect(unable, Status.FAIL, "rank 3 (host b)", "rank 0", "to /")
     rows = [
         *disk_checks.check_folder(None, None, None, 0, HOSTS),
         *disk_checks.check_folder(FolderFacts(folder="/"), None, None, 0, {}),
@@ -248,23 +238,21 @@ def test_disk_room_covers_the_ring(config):
 
 
 def test_rendezvous_names_missing_ranks_and_their_hosts():
-    assert_check(
+    expect(
         network_checks.check_rendezvous(four(), 4, None), Status.PASS, "a 10.0.0.1 (eth0) x 2; b 10.0.0.2 (eth0) x 2"
     )
     three = {rank: f for rank, f in four().items() if rank != 3}
     check = network_checks.check_rendezvous(three, 6, SilentRanks((3, 4, 5), "counting"))
-    assert_check(check, Status.FAIL, "ranks 3 (host b), 4, 5 (host unknown)", "counting", "3 of 6")
+    expect(check, Status.FAIL, "ranks 3 (host b), 4, 5 (host unknown)", "counting", "3 of 6")
 
 
 def test_check_addresses():
-    assert_check(network_checks.check_addresses(four()), Status.PASS, "eth0")
+    expect(network_checks.check_addresses(four()), Status.PASS, "eth0")
     loopback = Address(interface="lo", address="127.0.1.1")
-    assert_check(network_checks.check_addresses(four(address=loopback)), Status.FAIL, "rank 3 (host b)", "127.0.1.1")
-    assert_check(network_checks.check_addresses({0: fact(0, address=loopback)}), Status.PASS)
+    expect(network_checks.check_addresses(four(address=loopback)), Status.FAIL, "rank 3 (host b)", "127.0.1.1")
+    expect(network_checks.check_addresses({0: fact(0, address=loopback)}), Status.PASS)
     absent = Address(interface="ib0", address="", error="GLOO_SOCKET_IFNAME=ib0, but")
-    assert_check(
-        network_checks.check_addresses(four(address=absent)), Status.FAIL, "rank 3 (host b): GLOO_SOCKET_IFNAME=ib0"
-    )
+    expect(network_checks.check_addresses(four(address=absent)), Status.FAIL, "rank 3 (host b): GLOO_SOCKET_IFNAME=ib0")
 
 
 def measured(rank, **changes):
@@ -282,36 +270,36 @@ def network(**rank_3_changes):
 def test_check_collectives():
     assert [c.seconds for c in slowest_timings(network())] == [0.004, 0.001]
     reduce, gather = network_checks.check_collectives(network(), HOSTS)
-    assert_check(reduce, Status.PASS, "1 MiB 4 ms (0.39 GB/s)")  # 2 x 3/4 x 1 MiB in 4 ms
-    assert_check(gather, Status.PASS, "4 KiB 1 ms")
+    expect(reduce, Status.PASS, "1 MiB 4 ms (0.39 GB/s)")  # 2 x 3/4 x 1 MiB in 4 ms
+    expect(gather, Status.PASS, "4 KiB 1 ms")
     reduce, gather = network_checks.check_collectives(network(wrong=["all_reduce of bfloat16"]), HOSTS)
-    assert_check(reduce, Status.FAIL, "rank 3 (host b): all_reduce of bfloat16")
-    assert_check(gather, Status.PASS)
+    expect(reduce, Status.FAIL, "rank 3 (host b): all_reduce of bfloat16")
+    expect(gather, Status.PASS)
     reduce, gather = network_checks.check_collectives(network(error="joining: no"), HOSTS)
-    assert_check(reduce, Status.FAIL, "rank 3 (host b): joining: no")
-    assert_check(gather, Status.NOT_CHECKED)
+    expect(reduce, Status.FAIL, "rank 3 (host b): joining: no")
+    expect(gather, Status.NOT_CHECKED)
 
 
 @pytest.mark.parametrize(("ahead", "status"), [(0.01, "pass"), (-3.0, "warn"), (60.0, "fail"), (-60.0, "fail")])
 def test_check_clocks(ahead, status):
     facts = {0: measured(0, clocks=[Clock(rank=2, ahead_seconds=ahead, round_trip_seconds=0.002)])}
-    assert_check(network_checks.check_clocks(facts, HOSTS), status, "b is ", "ahead of" if ahead > 0 else "behind")
+    expect(network_checks.check_clocks(facts, HOSTS), status, "b is ", "ahead of" if ahead > 0 else "behind")
 
 
 def test_clock_difference_within_the_round_trip_passes():
     facts = {0: measured(0, clocks=[Clock(rank=2, ahead_seconds=2.0, round_trip_seconds=4.0)])}
-    assert_check(network_checks.check_clocks(facts, HOSTS), Status.PASS)
+    expect(network_checks.check_clocks(facts, HOSTS), Status.PASS)
 
 
 def test_check_links_and_stragglers():
     links = [LinkTiming(ranks=(0, 2), bytes=10**9, seconds=1), LinkTiming(ranks=(2, 4), bytes=10**9, seconds=1)]
     hosts = HOSTS | {4: "c"}
-    assert_check(network_checks.check_links({0: measured(0, links=links)}, hosts), Status.PASS)
+    expect(network_checks.check_links({0: measured(0, links=links)}, hosts), Status.PASS)
     slow = [*links, LinkTiming(ranks=(4, 0), bytes=10**9, seconds=5)]
-    assert_check(network_checks.check_links({0: measured(0, links=slow)}, hosts), Status.WARN, "c - a 0.20 GB/s")
-    assert_check(network_checks.check_links(network(), {0: "a"}), Status.NOT_CHECKED, "one host")
-    assert_check(network_checks.check_stragglers(network(), HOSTS), Status.PASS)
-    assert_check(network_checks.check_stragglers(network(matmul_seconds=2.0), HOSTS), Status.WARN, "rank 3 (host b)")
+    expect(network_checks.check_links({0: measured(0, links=slow)}, hosts), Status.WARN, "c - a 0.20 GB/s")
+    expect(network_checks.check_links(network(), {0: "a"}), Status.NOT_CHECKED, "one host")
+    expect(network_checks.check_stragglers(network(), HOSTS), Status.PASS)
+    expect(network_checks.check_stragglers(network(matmul_seconds=2.0), HOSTS), Status.WARN, "rank 3 (host b)")
 
 
 def test_not_requested_and_not_reached_have_different_fixes(config):
