@@ -144,7 +144,7 @@ def test_higher_latency_lower_bandwidth_or_more_noise_is_slower():
 
 
 @pytest.mark.parametrize("n", [1, 2, 16, 300])
-def test_the_largest_normal_n_is_what_a_simulation_finds(n):
+def test_largest_normal_matches_a_simulation(n):
     draw = random.Random(0)
     largest = [max(draw.gauss(0, 1) for _ in range(n)) for _ in range(3000)]
     mean, deviation = largest_normal(n)
