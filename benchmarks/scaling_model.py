@@ -1,12 +1,13 @@
-"""The scaling model: calibrated here, checked here, and drawn for clusters we do not have. docs/scaling.md explains.
+"""Calibrate the scaling model, check it on this machine, and draw its predictions for large clusters.
 
     python benchmarks/scaling_model.py calibrate FILE [--processes 2 | --links doctor.json]   for biggan train --dry-run
     python benchmarks/scaling_model.py check [--rounds 15]              predicted against measured: 1, 2, 4 processes
     python benchmarks/scaling_model.py draw                             plots and tables for 8 to 2,048 GPUs
 
-`calibrate` times a step here, and the collectives too unless `biggan doctor --json` has. `check` predicts from one
-process's steps and from collectives alone, and writes docs/scaling-check.md; it ends with exit code 1 if a prediction
-is off by more than 15%. `draw` measures nothing, and writes docs/scaling-*.png and docs/scaling-predictions.md.
+docs/scaling.md explains the model. `calibrate` times a step on this machine, and the collectives too unless `--links`
+has them. `check` predicts from one process's steps and from collectives alone, and writes docs/scaling-check.md. It
+ends with exit code 1 if a prediction is off by more than 15%. `draw` measures nothing, and writes docs/scaling-*.png
+and docs/scaling-predictions.md.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ WORKER = Path(__file__).with_name("scaling_measure.py")
 CORES = len(os.sched_getaffinity(0))
 DDP = ENGINES[0]
 TOLERANCE = 0.15
-"""Of a prediction, relative to what was measured."""
+"""Largest accepted error of a prediction, relative to the measurement."""
 
 
 def measure(processes: int, rounds: int) -> dict[str, Any]:
-    """What scaling_measure.py measures under torchrun, one thread a process."""
+    """Run scaling_measure.py under torchrun, one thread per process. Return its measurements."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -50,19 +51,19 @@ def measure(processes: int, rounds: int) -> dict[str, Any]:
     kept = min(len(s) for kind in ("alone", "together") for sizes in measured[kind].values() for s in sizes.values())
     if kept < 3:
         sys.exit(
-            f"other programs took the cores: {kept} of {rounds} steps were left alone; stop them, or raise --rounds"
+            f"--rounds: only {kept} of {rounds} steps were undisturbed by other programs; stop them, or raise --rounds"
         )
     return measured
 
 
 def deviation(seconds: list[float]) -> float:
-    """Standard deviation of a second's work, from the median absolute deviation of `seconds`: robust to pauses."""
-    middle = statistics.median(seconds)
-    return 1.4826 * statistics.median(abs(s - middle) for s in seconds) / math.sqrt(middle)
+    """Return the standard deviation of one second of work, from the median absolute deviation: robust to pauses."""
+    median = statistics.median(seconds)
+    return 1.4826 * statistics.median(abs(s - median) for s in seconds) / math.sqrt(median)
 
 
 def links(measured: dict[str, Any], processes: int) -> dict[str, Any]:
-    """The collectives of `processes`, as `biggan doctor --json` writes them: medians over the rounds."""
+    """Return the collectives of `processes` in the form of `biggan doctor --json`: medians over the rounds."""
     return {
         "world_size": processes,
         "hosts": ["here"],
@@ -76,41 +77,41 @@ def links(measured: dict[str, Any], processes: int) -> dict[str, Any]:
 
 
 def computing(measured: dict[str, Any]) -> dict[str, Any]:
-    """What one process is like, as `--calibration` reads it; how fast it computes is `scaled`'s to say."""
-    # Of short pieces, a round at a time: what changes from step to step, all processes of this machine share.
+    """Return noise, launch time and cores of one process in the form of `--calibration`, without its speed."""
+    # Short pieces of work, per round: changes from step to step are common to all processes of this machine.
     noise = {"noise": statistics.median(map(deviation, measured["work"]))}
-    if measured["device"] == "cpu":  # it launches nothing (that is in the step), and its processes share cores
+    if measured["device"] == "cpu":  # no separate launches (the step includes them); processes share cores
         return noise | {"launch_seconds": 0.0, "cores": CORES}
     return noise
 
 
 def scaled(cluster: Cluster, steps: tuple[MicroStep, ...], seconds: float) -> Cluster:
-    """`cluster` whose single process takes `seconds` for `steps`."""
+    """Return `cluster` with the compute scale at which a single process takes `seconds` for `steps`."""
     modelled = predict(with_collectives(steps, DDP, 1), cluster, 1, 1).total
     return replace(cluster, compute_scale=seconds / modelled)
 
 
 def predicted(measured: dict[str, Any], size: str, processes: int) -> tuple[Cluster, Seconds]:
-    """The fitted cluster, and seconds of a G iteration, from one process's step on its share and from collectives."""
-    share = BATCHES[size] // processes
-    steps = record(check_config(size), share).steps
+    """Return the fitted cluster and the predicted seconds, from one process's step on its slice and from collectives."""
+    images = BATCHES[size] // processes
+    steps = record(check_config(size), images).steps
     cluster = cluster_from(links(measured, max(2, processes)) | computing(measured))
-    cluster = scaled(cluster, steps, statistics.median(measured["alone"][size][str(share)]))
+    cluster = scaled(cluster, steps, statistics.median(measured["alone"][size][str(images)]))
     return cluster, predict(with_collectives(steps, DDP, processes), cluster, processes, processes)
 
 
 def row(measured: dict[str, Any], size: str, processes: str) -> tuple[float, list[str]]:
-    """The error of one prediction, relative, and its line in the table."""
+    """Return the relative error of one prediction, and its row in the table."""
     cluster, seconds = predicted(measured, size, int(processes))
     taken = measured["together"][size][processes]
-    low, middle, high = statistics.quantiles(taken, n=4)
-    hop, error = cluster.transports[0].within, seconds.total / middle - 1
+    low, median, high = statistics.quantiles(taken, n=4)
+    hop, error = cluster.transports[0].within, seconds.total / median - 1
     parts = (seconds.compute, seconds.gradients, seconds.batchnorm, seconds.host_flag, seconds.straggler)
     return error, [
         size,
         processes,
         f"{seconds.total:.3f}",
-        f"{middle:.3f} ({low:.3f} to {high:.3f})",
+        f"{median:.3f} ({low:.3f} to {high:.3f})",
         f"{error:+.1%}",
         *(f"{s:.3f}" for s in parts),
         f"{hop.seconds * 1e6:.0f} us, {1e-9 / hop.seconds_per_byte:.2f} GB/s" if processes != "1" else "",
@@ -119,36 +120,36 @@ def row(measured: dict[str, Any], size: str, processes: str) -> tuple[float, lis
 
 
 def check(rounds: int) -> None:
-    """Print and write the table of predicted against measured step times; exit with 1 if one is too far off."""
+    """Print and write the table of predicted and measured step times. Exit with 1 if a prediction is too far off."""
     measured = measure(4, rounds)
-    shares = ["compute", "gradients", "BatchNorm", "flag", "wait"]
-    head = ["network", "processes", "predicted", "measured", "error", *shares, "a hop", "steps"]
+    causes = ["compute", "gradients", "BatchNorm", "flag", "wait"]
+    head = ["network", "processes", "predicted", "measured", "error", *causes, "hop", "steps"]
     cases = [(size, processes) for size, counts in measured["together"].items() for processes in counts]
     errors, rows = zip(*(row(measured, *case) for case in cases), strict=True)
     text = (
-        f"Written by `benchmarks/scaling_model.py check --rounds {rounds}` on {CORES} cores; load average at its end: "
-        f"{os.getloadavg()[0]:.1f}. Seconds of a G iteration; measured: median (quartiles) of the steps that other "
-        f"programs left alone.\n\n{table(head, list(rows))}"
+        f"Generated by `benchmarks/scaling_model.py check --rounds {rounds}` on {CORES} cores; load average at the end: "
+        f"{os.getloadavg()[0]:.1f}. Times are seconds of a G iteration. Measured times are the median (quartiles) of "
+        f"the steps undisturbed by other programs.\n\n{table(head, list(rows))}"
     )
     sys.stdout.write(text)
     (DOCS / "scaling-check.md").write_text(text)
-    far = [
+    inaccurate = [
         f"{size} on {processes}: {error:+.1%}"
         for (size, processes), error in zip(cases, errors, strict=True)
         if abs(error) > TOLERANCE
     ]
-    if far:
-        sys.exit(f"off by more than {TOLERANCE:.0%}: {'; '.join(far)}")
+    if inaccurate:
+        sys.exit(f"predictions off by more than {TOLERANCE:.0%}: {'; '.join(inaccurate)}")
 
 
-def calibrate(file: Path, heard: Path | None, processes: int, rounds: int) -> None:
-    """Write a calibration file: a step of this machine, and the collectives in `heard`, or else this machine's too."""
-    measured = measure(processes if heard is None else 1, rounds)
-    collectives = links(measured, processes) if heard is None else json.loads(heard.read_text())
+def calibrate(file: Path, doctor_json: Path | None, processes: int, rounds: int) -> None:
+    """Write a calibration file: a step of this machine, and the collectives of `doctor_json` or of this machine."""
+    measured = measure(processes if doctor_json is None else 1, rounds)
+    collectives = links(measured, processes) if doctor_json is None else json.loads(doctor_json.read_text())
     contents = collectives | computing(measured)
-    size, shares = next(iter(measured["alone"].items()))
-    share, seconds = next(iter(shares.items()))
-    steps = record(check_config(size), int(share)).steps
+    size, times = next(iter(measured["alone"].items()))
+    images, seconds = next(iter(times.items()))
+    steps = record(check_config(size), int(images)).steps
     cluster = scaled(cluster_from(contents), steps, statistics.median(seconds))
     file.write_text(json.dumps(contents | {"compute_scale": cluster.compute_scale}, indent=1) + "\n")
 
@@ -161,7 +162,7 @@ def main() -> None:
     calibrating.add_argument("file", type=Path)
     collectives = calibrating.add_mutually_exclusive_group()
     collectives.add_argument("--processes", type=int, default=2, choices=(2, 4))
-    collectives.add_argument("--links", type=Path, help="what biggan doctor --json measured")
+    collectives.add_argument("--links", type=Path, help="output of biggan doctor --json")
     for command in (calibrating, commands.add_parser("check")):
         command.add_argument("--rounds", type=int, default=15)
     commands.add_parser("draw")

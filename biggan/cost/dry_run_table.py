@@ -47,7 +47,7 @@ def print_cost(console: Console, config: Config, world_size: int, estimate: Esti
 
 def _table(title: str | None, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("quantity")
     for column in columns:
         table.add_column(column, justify="right")
     return table

@@ -112,19 +112,11 @@ def _architecture(config: dict[str, Any], tensors: UnreadTensors, file: Path) ->
     """Return the networks described by config and tensors, and the index of the block that attention follows."""
     resolution, depth = _resolution_and_depth(config, file)
     channels, position = config["channel_width"], config["attention_layer_position"]
-    embedding, first = (tensors.unread.get(name) for name in ("embeddings.weight", "generator.gen_z.weight_orig"))
-    if embedding is None or first is None or embedding.ndim != 2 or first.ndim != 2:
-        names = "embeddings.weight and generator.gen_z.weight_orig"
-        raise InputError(f"{tensors.source}: {names}: missing or not of 2 dimensions; copy the checkpoint again")
-    features = BOTTOM_WIDTH**2 * G_WIDTHS[resolution][0] * channels
-    if first.shape[0] != features:
-        rows = f"{first.shape[0]} rows, not {features} as by {file.name}"
-        raise InputError(f"{tensors.source}: tensor generator.gen_z.weight_orig has {rows}; copy both files again")
-    embedding_dim, classes = embedding.shape
+    (embedding_dim, classes), inputs = _input_sizes(tensors, BOTTOM_WIDTH**2 * G_WIDTHS[resolution][0] * channels, file)
     expected = {
         "num_classes": classes,
         "class_embed_dim": embedding_dim,
-        "z_dim": first.shape[1] - embedding_dim,
+        "z_dim": inputs - embedding_dim,
         "output_dim": resolution,
     }
     for key, value in expected.items():
@@ -166,6 +158,19 @@ def _resolution_and_depth(config: dict[str, Any], file: Path) -> tuple[int, int]
             f"{file}: attention_layer_position: {position} is inside a stage of {depth} blocks; it must follow a stage"
         )
     return resolution, depth
+
+
+def _input_sizes(tensors: UnreadTensors, features: int, file: Path) -> tuple[tuple[int, int], int]:
+    """Return the shape of the class embedding and the inputs of the first layer, which must have `features` outputs."""
+    embedding, first = (tensors.unread.get(name) for name in ("embeddings.weight", "generator.gen_z.weight_orig"))
+    if embedding is None or first is None or embedding.ndim != 2 or first.ndim != 2:
+        names = "embeddings.weight and generator.gen_z.weight_orig"
+        raise InputError(f"{tensors.source}: {names}: missing or not of 2 dimensions; copy the checkpoint again")
+    if first.shape[0] != features:
+        rows = f"{first.shape[0]} rows, not {features} as by {file.name}"
+        raise InputError(f"{tensors.source}: tensor generator.gen_z.weight_orig has {rows}; copy both files again")
+    embedding_dim, classes = embedding.shape
+    return (embedding_dim, classes), first.shape[1]
 
 
 def _layers(resolution: int, depth: int) -> list[list[Any]]:
