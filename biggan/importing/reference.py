@@ -24,7 +24,7 @@ from biggan.importing.pickles import dense, read_file, state_dict_of
 from biggan.importing.shapes import infer_architecture
 from biggan.models.architecture import Architecture, configured_architecture
 
-FORMAT = "the reference PyTorch code's (BigGAN-PyTorch)"
+FORMAT = "the reference PyTorch code (BigGAN-PyTorch)"
 NETWORKS = ("G", "D", "G_ema")
 OPTIMIZERS = {"G": "G_optim", "D": "D_optim"}
 SETTINGS = "state_dict"

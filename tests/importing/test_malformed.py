@@ -63,7 +63,7 @@ TENSOR = "tensor blocks.1.conv1.weight"
 DENSE = torch.zeros(16, 16, 3, 3)
 NOT_FINITE = torch.tensor([float("nan")])
 REFERENCE = [
-    (("G.pth: ", TENSOR, "missing"), changed("G", **{WEIGHT: None})),
+    (("the generator: ", TENSOR, "missing"), changed("G", **{WEIGHT: None})),
     (("the discriminator: ", TENSOR, "missing"), changed("D", **{WEIGHT: None})),
     (("tensor blocks.1.conv1.bias ", "missing", "1 more"), changed("D", **{BIAS: None, "linear.bias": None})),
     (("EMA", "tensor output_conv.x "), changed("G_ema", **{"output_layer.2.x": torch.ones(2)})),
