@@ -1,13 +1,13 @@
-"""Calibrates, checks and plots the scaling model that docs/scaling.md explains.
+"""Calibrate the scaling model, check it on this machine, and draw its predictions for large clusters.
 
     python benchmarks/scaling_model.py calibrate FILE [--processes 2 | --links doctor.json]   for biggan train --dry-run
     python benchmarks/scaling_model.py check [--rounds 15]              predicted against measured: 1, 2, 4 processes
     python benchmarks/scaling_model.py draw                             plots and tables for 8 to 2,048 GPUs
 
-`calibrate` measures a step on this machine, and the collectives too unless `--links` gives those of `biggan doctor`.
-`check` predicts from the steps of one process and from collectives alone, and writes docs/scaling-check.md; it exits
-with 1 if a prediction is off by more than 15%. `draw` measures nothing: it predicts for clusters that we do not have
-and writes docs/scaling-*.png and docs/scaling-predictions.md.
+docs/scaling.md explains the model. `calibrate` times a step on this machine, and the collectives too unless `--links`
+has them. `check` predicts from one process's steps and from collectives alone, and writes docs/scaling-check.md. It
+ends with exit code 1 if a prediction is off by more than 15%. `draw` measures nothing, and writes docs/scaling-*.png
+and docs/scaling-predictions.md.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Any
 from scaling_measure import BATCHES, check_config
 from scaling_plots import draw, table
 
-from biggan.cost.communication import ENGINES, with_collectives
-from biggan.cost.estimate import cluster_from
+from biggan.cost.calibration import cluster_from
+from biggan.cost.engine_cost import ENGINES, with_collectives
 from biggan.cost.scaling import Cluster, MicroStep, Seconds, predict
 from biggan.cost.trace import record
 
@@ -37,11 +37,11 @@ WORKER = Path(__file__).with_name("scaling_measure.py")
 CORES = len(os.sched_getaffinity(0))
 DDP = ENGINES[0]
 TOLERANCE = 0.15
-"""Maximum error of a prediction, relative to the measured time."""
+"""Largest accepted error of a prediction, relative to the measurement."""
 
 
 def measure(processes: int, rounds: int) -> dict[str, Any]:
-    """Return the measurements of scaling_measure.py under torchrun, with one thread per process."""
+    """Run scaling_measure.py under torchrun, one thread per process. Return its measurements."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "measured.json"
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -51,19 +51,19 @@ def measure(processes: int, rounds: int) -> dict[str, Any]:
     kept = min(len(s) for kind in ("alone", "together") for sizes in measured[kind].values() for s in sizes.values())
     if kept < 3:
         sys.exit(
-            f"other programs used the cores: {kept} of {rounds} steps were undisturbed; stop them, or raise --rounds"
+            f"--rounds: only {kept} of {rounds} steps were undisturbed by other programs; stop them, or raise --rounds"
         )
     return measured
 
 
 def deviation(seconds: list[float]) -> float:
     """Return the standard deviation of one second of work, from the median absolute deviation: robust to pauses."""
-    middle = statistics.median(seconds)
-    return 1.4826 * statistics.median(abs(s - middle) for s in seconds) / math.sqrt(middle)
+    median = statistics.median(seconds)
+    return 1.4826 * statistics.median(abs(s - median) for s in seconds) / math.sqrt(median)
 
 
 def links(measured: dict[str, Any], processes: int) -> dict[str, Any]:
-    """Return the collectives of `processes` processes as `biggan doctor --json` writes them: medians over rounds."""
+    """Return the collectives of `processes` in the form of `biggan doctor --json`: medians over the rounds."""
     return {
         "world_size": processes,
         "hosts": ["here"],
@@ -77,25 +77,22 @@ def links(measured: dict[str, Any], processes: int) -> dict[str, Any]:
 
 
 def computing(measured: dict[str, Any]) -> dict[str, Any]:
-    """Return the properties of one process as `--calibration` reads them, except compute speed (see `scaled`)."""
-    # From short pieces, per round: changes from step to step are common to all processes of this machine.
+    """Return noise, launch time and cores of one process in the form of `--calibration`, without its speed."""
+    # Short pieces of work, per round: changes from step to step are common to all processes of this machine.
     noise = {"noise": statistics.median(map(deviation, measured["work"]))}
-    if measured["device"] == "cpu":  # launches are part of the step, and processes share cores
+    if measured["device"] == "cpu":  # no separate launches (the step includes them); processes share cores
         return noise | {"launch_seconds": 0.0, "cores": CORES}
     return noise
 
 
 def scaled(cluster: Cluster, steps: tuple[MicroStep, ...], seconds: float) -> Cluster:
-    """Return `cluster` with its compute speed set so that one process takes `seconds` for `steps`."""
+    """Return `cluster` with the compute scale at which a single process takes `seconds` for `steps`."""
     modelled = predict(with_collectives(steps, DDP, 1), cluster, 1, 1).total
     return replace(cluster, compute_scale=seconds / modelled)
 
 
 def predicted(measured: dict[str, Any], size: str, processes: int) -> tuple[Cluster, Seconds]:
-    """Return the fitted cluster and the predicted seconds of a G iteration.
-
-    Both follow from one process's step on its slice of the batch and from collectives.
-    """
+    """Return the fitted cluster and the predicted seconds, from one process's step and from collectives."""
     images = BATCHES[size] // processes
     steps = record(check_config(size), images).steps
     cluster = cluster_from(links(measured, max(2, processes)) | computing(measured))
@@ -104,61 +101,61 @@ def predicted(measured: dict[str, Any], size: str, processes: int) -> tuple[Clus
 
 
 def row(measured: dict[str, Any], size: str, processes: str) -> tuple[float, list[str]]:
-    """Return the relative error of one prediction and its row in the table."""
+    """Return the relative error of one prediction, and its row in the table."""
     cluster, seconds = predicted(measured, size, int(processes))
-    seconds_together = measured["together"][size][processes]
-    low, middle, high = statistics.quantiles(seconds_together, n=4)
-    hop, error = cluster.transports[0].within, seconds.total / middle - 1
+    taken = measured["together"][size][processes]
+    low, median, high = statistics.quantiles(taken, n=4)
+    hop, error = cluster.transports[0].within, seconds.total / median - 1
     parts = (seconds.compute, seconds.gradients, seconds.batchnorm, seconds.host_flag, seconds.straggler)
     return error, [
         size,
         processes,
         f"{seconds.total:.3f}",
-        f"{middle:.3f} ({low:.3f} to {high:.3f})",
+        f"{median:.3f} ({low:.3f} to {high:.3f})",
         f"{error:+.1%}",
         *(f"{s:.3f}" for s in parts),
         f"{hop.seconds * 1e6:.0f} us, {1e-9 / hop.seconds_per_byte:.2f} GB/s" if processes != "1" else "",
-        str(len(seconds_together)),
+        str(len(taken)),
     ]
 
 
 def check(rounds: int) -> None:
-    """Print and write the table of predicted and measured step times; exit with 1 if an error exceeds TOLERANCE."""
+    """Print and write the table of predicted and measured step times. Exit with 1 if a prediction is too far off."""
     measured = measure(4, rounds)
-    parts = ["compute", "gradients", "BatchNorm", "flag", "wait"]
-    head = ["network", "processes", "predicted", "measured", "error", *parts, "a hop", "steps"]
+    causes = ["compute", "gradients", "BatchNorm", "flag", "wait"]
+    head = ["network", "processes", "predicted", "measured", "error", *causes, "hop", "steps"]
     cases = [(size, processes) for size, counts in measured["together"].items() for processes in counts]
     errors, rows = zip(*(row(measured, *case) for case in cases), strict=True)
     text = (
-        f"Written by `benchmarks/scaling_model.py check --rounds {rounds}` on {CORES} cores; load average at its end: "
-        f"{os.getloadavg()[0]:.1f}. Seconds of a G iteration; measured: median (quartiles) of the steps that other "
-        f"programs left alone.\n\n{table(head, list(rows))}"
+        f"Generated by `benchmarks/scaling_model.py check --rounds {rounds}` on {CORES} cores; load average "
+        f"{os.getloadavg()[0]:.1f} at the end. Times are seconds of a G iteration. Measured times are the median "
+        f"(quartiles) of the steps undisturbed by other programs.\n\n{table(head, list(rows))}"
     )
     sys.stdout.write(text)
     (DOCS / "scaling-check.md").write_text(text)
-    far = [
+    inaccurate = [
         f"{size} on {processes}: {error:+.1%}"
         for (size, processes), error in zip(cases, errors, strict=True)
         if abs(error) > TOLERANCE
     ]
-    if far:
-        sys.exit(f"off by more than {TOLERANCE:.0%}: {'; '.join(far)}")
+    if inaccurate:
+        sys.exit(f"predictions off by more than {TOLERANCE:.0%}: {'; '.join(inaccurate)}")
 
 
-def calibrate(file: Path, doctor: Path | None, processes: int, rounds: int) -> None:
-    """Write a calibration file from a step of this machine and the collectives in `doctor` (None: of this machine)."""
-    measured = measure(processes if doctor is None else 1, rounds)
-    collectives = links(measured, processes) if doctor is None else json.loads(doctor.read_text())
+def calibrate(file: Path, doctor_json: Path | None, processes: int, rounds: int) -> None:
+    """Write a calibration file: a step of this machine, and the collectives of `doctor_json` or of this machine."""
+    measured = measure(processes if doctor_json is None else 1, rounds)
+    collectives = links(measured, processes) if doctor_json is None else json.loads(doctor_json.read_text())
     contents = collectives | computing(measured)
-    size, slices = next(iter(measured["alone"].items()))
-    images, seconds = next(iter(slices.items()))
+    size, times = next(iter(measured["alone"].items()))
+    images, seconds = next(iter(times.items()))
     steps = record(check_config(size), int(images)).steps
     cluster = scaled(cluster_from(contents), steps, statistics.median(seconds))
     file.write_text(json.dumps(contents | {"compute_scale": cluster.compute_scale}, indent=1) + "\n")
 
 
 def main() -> None:
-    """Run one of the commands."""
+    """Calibrate, check or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     calibrating = commands.add_parser("calibrate")

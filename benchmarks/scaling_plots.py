@@ -1,4 +1,4 @@
-"""Plots and tables of the scaling model's predictions for BigGAN-128, 256 and 512 on 8 to 2,048 GPUs."""
+"""Plot and tabulate the scaling model's predictions for BigGAN-128, 256 and 512 on 8 to 2,048 GPUs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from biggan.config.preset import resolve
-from biggan.cost.communication import ENGINES, EngineSettings, with_collectives
-from biggan.cost.memory import memory
+from biggan.cost.engine_cost import ENGINES, EngineSettings, memory, with_collectives
 from biggan.cost.scaling import ASSUMED, Cluster, Collective, Event, MicroStep, Operation, Seconds, predict
 from biggan.cost.trace import Trace, record
 
@@ -26,7 +25,7 @@ GPU_MEMORY = 72 * 2**30
 """Bytes of an 80 GB GPU that a step may use."""
 DDP = ENGINES[0]
 DEEPSPEED_BUCKET = 500_000_000
-"""DeepSpeed's default bucket size of a ZeRO reduction, in elements; ours is 25 MiB."""
+"""Elements of a ZeRO bucket by DeepSpeed's default; biggan uses 25 MiB."""
 CAUSES = {
     "images": "#4477aa",
     "the same on every process": "#88ccee",
@@ -34,20 +33,20 @@ CAUSES = {
     "gradients": "#ee6677",
     "BatchNorm": "#aa3377",
     "stop flag": "#228833",
-    "waiting for the slowest": "#999999",
+    "stragglers": "#999999",
 }
 
 
 @cache
 def traces(resolution: int, accumulation: int) -> tuple[Trace, Trace]:
-    """Return the traces of the preset's G iteration with 4 and with 8 images per process."""
+    """Record the preset's G iteration with 4 and with 8 images per process."""
     config = resolve(CONFIGS / f"imagenet{resolution}.yaml", [f"training.accumulation={accumulation}"])
     return record(config, 4), record(config, 8)
 
 
 def at(resolution: int, images: float, accumulation: int) -> Trace:
-    """Return the trace for any micro-batch size. Operations and kept activations are linear in the number of images."""
-    four, eight = traces(resolution, min(2, accumulation))  # with more micro-steps, all but the last are equal
+    """Return the trace for any micro-batch: work and saved bytes of every operation are linear in the images."""
+    four, eight = traces(resolution, min(2, accumulation))  # all micro-steps but the last are equal
 
     def line(a: float, b: float) -> int:
         return max(0, round(a + (b - a) * (images - 4) / 4))
@@ -87,7 +86,7 @@ def case(
     more: int = 1,
     reduced_moments: bool = False,
 ) -> Case:
-    """Return the prediction with the least accumulation (times `more`) that fits the GPU's memory."""
+    """Predict with the smallest accumulation (times `more`) that fits into the GPU's memory."""
     accumulation = 1
     while not fits(resolution, gpus, batch, engine, accumulation):
         accumulation *= 2
@@ -107,7 +106,7 @@ def case(
 
 
 def by_all_reduces(step: MicroStep) -> MicroStep:
-    """Return the step with all-reduces of means and then squared deviations in place of BatchNorm's all-gather."""
+    """Replace BatchNorm's all-gathers by two all-reduces: of means, then of squared deviations."""
     events: list[Event] = []
     for event in step.events:
         if isinstance(event, Collective) and event.name == "all_gather":
@@ -120,12 +119,12 @@ def by_all_reduces(step: MicroStep) -> MicroStep:
 def fits(resolution: int, gpus: int, batch: int, engine: EngineSettings, accumulation: int) -> bool:
     """Return True if a step uses at most GPU_MEMORY."""
     trace = at(resolution, batch / gpus / accumulation, accumulation)
-    usage = memory(trace.g_parameters, trace.d_parameters, trace.activation_bytes, engine, gpus)
-    return usage.total <= GPU_MEMORY
+    held = memory(trace.g_parameters, trace.d_parameters, trace.activation_bytes, engine, gpus)
+    return held.total <= GPU_MEMORY
 
 
 def rate(resolution: int, gpus: int, batch: int) -> float:
-    """Return images per second of all GPUs."""
+    """Return the images per second of all GPUs."""
     return batch / case(resolution, gpus, batch).seconds.total
 
 
@@ -135,7 +134,7 @@ def plot_throughput(file: Path) -> None:
     for column, resolution in enumerate(RESOLUTIONS):
         above, below = axes[:, column]
         first = rate(resolution, GPUS[0], BATCHES[0])
-        above.plot(GPUS, [first * n / GPUS[0] for n in GPUS], "k:", label="8 GPUs' rate, multiplied")
+        above.plot(GPUS, [first * n / GPUS[0] for n in GPUS], "k:", label="linear scaling from 8 GPUs")
         for batch, colour in zip(BATCHES, ("#4477aa", "#228833", "#ee6677"), strict=True):
             rates = [rate(resolution, n, batch) for n in GPUS]
             above.plot(GPUS, rates, "o-", color=colour, label=f"batch {batch:,}")
@@ -147,12 +146,12 @@ def plot_throughput(file: Path) -> None:
             axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("images/s")
     axes[0, 0].legend(frameon=False)
-    axes[1, 0].set_ylabel("efficiency against 8 GPUs")
+    axes[1, 0].set_ylabel("efficiency relative to 8 GPUs")
     save(figure, file)
 
 
 def plot_shares(file: Path) -> None:
-    """Plot the parts of the time of a G iteration, batch 2,048."""
+    """Plot the time of a G iteration by cause, batch 2,048."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), sharey=True, layout="constrained")
     for axis, resolution in zip(axes, RESOLUTIONS, strict=True):
         floor = [0.0] * len(GPUS)
@@ -171,30 +170,30 @@ def plot_shares(file: Path) -> None:
 
 GRAPHS = replace(ASSUMED, launch_seconds=0.5e-6)
 QUIET = replace(ASSUMED, noise=0.0)
-NO_STOP_FLAG = replace(ASSUMED, host_hop_seconds=0.0)
+NO_FLAG = replace(ASSUMED, host_hop_seconds=0.0)
 REMEDIES: dict[str, Callable[[int, int], float]] = {
-    "as it is": lambda r, n: case(r, n, 2048).seconds.total,
+    "unchanged": lambda r, n: case(r, n, 2048).seconds.total,
     "BatchNorm groups of 64": lambda r, n: case(r, n, 2048, group=64).seconds.total,
     "BatchNorm groups of 8": lambda r, n: case(r, n, 2048, group=8).seconds.total,
-    "BatchNorm by all-reduces (not built)": lambda r, n: case(r, n, 2048, reduced_moments=True).seconds.total,
-    "no stop flag (not built)": lambda r, n: case(r, n, 2048, cluster=NO_STOP_FLAG).seconds.total,
-    "groups of 64, no stop flag": lambda r, n: case(r, n, 2048, group=64, cluster=NO_STOP_FLAG).seconds.total,
-    "no process ever slower": lambda r, n: case(r, n, 2048, cluster=QUIET).seconds.total,
-    "groups of 64, launches at a tenth": lambda r, n: case(r, n, 2048, group=64, cluster=GRAPHS).seconds.total,
+    "BatchNorm by all-reduces (not implemented)": lambda r, n: case(r, n, 2048, reduced_moments=True).seconds.total,
+    "no stop flag (not implemented)": lambda r, n: case(r, n, 2048, cluster=NO_FLAG).seconds.total,
+    "groups of 64, no stop flag": lambda r, n: case(r, n, 2048, group=64, cluster=NO_FLAG).seconds.total,
+    "no stragglers": lambda r, n: case(r, n, 2048, cluster=QUIET).seconds.total,
+    "groups of 64, a tenth of the launch time": lambda r, n: case(r, n, 2048, group=64, cluster=GRAPHS).seconds.total,
     "ZeRO 2": lambda r, n: case(r, n, 2048, engine=ENGINES[2]).seconds.total,
     "batch 8,192, per 2,048 images": lambda r, n: case(r, n, 8192).seconds.total / 4,
     "twice the accumulation": lambda r, n: case(r, n, 2048, more=2).seconds.total if n < 2048 else math.nan,
 }
-"""Remedy -> seconds of a G iteration per 2,048 images, by resolution and GPUs; NaN if a process has one image."""
+"""Seconds of G iterations per 2,048 images; NaN where a process has one image."""
 
 
 def plot_remedies(file: Path) -> None:
-    """Plot the time with each remedy relative to the time without, batch 2,048."""
+    """Plot the relative time with each remedy, batch 2,048."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), sharex=True, sharey=True, layout="constrained")
     colours = mpl.colormaps["tab10"]
     for axis, resolution in zip(axes, RESOLUTIONS, strict=True):
         for k, (name, seconds) in enumerate(REMEDIES.items()):
-            ratio = [seconds(resolution, n) / REMEDIES["as it is"](resolution, n) for n in GPUS]
+            ratio = [seconds(resolution, n) / REMEDIES["unchanged"](resolution, n) for n in GPUS]
             axis.plot(GPUS, ratio, marker=".", label=name, color="black" if k == 0 else colours(k - 1), lw=1.5)
         axis.set(title=f"BigGAN-{resolution}, batch 2,048", xlabel="GPUs", ylim=(0, 1.8))
         ticks(axis)
@@ -206,7 +205,7 @@ def plot_remedies(file: Path) -> None:
 
 
 def ticks(axis: Axes) -> None:
-    """Label the axis with GPU counts in powers of two."""
+    """Set the x axis to GPUs in powers of two."""
     axis.set_xscale("log", base=2)
     axis.set_xticks(GPUS, [f"{n:,}" for n in GPUS], rotation=45)
 
@@ -223,7 +222,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def iterations(resolution: int) -> str:
-    """Return the table of throughput and parts of the time, batch 2,048."""
+    """Return the table of throughput and of time by cause, batch 2,048."""
     rows = []
     for gpus in GPUS:
         c = case(resolution, gpus, 2048)
@@ -234,7 +233,7 @@ def iterations(resolution: int) -> str:
             + [f"{share / total:.0%}" for share in c.parts.values()]
         )
     head = ["GPUs", "accumulation", "s per iteration", "images/s", "efficiency", *CAUSES]
-    return f"## BigGAN-{resolution}, batch 2,048, DDP, BatchNorm over all\n\n{table(head, rows)}"
+    return f"## BigGAN-{resolution}, batch 2,048, DDP, BatchNorm over all processes\n\n{table(head, rows)}"
 
 
 def remedies(resolution: int) -> str:
@@ -248,18 +247,18 @@ def remedies(resolution: int) -> str:
 
 
 def waiting() -> str:
-    """Return the table of waiting times for other assumptions about noise."""
+    """Return the table of straggler waits for other values of the noise."""
     rows = []
     for noise in (0.0, 1e-3, 2e-3, 4e-3, 8e-3):
         noisy = replace(ASSUMED, noise=noise)
         shares = [case(128, n, 2048, cluster=noisy) for n in (64, 256, 1024, 2048)]
         rows.append([f"{1e3 * noise:.0f}", *(f"{c.seconds.straggler / c.seconds.total:.0%}" for c in shares)])
-    title = "## BigGAN-128, batch 2,048: share lost to waiting, by the noise of one process"
-    return f"{title}\n\n{table(['ms in a second', '64 GPUs', '256', '1,024', '2,048'], rows)}"
+    title = "## BigGAN-128, batch 2,048: fraction of time lost to stragglers, by the noise of one process"
+    return f"{title}\n\n{table(['ms per second', '64 GPUs', '256', '1,024', '2,048'], rows)}"
 
 
 def memories() -> str:
-    """Return the table of memory by engine, and with DeepSpeed's default bucket size."""
+    """Return the table of memory by engine, also with DeepSpeed's default buckets."""
     rows = []
     for resolution in RESOLUTIONS:
         trace = at(resolution, 8, 1)
@@ -273,8 +272,8 @@ def memories() -> str:
 
 
 def tables() -> str:
-    """Return every number that docs/scaling.md refers to."""
-    first = "Written by `benchmarks/scaling_model.py draw`: predictions on an assumed cluster, nothing measured.\n"
+    """Return all tables of docs/scaling-predictions.md."""
+    first = "Generated by `benchmarks/scaling_model.py draw`: predictions on an assumed cluster, nothing measured.\n"
     parts = [first, *map(iterations, RESOLUTIONS), *map(remedies, RESOLUTIONS), waiting(), memories()]
     return "\n".join(parts)
 

@@ -1,4 +1,4 @@
-"""The scaling model against closed forms, simulations and torch's own buckets."""
+"""Compare the scaling model with closed forms, simulations and torch's own buckets."""
 
 import random
 import statistics
@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from biggan.cost.communication import ENGINES, EngineSettings, bucket_ends, traffic, with_collectives
+from biggan.cost.calibration import Timing, fit_link, with_measured_link
+from biggan.cost.engine_cost import ENGINES, EngineSettings, bucket_ends, traffic, with_collectives
 from biggan.cost.scaling import (
     ASSUMED,
     Cluster,
@@ -17,15 +18,13 @@ from biggan.cost.scaling import (
     Link,
     MicroStep,
     Operation,
-    Timing,
     Transport,
-    calibrated,
-    fit,
+    largest_normal,
     predict,
     ring_bytes,
     ring_steps,
+    straggler_wait,
 )
-from biggan.cost.stragglers import largest_of, straggling
 
 HOP = Link(1e-3, 1e-6)
 PLAIN = Cluster(
@@ -48,20 +47,20 @@ def iteration(*events):
     return [MicroStep(events, 1, boundary=True)]
 
 
-def test_ring_formulas():
+def test_ring_seconds_match_closed_forms():
     assert PLAIN.seconds(reduce(1000), 4) == pytest.approx(2 * 3 * (1e-3 + 250e-6))
     assert PLAIN.seconds(Collective("all_gather", 1000, "batchnorm"), 4) == pytest.approx(3 * (1e-3 + 1e-3))
     assert PLAIN.seconds(reduce(1000), 1) == 0
 
 
-def test_hops_between_nodes_are_counted_apart_and_the_slowest_link_sets_the_bandwidth():
+def test_ring_counts_hops_between_nodes_and_uses_the_slowest_link():
     far = Link(10e-3, 4e-6)
     cluster = replace(PLAIN, processes_per_node=4, transports=(Transport(0.5, HOP, far, trees=False),))
     assert cluster.seconds(reduce(800), 8) == pytest.approx(0.5 + 12 * 1e-3 + 2 * 10e-3 + 14 * 100 * 4e-6)
     assert cluster.seconds(reduce(800), 4) == pytest.approx(0.5 + 6 * 1e-3 + 6 * 200 * 1e-6)
 
 
-def test_trees_beat_rings_where_latency_rules_and_lose_where_bytes_do():
+def test_trees_are_faster_for_small_messages_and_not_for_large_ones():
     tree = replace(PLAIN, processes_per_node=1, transports=(Transport(0.0, HOP, HOP, trees=True),))
     ring = replace(PLAIN, processes_per_node=1)
     assert tree.seconds(reduce(8), 64) == pytest.approx(2 * (6 * 1e-3 + 8e-6))
@@ -71,7 +70,7 @@ def test_trees_beat_rings_where_latency_rules_and_lose_where_bytes_do():
     assert tree.seconds(gather, 64) == ring.seconds(gather, 64)
 
 
-def test_operations_are_bound_by_arithmetic_memory_or_their_launch():
+def test_operation_time_is_bound_by_arithmetic_memory_or_launch():
     for operation, seconds in (
         (Operation(2000, 10), 2),
         (Operation(2000, 10, float32=True), 20),
@@ -84,14 +83,14 @@ def test_operations_are_bound_by_arithmetic_memory_or_their_launch():
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
-def test_one_process_communicates_nothing(engine):
+def test_one_process_does_not_communicate(engine):
     steps = iteration(Operation(1000, 0), Collective("all_gather", 100, "batchnorm"), GradientReady(4000))
     alone = predict(with_collectives(steps, engine, 1), replace(PLAIN, noise=0.1), 1, 1)
     assert (alone.compute, alone.total) == (pytest.approx(1), pytest.approx(1))
     assert traffic(with_collectives(steps, engine, 1), 1, 1) == []
 
 
-def test_gradients_hide_behind_the_backward_pass_but_batchnorm_does_not():
+def test_gradients_overlap_with_the_backward_pass_and_batchnorm_does_not():
     two_seconds = reduce(2_000_000 - 2000)  # 2 hops of 1 ms, and a byte a microsecond
     assert PLAIN.seconds(two_seconds, 2) == pytest.approx(2)
     overlapped = predict(iteration(two_seconds, Operation(5000, 0)), PLAIN, 2, 2)
@@ -104,11 +103,12 @@ def test_gradients_hide_behind_the_backward_pass_but_batchnorm_does_not():
     assert shared_cores.total == pytest.approx(7)
 
 
-def test_the_flag_costs_what_the_device_has_no_work_for():
+def test_flag_costs_only_the_time_the_device_is_idle():
     hops = replace(PLAIN, host_hop_seconds=0.1, transports=(Transport(0.0, Link(0, 0), Link(0, 0), False),))
-    asked = [predict(iteration(Operation(1000, 0)), hops, n, n) for n in (1, 2, 11)]
-    assert [a.host_flag for a in asked] == [0, 0, pytest.approx(1)]  # 0, 2 and 20 hops; the device has work for 1 s
-    assert [a.total for a in asked] == [1, 1, pytest.approx(2)]
+    predictions = [predict(iteration(Operation(1000, 0)), hops, n, n) for n in (1, 2, 11)]
+    # 0, 2 and 20 hops; the device has work for 1 s
+    assert [p.host_flag for p in predictions] == [0, 0, pytest.approx(1)]
+    assert [p.total for p in predictions] == [1, 1, pytest.approx(2)]
     busy_host = replace(hops, launch_seconds=0.9)
     assert predict(iteration(Operation(1000, 0)), busy_host, 11, 11).host_flag == pytest.approx(1)  # ahead by 1 s
     assert predict(iteration(*[Operation(0, 0)] * 3), busy_host, 11, 11).host_flag == pytest.approx(2)  # not ahead
@@ -116,7 +116,7 @@ def test_the_flag_costs_what_the_device_has_no_work_for():
     assert shared_cores.host_flag == pytest.approx(0.2)
 
 
-def test_batchnorm_waits_behind_gradients_on_one_communicator_and_not_on_its_own():
+def test_batchnorm_queues_behind_gradients_only_on_a_shared_communicator():
     two_seconds, small = reduce(2_000_000 - 2000), reduce(0, "batchnorm")
     events = iteration(two_seconds, Operation(1000, 0), small, Operation(4000, 0))
     assert predict(events, PLAIN, 2, 2).gradients == pytest.approx(1)
@@ -124,13 +124,13 @@ def test_batchnorm_waits_behind_gradients_on_one_communicator_and_not_on_its_own
     assert groups.gradients == pytest.approx(0, abs=1e-9)
 
 
-def test_processes_that_share_cores_take_turns():
+def test_processes_that_share_cores_slow_down():
     cores = replace(PLAIN, cores_per_node=2, transports=(Transport(0.0, Link(0, 0), Link(0, 0), False),))
     seconds = [predict(iteration(Operation(1000, 0)), cores, n, n).total for n in (1, 2, 4)]
     assert seconds == [1, 1, 2]
 
 
-def test_more_latency_less_bandwidth_or_more_noise_never_help():
+def test_higher_latency_lower_bandwidth_or_more_noise_is_slower():
     steps = iteration(Operation(1000, 0), reduce(500, "batchnorm"), Operation(1000, 0), reduce(5000))
 
     def seconds(latency, per_byte, noise):
@@ -144,37 +144,37 @@ def test_more_latency_less_bandwidth_or_more_noise_never_help():
 
 
 @pytest.mark.parametrize("n", [1, 2, 16, 300])
-def test_the_largest_of_n_is_what_a_simulation_finds(n):
+def test_largest_normal_matches_a_simulation(n):
     draw = random.Random(0)
     largest = [max(draw.gauss(0, 1) for _ in range(n)) for _ in range(3000)]
-    mean, deviation = largest_of(n)
+    mean, deviation = largest_normal(n)
     assert mean == pytest.approx(statistics.mean(largest), abs=0.06)
     assert deviation == pytest.approx(statistics.stdev(largest), rel=0.05)
-    assert largest_of(2) == (
+    assert largest_normal(2) == (
         pytest.approx(torch.pi**-0.5, abs=1e-4),
         pytest.approx((1 - 1 / torch.pi) ** 0.5, abs=1e-4),
     )
 
 
 @pytest.mark.parametrize("group", [1, 2, 4, 16])
-def test_waiting_costs_what_a_simulation_of_the_meetings_does(group):
+def test_straggler_wait_matches_a_simulation(group):
     draw, processes, updates, exchanges, noise, seconds = random.Random(0), 16, 2, 12, 0.02, 3.0
     deviation = noise * (seconds / (updates * (exchanges + 1))) ** 0.5
-    lost = 0.0
+    waited = 0.0
     for _ in range(400):
         for _ in range(updates):
-            clocks = [0.0] * processes  # each process is this late when an update begins
-            for meeting in range(exchanges + 1):
+            clocks = [0.0] * processes  # how late each process is when an update starts
+            for synchronization in range(exchanges + 1):
                 clocks = [clock + draw.gauss(0, deviation) for clock in clocks]
-                if group > 1 or meeting == exchanges:
+                if group > 1 or synchronization == exchanges:
                     groups = [clocks[first : first + group] for first in range(0, processes, group)]
                     clocks = [max(clocks) for clocks in groups for _ in range(group)]
-            lost += max(clocks) / 400
-    predicted = straggling(seconds, noise, updates * (exchanges + 1), updates, processes, group)
-    assert predicted == pytest.approx(lost, rel=0.04)
+            waited += max(clocks) / 400
+    predicted = straggler_wait(seconds, noise, updates * (exchanges + 1), updates, processes, group)
+    assert predicted == pytest.approx(waited, rel=0.04)
 
 
-def test_batchnorm_groups_wait_for_their_own_and_updates_for_all():
+def test_batchnorm_waits_for_its_group_and_updates_for_all_processes():
     exchange = reduce(0, "batchnorm")
     steps = [
         MicroStep((Operation(500, 0), exchange, exchange), 2, boundary=False),
@@ -183,15 +183,15 @@ def test_batchnorm_groups_wait_for_their_own_and_updates_for_all():
     free = Link(0.0, 0.0)
     cluster = replace(PLAIN, noise=0.01, transports=(Transport(0.0, free, free, trees=False),))
     waits = {group: predict(steps, cluster, 16, group).straggler for group in (1, 4, 16)}
-    (two, _), (four, spread), (sixteen, _) = largest_of(2), largest_of(4), largest_of(16)
+    (two, _), (four, spread), (sixteen, _) = largest_normal(2), largest_normal(4), largest_normal(16)
     second = 0.01 * 2**0.5  # 2 s of work
-    assert waits[1] == pytest.approx(second * sixteen)  # one update; BatchNorm meets nobody
+    assert waits[1] == pytest.approx(second * sixteen)  # one update; groups of one process do not wait in BatchNorm
     assert waits[4] == pytest.approx(second * (7**0.5 * four + spread * four))  # 4 groups of 4; 6 exchanges, an update
     assert waits[16] == pytest.approx(second * 7**0.5 * sixteen)
     assert predict(steps, cluster, 2, 2).straggler == pytest.approx(second * 7**0.5 * two)
 
 
-def test_the_fit_finds_planted_latency_and_bandwidth():
+def test_fit_recovers_planted_latency_and_bandwidth():
     planted, draw = Link(80e-6, 0.7e-9), random.Random(1)
     timings = []
     for name in ("all_reduce", "all_gather"):
@@ -200,21 +200,21 @@ def test_the_fit_finds_planted_latency_and_bandwidth():
                 collective = Collective(name, size, "gradients")
                 exact = ring_steps(name, processes) * planted.seconds + ring_bytes(collective, processes) * 0.7e-9
                 timings.append(Timing(collective, processes, exact))
-    assert fit(timings) == Link(pytest.approx(80e-6), pytest.approx(0.7e-9))
-    noisy = fit([replace(t, seconds=t.seconds * draw.uniform(0.9, 1.1)) for t in timings])
+    assert fit_link(timings) == Link(pytest.approx(80e-6), pytest.approx(0.7e-9))
+    noisy = fit_link([replace(t, seconds=t.seconds * draw.uniform(0.9, 1.1)) for t in timings])
     assert noisy == Link(pytest.approx(80e-6, rel=0.1), pytest.approx(0.7e-9, rel=0.1))
-    with pytest.raises(ValueError, match="two sizes"):
-        fit(timings[:1])
+    with pytest.raises(ValueError, match="two"):
+        fit_link(timings[:1])
 
 
-def test_a_calibration_on_one_host_says_nothing_of_the_network():
-    (transport,) = calibrated(ASSUMED, HOP, hosts=1).transports
+def test_calibration_on_one_host_keeps_the_assumed_network():
+    (transport,) = with_measured_link(ASSUMED, HOP, hosts=1).transports
     assert (transport.within, transport.between) == (HOP, Link(14e-6, 1 / 300e9))
-    (transport,) = calibrated(ASSUMED, HOP, hosts=2).transports
+    (transport,) = with_measured_link(ASSUMED, HOP, hosts=2).transports
     assert (transport.within, transport.between) == (HOP, HOP)
 
 
-def test_buckets_are_those_torch_makes():
+def test_bucket_ends_match_torch():
     draw = random.Random(2)
     sizes = [draw.choice([64, 4096, 300_000, 2_000_000, 9_000_000]) for _ in range(200)]
     tensors = [torch.empty(size, device="meta") for size in sizes]
@@ -223,14 +223,14 @@ def test_buckets_are_those_torch_makes():
     assert [bucket[-1] + 1 for bucket in theirs] == ours
 
 
-def test_stage_two_reduces_in_every_micro_step_and_stage_one_in_the_last():
+def test_zero_2_reduces_in_every_micro_step_and_zero_1_in_the_last():
     micro = MicroStep((Operation(1, 1), GradientReady(4000)), 3, boundary=False)
     steps = [micro, replace(micro, repeats=1, boundary=True)]
     counts = {
         str(engine): {t.cause: t.count for t in traffic(with_collectives(steps, engine, 8), 8, 8)} for engine in ENGINES
     }
     assert counts["DDP"] == {"gradients": 1, "host flag": 1}
-    assert counts["ZeRO 1"] == {"gradients": 2, "parameters": 1, "host flag": 1}  # with the norm's
+    assert counts["ZeRO 1"] == {"gradients": 2, "parameters": 1, "host flag": 1}  # one of them for the norm
     assert counts["ZeRO 2"] == {"gradients": 5, "parameters": 1, "host flag": 1}
     small = EngineSettings("deepspeed", 1, zero_bucket_elements=100)
     assert [t.count for t in traffic(with_collectives(steps, small, 8), 8, 8) if t.cause == "gradients"] == [2]

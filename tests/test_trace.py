@@ -1,4 +1,4 @@
-"""What is recorded without storage against what real tensors do."""
+"""Compare the trace recorded without storage with a real training step."""
 
 import itertools
 from collections import Counter
@@ -28,7 +28,7 @@ def config(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_real_step_does_the_work_and_keeps_the_bytes_that_were_recorded(config, precision):
+def test_trace_matches_flop_and_saved_bytes_of_a_real_step(config, precision):
     config = config(f"training.precision={precision}", "training.d_steps=1", "model.channels=4")
     process = Process(0, 1, torch.device("cpu"), None)
     gan = build.gan(config, process, FiniteGuard(process.device))
@@ -36,7 +36,7 @@ def test_a_real_step_does_the_work_and_keeps_the_bytes_that_were_recorded(config
     x, y = torch.rand(n, 3, 32, 32), torch.zeros(n, dtype=torch.long)
     networks = (gan.generator.module, gan.discriminator.module)
     weights = {p.untyped_storage().data_ptr() for network in networks for p in network.parameters()}
-    kept, most = {}, []
+    kept, totals = {}, []
 
     def pack(saved):
         storage = saved.untyped_storage()
@@ -49,13 +49,13 @@ def test_a_real_step_does_the_work_and_keeps_the_bytes_that_were_recorded(config
         for update, arguments in ((update_discriminator, (itertools.repeat((x, y)),)), (update_generator, ())):
             kept.clear()
             update(gan, *arguments, iter([(torch.randn(n, config.model.effective_z_dim), y)]), recipe)
-            most.append(sum(kept.values()))
+            totals.append(sum(kept.values()))
     trace = record(config, n)
     assert trace.flop == counter.get_total_flops()
-    assert trace.activation_bytes == pytest.approx(max(most), rel=0.02)
+    assert trace.activation_bytes == pytest.approx(max(totals), rel=0.02)
 
 
-def test_what_a_step_does_is_linear_in_its_images(config):
+def test_trace_is_linear_in_the_number_of_images(config):
     two, four, six = (record(config("model.channels=8"), n) for n in (2, 4, 6))
     for a, b, c in zip(two.steps, four.steps, six.steps, strict=True):
         for first, middle, last in zip(a.events, b.events, c.events, strict=True):
@@ -66,13 +66,13 @@ def test_what_a_step_does_is_linear_in_its_images(config):
                 assert first == middle == last
 
 
-def test_accumulation_repeats_all_but_the_update_and_the_regularizer(config):
+def test_accumulation_repeats_everything_but_update_and_regularizer(config):
     def counts(trace):
-        found = Counter()
+        totals = Counter()
         for step in trace.steps:
             for event in step.events:
-                found[type(event).__name__, getattr(event, "name", "")] += step.repeats
-        return found
+                totals[type(event).__name__, getattr(event, "name", "")] += step.repeats
+        return totals
 
     once, thrice = (record(config(f"training.accumulation={a}", "data.streams=2"), 2) for a in (1, 3))
     layers = 7

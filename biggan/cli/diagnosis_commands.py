@@ -30,8 +30,8 @@ def doctor(
     """
     # Before torch is imported: its C++ stack traces would bury the line that says what is wrong.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    from biggan.doctor.board import leave
     from biggan.doctor.examination import ExaminationRequest, examine
+    from biggan.doctor.rank_store import exit_process
 
     request = ExaminationRequest(
         preset=config,
@@ -47,7 +47,7 @@ def doctor(
         leave_exit_code(exit_code)
     except InputError as error:
         exit_code = say(error)
-    leave(exit_code)
+    exit_process(exit_code)
 
 
 def report(

@@ -74,10 +74,10 @@ def _print(found: ImportedCheckpoint, out: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from biggan.importing import import_table
+    from biggan.importing.imported_checkpoint import summary
 
     table = Table(show_header=False)
-    for row in import_table.rows(found):
+    for row in summary(found):
         table.add_row(*map(Text, row))
     Console().print(table)
     sys.stdout.write(f"{out}\n")

@@ -120,20 +120,21 @@ def _print_warnings(config: Config) -> None:
 def _print_estimate(config: Config, world_size: int, calibration: Path | None) -> None:
     from rich.console import Console
 
+    from biggan.cost.calibration import read_calibration
     from biggan.cost.dry_run_table import print_cost
-    from biggan.cost.estimate import estimate, read_calibration
+    from biggan.cost.estimate import estimate
     from biggan.cost.scaling import ASSUMED
 
     cluster = ASSUMED
-    of_what = "predicted for an assumed cluster of H100 GPUs, not this machine (docs/scaling.md)"
+    time_heading = "predicted for an assumed cluster of H100 GPUs, not this machine (docs/scaling.md)"
     if calibration is not None:
         cluster, source = read_calibration(calibration)
-        of_what = f"predicted by the scaling model (its numbers: {source})"
+        time_heading = f"predicted by the scaling model (its numbers: {source})"
     console = Console()
     console.print(config.to_yaml(), highlight=False, markup=False, soft_wrap=True)
     for note in config.notes():
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    print_cost(console, config, world_size, estimate(config, world_size, cluster), of_what)
+    print_cost(console, config, world_size, estimate(config, world_size, cluster), time_heading)
 
 
 def parameters(

@@ -1,1 +1,1 @@
-"""What a run will cost, before it is started: memory, traffic, time."""
+"""Predict the cost of a run before it starts: memory, traffic and time."""

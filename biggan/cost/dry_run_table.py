@@ -1,4 +1,4 @@
-"""Tables of `biggan train CONFIG --dry-run`: what one process computes, holds, sends and waits for."""
+"""Tables of `biggan train CONFIG --dry-run`: computing, memory, traffic and time of one process."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ KINDS = {
 }
 
 
-def print_cost(console: Console, config: Config, world_size: int, estimate: Estimate, of_what: str) -> None:
-    """Print `estimate`; `of_what` says, before the seconds, of which machines they are predicted."""
+def print_cost(console: Console, config: Config, world_size: int, estimate: Estimate, time_heading: str) -> None:
+    """Print `estimate`. `time_heading` stands above the predicted seconds and names the machines they are for."""
     size = _table(f"one of {world_size} process{'es' if world_size > 1 else ''}", ["value"])
     images = config.training.batch_size * (config.intervention.d_steps or config.training.d_steps)
-    for what, value in (
+    for label, value in (
         ("generator parameters", f"{estimate.g_parameters:,}"),
         ("discriminator parameters", f"{estimate.d_parameters:,}"),
         ("TFLOP per G iteration, all processes", f"{estimate.tflop_per_step:.3f}"),
-        ("images per G iteration (real ones D sees)", f"{images:,}"),
+        ("images per G iteration (real images for D)", f"{images:,}"),
     ):
-        size.add_row(what, value)
+        size.add_row(label, value)
     if estimate.batchnorm_layers:
         size.add_row("BatchNorm layers that share statistics", f"{estimate.batchnorm_layers}")
     console.print(size)
-    # On one process there is nothing to share out: every engine is the same.
+    # On one process there is nothing to distribute: all engines cost the same.
     costs = estimate.costs if world_size > 1 else estimate.costs[:1]
     names = [str(cost.engine) for cost in costs] if world_size > 1 else ["one process"]
     console.print(_memory(costs, names))
     if world_size > 1:
         console.print(_traffic(costs, names))
-    console.print(of_what, highlight=False, markup=False, soft_wrap=True)  # a title would wrap
+    console.print(time_heading, highlight=False, markup=False, soft_wrap=True)  # a table title would wrap
     console.print(_time(costs, names, config.training.batch_size))
 
 
 def _table(title: str | None, columns: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("what")
+    table.add_column("quantity")
     for column in columns:
         table.add_column(column, justify="right")
     return table
@@ -63,12 +63,12 @@ def _memory(costs: tuple[Cost, ...], names: list[str]) -> Table:
 
 def _traffic(costs: tuple[Cost, ...], names: list[str]) -> Table:
     table = _table("collectives of one process in a G iteration: number, MiB sent", names)
-    found = [{(t.cause, t.name): t for t in cost.traffic} for cost in costs]
-    for kind, words in KINDS.items():
-        if any(kind in rows for rows in found):
+    by_kind = [{(t.cause, t.name): t for t in cost.traffic} for cost in costs]
+    for kind, label in KINDS.items():
+        if any(kind in rows for rows in by_kind):
             table.add_row(
-                words,
-                *(f"{r[kind].count:,}  {r[kind].sent_bytes / MIB:,.2f}" if kind in r else "-" for r in found),
+                label,
+                *(f"{r[kind].count:,}  {r[kind].sent_bytes / MIB:,.2f}" if kind in r else "-" for r in by_kind),
             )
     return table
 

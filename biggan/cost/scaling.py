@@ -1,17 +1,17 @@
-"""How long a G iteration takes on N processes: a latency-bandwidth model. Pure arithmetic; docs/scaling.md explains.
+"""Predict the time of a G iteration on N processes with a latency-bandwidth model. Pure arithmetic.
 
-A process is three queues: the host launches operations in order, the device runs them in order, and the network
-runs collectives in order. `trace` says what is put on them, `Cluster` what each thing costs.
+A process has three queues: the host launches operations in order, the device runs them in order, and the network
+runs collectives in order. `trace` records their entries; `Cluster` has the costs. docs/scaling.md explains the model.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
 from typing import Literal
-
-from biggan.cost.stragglers import straggling
 
 CollectiveName = Literal["all_reduce", "all_gather"]
 Cause = Literal["gradients", "parameters", "batchnorm", "host flag"]
@@ -19,7 +19,7 @@ Cause = Literal["gradients", "parameters", "batchnorm", "host flag"]
 
 @dataclass(frozen=True)
 class Operation:
-    """One kernel: its multiply-adds, counted as 2 FLOP, their precision, and the bytes it reads and writes."""
+    """One kernel: its FLOP (a multiply-add counts as 2), their precision, and the bytes it reads and writes."""
 
     flop: int
     bytes: int
@@ -28,14 +28,14 @@ class Operation:
 
 @dataclass(frozen=True)
 class GradientReady:
-    """The backward pass has finished the gradient of one parameter, of so many bytes."""
+    """Event: the backward pass has finished the gradient of one parameter, of `bytes` bytes."""
 
     bytes: int
 
 
 @dataclass(frozen=True)
 class Collective:
-    """Processes exchange data. `bytes` is each one's input: the whole of an all-reduce, one row of an all-gather."""
+    """One collective. `bytes`: each process's input, i.e. the tensor of an all-reduce, one row of an all-gather."""
 
     name: CollectiveName
     bytes: int
@@ -47,7 +47,10 @@ Event = Operation | GradientReady | Collective
 
 @dataclass(frozen=True)
 class MicroStep:
-    """Forward and backward of one micro-batch, `repeats` times a G iteration; at a `boundary` the weights move."""
+    """Forward and backward pass of one micro-batch, `repeats` times per G iteration.
+
+    `boundary`: the optimizer updates the weights at its end.
+    """
 
     events: tuple[Event, ...]
     repeats: int
@@ -56,7 +59,7 @@ class MicroStep:
 
 @dataclass(frozen=True)
 class Link:
-    """What one hop costs: a constant, and so much for every byte."""
+    """Cost of one hop: latency in seconds, and seconds per byte."""
 
     seconds: float
     seconds_per_byte: float
@@ -64,10 +67,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Transport:
-    """One way of sending: a constant for each collective, hops within a node and between nodes.
+    """One communication protocol: a constant per collective, hops within a node and between nodes.
 
-    `between.seconds_per_byte` is that of a whole node's adapters together. `trees`: all-reduces may go along
-    a tree as well as around a ring.
+    `between.seconds_per_byte` is that of all adapters of a node together. `trees`: all-reduces may use a tree as well
+    as a ring.
     """
 
     base_seconds: float
@@ -78,137 +81,146 @@ class Transport:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Machines: what computing, sending and waiting for one another cost there."""
+    """Machines: the cost of computing, of communication, and of waiting for slower processes."""
 
     processes_per_node: int
     transports: tuple[Transport, ...]
-    """A collective takes whichever is fastest for its size."""
+    """Available protocols. A collective uses the fastest one for its size."""
     bfloat16_flop_per_second: float
-    """That convolutions and matrix products reach, each process."""
+    """Rate that convolutions and matrix products reach in bfloat16, each process."""
     float32_flop_per_second: float
-    """Likewise, in float32."""
+    """Rate that they reach in float32, each process."""
     bytes_per_second: float
-    """That operations bound by memory reach, each process."""
+    """Bandwidth that memory-bound operations reach, each process."""
     launch_seconds: float
-    """The host's time to launch one operation."""
+    """Time the host needs to launch one operation."""
     host_hop_seconds: float
-    """Of a few bytes in gloo's rings, from processor to processor over TCP."""
+    """Time of one hop of a few bytes in gloo's rings, from CPU to CPU over TCP."""
     noise: float
-    """Standard deviation, seconds, of what one process takes for a second's work with nobody to wait for; it grows
-    with the square root of time."""
+    """Standard deviation, in seconds, of one process's time for one second of work without waiting. It grows with the
+    square root of time."""
     cores_per_node: int | None = None
-    """Processes of a node beyond so many share cores, and networking takes its time from the same cores;
-    None: each has a device of its own, and the network works beside it."""
+    """Number of cores that the processes of a node, and networking, share. None: each process has its own device, and
+    the network works in parallel to it."""
     compute_scale: float = 1.0
-    """Measured over modelled seconds of a step on one process."""
+    """Ratio of measured to modelled seconds of a step on one process."""
 
     def operation_seconds(self, operation: Operation) -> float:
-        """Roofline: bound by arithmetic or by memory."""
+        """Return the seconds of one operation: the larger of arithmetic and memory time (roofline)."""
         rate = self.float32_flop_per_second if operation.float32 else self.bfloat16_flop_per_second
         return max(operation.flop / rate, operation.bytes / self.bytes_per_second)
 
-    def crowding(self, processes: int) -> float:
-        """How many processes share one core."""
+    def processes_per_core(self, processes: int) -> float:
+        """Return the number of processes that share one core; 1.0 if each has its own."""
         on_one_node = min(processes, self.processes_per_node)
         return 1.0 if self.cores_per_node is None else max(1.0, on_one_node / self.cores_per_node)
 
     def seconds(self, collective: Collective, processes: int) -> float:
-        """Duration of one collective over `processes` neighbours; 0 when there is one."""
+        """Return the seconds of one collective over `processes` neighbouring processes; 0 for one process."""
         if processes == 1:
             return 0.0
         nodes = math.ceil(processes / self.processes_per_node)
-        ways = [(ring_seconds, t) for t in self.transports]
+        options = [(ring_seconds, t) for t in self.transports]
         if collective.name == "all_reduce":
-            ways += [(tree_seconds, t) for t in self.transports if t.trees]
-        return min(transport.base_seconds + way(collective, processes, nodes, transport) for way, transport in ways)
+            options += [(tree_seconds, t) for t in self.transports if t.trees]
+        return min(t.base_seconds + algorithm(collective, processes, nodes, t) for algorithm, t in options)
 
 
 def ring_steps(name: CollectiveName, processes: int) -> int:
-    """Hops one after another around a ring: N - 1 to gather, twice that to reduce and then gather."""
+    """Return the sequential hops around a ring: N - 1 for an all-gather, twice that for an all-reduce."""
     return (processes - 1) * (2 if name == "all_reduce" else 1)
 
 
 def ring_bytes(collective: Collective, processes: int) -> float:
-    """Bytes each process sends: 2 S (N - 1) / N for an all-reduce of S, s (N - 1) for an all-gather of rows s."""
+    """Return the bytes each process sends in a ring.
+
+    2 S (N - 1) / N for an all-reduce of S bytes, s (N - 1) for an all-gather of rows of s bytes.
+    """
     chunk = collective.bytes / processes if collective.name == "all_reduce" else collective.bytes
     return ring_steps(collective.name, processes) * chunk
 
 
 def ring_seconds(collective: Collective, processes: int, nodes: int, transport: Transport) -> float:
-    """A ring through every node once: its hops' latencies, and its bytes over the slowest link."""
+    """Return the seconds of a ring that visits every node once: hop latencies plus bytes over the slowest link."""
     steps = ring_steps(collective.name, processes)
     between = ring_steps(collective.name, nodes)
-    slowest = max(link.seconds_per_byte for link in used(transport, nodes))
+    slowest = max(link.seconds_per_byte for link in links_used(transport, nodes))
     latency = (steps - between) * transport.within.seconds + between * transport.between.seconds
     return latency + ring_bytes(collective, processes) * slowest
 
 
 def tree_seconds(collective: Collective, processes: int, nodes: int, transport: Transport) -> float:
-    """An all-reduce up and down a chain in each node and a binary tree over nodes; every byte moves twice."""
-    slowest = max(link.seconds_per_byte for link in used(transport, nodes))
+    """Return the seconds of an all-reduce over a chain in each node and a binary tree over nodes, up and down.
+
+    Every byte moves twice.
+    """
+    slowest = max(link.seconds_per_byte for link in links_used(transport, nodes))
     within = math.ceil(processes / nodes) - 1
     latency = within * transport.within.seconds + math.ceil(math.log2(nodes)) * transport.between.seconds
     return 2 * (latency + collective.bytes * slowest)
 
 
-def used(transport: Transport, nodes: int) -> tuple[Link, ...]:
-    """The links that a collective over so many nodes goes through."""
+def links_used(transport: Transport, nodes: int) -> tuple[Link, ...]:
+    """Return the links used by a collective over `nodes` nodes."""
     return (transport.within,) if nodes == 1 else (transport.within, transport.between)
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one G iteration, by what it is spent on."""
+    """Seconds of one G iteration, by cause."""
 
     compute: float
     gradients: float
-    """Reducing gradients and gathering updated parameters, where nothing else goes on."""
+    """Reducing gradients and gathering updated parameters, as far as it does not overlap with computing."""
     batchnorm: float
     host_flag: float
-    """The loop's flag, as far as the device has nothing to do meanwhile."""
+    """The training loop's flag, as far as the device is idle meanwhile."""
     straggler: float
-    """Waiting for the slowest: of a BatchNorm group at each of its collectives, of all at each optimizer step."""
+    """Waiting for the slowest process: of the group at each BatchNorm collective, of all at each optimizer step."""
 
     @property
     def total(self) -> float:
-        """The whole iteration."""
+        """Return the seconds of the whole iteration."""
         return self.compute + self.gradients + self.batchnorm + self.host_flag + self.straggler
 
 
 def predict(steps: Sequence[MicroStep], cluster: Cluster, processes: int, batchnorm_processes: int) -> Seconds:
-    """Seconds of the G iteration made of `steps` (with the engine's collectives in them, as `communication` puts them).
+    """Predict the seconds of a G iteration. `steps` include the collectives of `engine_cost.with_collectives`.
 
-    `batchnorm_processes` neighbours share BatchNorm statistics. If these are all processes, their messages queue
-    behind gradients (one communicator); smaller groups have a queue of their own.
+    `batchnorm_processes` neighbouring processes share BatchNorm statistics. If these are all processes, their messages
+    queue behind gradients (one communicator). Smaller groups have their own queue.
     """
     compute = gradients = batchnorm = ahead = 0.0
-    meetings = updates = 0
+    synchronizations = updates = 0
     for step in steps:
         spent, ahead = timeline(step.events, cluster, processes, batchnorm_processes)
         compute += spent.compute * step.repeats
         gradients += spent.gradients * step.repeats
         batchnorm += spent.batchnorm * step.repeats
-        exchanges = sum(isinstance(e, Collective) and e.cause == "batchnorm" for e in step.events)
+        collectives = sum(isinstance(e, Collective) and e.cause == "batchnorm" for e in step.events)
         updates += step.repeats * step.boundary
-        meetings += step.repeats * (step.boundary + exchanges)
-    waiting = straggling(compute, cluster.noise, meetings, updates, processes, batchnorm_processes)
+        synchronizations += step.repeats * (step.boundary + collectives)
+    waiting = straggler_wait(compute, cluster.noise, synchronizations, updates, processes, batchnorm_processes)
     host_flag = max(0.0, flag_seconds(cluster, processes) - ahead)
     return Seconds(compute, gradients, batchnorm, host_flag, waiting)
 
 
 def flag_seconds(cluster: Cluster, processes: int) -> float:
-    """The loop's flag, a gloo all-reduce before each iteration: once around the ring to reduce it, once to tell."""
+    """Return the seconds of the training loop's flag, a gloo all-reduce before each iteration.
+
+    It goes around the ring twice: once to reduce, once to distribute the result.
+    """
     return ring_steps("all_reduce", processes) * cluster.host_hop_seconds
 
 
 def timeline(
     events: Iterable[Event], cluster: Cluster, processes: int, batchnorm_processes: int
 ) -> tuple[Seconds, float]:
-    """Run one micro-step's events through the three queues; flag and stragglers are not in it.
+    """Run one micro-step's events through the three queues. Return its seconds, without flag and stragglers.
 
-    Also returns by how much the host was ahead at its end: the device is busy so long without it.
+    Also return the seconds that the host is ahead at the end: the device stays busy that long without the host.
     """
-    scale = cluster.compute_scale * cluster.crowding(processes)
+    scale = cluster.compute_scale * cluster.processes_per_core(processes)
     shared_queue = batchnorm_processes == processes or cluster.cores_per_node is not None
     host = device = gradients_free = batchnorm_free = gradients = batchnorm = 0.0
     for event in events:
@@ -217,9 +229,9 @@ def timeline(
             device = max(device, host) + scale * cluster.operation_seconds(event)
         elif isinstance(event, Collective) and event.cause == "batchnorm":
             seconds = cluster.seconds(event, batchnorm_processes)
-            begun = max(device, gradients_free if shared_queue else batchnorm_free)
-            batchnorm_free = begun + seconds
-            gradients += begun - device
+            start = max(device, gradients_free if shared_queue else batchnorm_free)
+            batchnorm_free = start + seconds
+            gradients += start - device
             batchnorm += seconds
             device = batchnorm_free
             if shared_queue:
@@ -227,7 +239,7 @@ def timeline(
         elif isinstance(event, Collective):
             seconds = cluster.seconds(event, processes)
             gradients_free = max(gradients_free, device) + seconds
-            if cluster.cores_per_node is not None:  # sending takes the core's time
+            if cluster.cores_per_node is not None:  # sending uses the core
                 gradients += seconds
                 device = gradients_free
     end = max(device, gradients_free)
@@ -236,45 +248,38 @@ def timeline(
     return Seconds(end - gradients - batchnorm, gradients, batchnorm, 0.0, 0.0), ahead
 
 
-@dataclass(frozen=True)
-class Timing:
-    """One measured collective."""
+def straggler_wait(
+    compute_seconds: float, noise: float, synchronizations: int, updates: int, processes: int, group: int
+) -> float:
+    """Return the expected seconds that processes wait for slower ones in a G iteration.
 
-    collective: Collective
-    processes: int
-    seconds: float
-
-
-def fit(timings: Sequence[Timing]) -> Link:
-    """The ring hop (latency, seconds per byte) that explains measured collectives best.
-
-    Least squares of relative errors, so that microseconds count as much as seconds. Raises ValueError if two
-    different sizes were not measured.
+    The `synchronizations` are evenly spread. `updates` of them synchronize all processes, the others the `group`
+    processes that share BatchNorm statistics. Each interval has independent noise of deviation
+    noise * sqrt(compute / synchronizations). At each synchronization a group waits for the mean of the largest of its
+    draws: in total sqrt(synchronizations) times the cost of a single one. Meanwhile groups drift apart, each by the
+    deviation of that largest draw, and an update waits for the slowest group. A single group of all processes does not
+    drift. Groups of one process synchronize at updates only. docs/scaling.md derives this.
     """
-    counted = [t for t in timings if t.processes > 1]
-    hops = [ring_steps(t.collective.name, t.processes) / t.seconds for t in counted]
-    sent = [ring_bytes(t.collective, t.processes) / t.seconds for t in counted]
-    # Solve min sum (hops * latency + sent * per_byte - 1)^2: its normal equations.
-    hh, hs, ss = _dot(hops, hops), _dot(hops, sent), _dot(sent, sent)
-    determinant = hh * ss - hs * hs
-    if determinant <= 1e-12 * hh * ss:
-        raise ValueError("collectives of at least two sizes, on two or more processes, are needed")
-    latency = (sum(hops) * ss - sum(sent) * hs) / determinant
-    per_byte = (sum(sent) * hh - sum(hops) * hs) / determinant
-    if latency < 0:
-        return Link(0.0, sum(sent) / ss)
-    return Link(latency, per_byte) if per_byte >= 0 else Link(sum(hops) / hh, 0.0)
+    mean, deviation = largest_normal(group)
+    slowest_group, _ = largest_normal(processes // group)
+    total = math.sqrt(synchronizations) * mean + math.sqrt(updates) * deviation * slowest_group
+    return noise * math.sqrt(compute_seconds) * total
 
 
-def _dot(a: Iterable[float], b: Iterable[float]) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
+def largest_normal(n: int) -> tuple[float, float]:
+    """Return the mean and standard deviation of the largest of `n` independent standard normal values.
 
-
-def calibrated(cluster: Cluster, link: Link, hosts: int) -> Cluster:
-    """`cluster` with a measured hop: within nodes if one host was measured, else everywhere."""
-    fastest = min(cluster.transports, key=lambda t: t.between.seconds_per_byte)
-    between = fastest.between if hosts == 1 else link
-    return replace(cluster, transports=(Transport(0.0, link, between, trees=False),))
+    (0, 1) for one, (0.56, 0.83) for two, (3.44, 0.33) for 2,048.
+    """
+    if n == 1:
+        return 0.0, 1.0
+    # With F = P(max < x): E[max] is 8 - integral of F, E[max^2] is 64 - integral of 2 x F, from -8 to 8.
+    normal, step = NormalDist(), 1 / 64
+    edges = [k * step for k in range(-8 * 64, 8 * 64 + 1)]
+    below = [(x, normal.cdf(x) ** n) for x in edges]
+    mean = 8 - sum((a + b) / 2 * step for (_, a), (_, b) in pairwise(below))
+    square = 64 - sum((x * a + y * b) * step for (x, a), (y, b) in pairwise(below))
+    return mean, math.sqrt(square - mean**2)
 
 
 ASSUMED = Cluster(
@@ -286,9 +291,9 @@ ASSUMED = Cluster(
     bfloat16_flop_per_second=300e12,
     float32_flop_per_second=40e12,
     bytes_per_second=2.4e12,
-    launch_seconds=23e-6,  # eager, seen on one H100: docs/scaling.md
+    launch_seconds=23e-6,  # measured on one H100, eager: docs/scaling.md
     host_hop_seconds=30e-6,
     noise=2e-3,
 )
-"""Assumed, not measured: nodes of 8 H100-class GPUs, NVLink, one 400 Gb/s adapter per GPU, bfloat16. docs/scaling.md
-gives the source of each number."""
+"""Assumed cluster, not measured: nodes of 8 H100-class GPUs, NVLink, one 400 Gb/s adapter per GPU, bfloat16.
+docs/scaling.md gives the source of each number."""

@@ -1,1 +1,1 @@
-"""`biggan doctor`: finds what would kill a run, before the run does."""
+"""`biggan doctor`: find problems that would stop a run, before the run starts."""

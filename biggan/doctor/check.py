@@ -1,4 +1,4 @@
-"""One line of the doctor's table, and how ranks that differ from the others are found and named."""
+"""One row of the doctor's table, and functions that find and name the ranks that differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a check ended. Only `fail` makes the command's exit code non-zero."""
+    """Result of a check. Only `fail` makes the command's exit code non-zero."""
 
     PASS = "pass"
     WARN = "warn"
@@ -19,41 +19,46 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, what was seen, and what mends it (empty if nothing needs to be mended)."""
+    """One row of the table."""
 
     name: str
     status: Status
-    seen: str
-    mend: str = ""
+    observed: str
+    """Measured or read values, in words."""
+    fix: str = ""
+    """Empty if nothing needs a fix."""
 
 
 def not_reached(name: str) -> Check:
-    """A row that was asked for, but something before it ended the examination."""
-    return Check(name, Status.NOT_CHECKED, "not reached", "mend the rows that failed first")
+    """Return a row for a check that was requested but not reached, because an earlier failure ended the examination."""
+    return Check(name, Status.NOT_CHECKED, "not reached", "fix the rows that failed first")
 
 
-def odd_ones(values: Mapping[int, str | None]) -> tuple[str | None, dict[int, str | None]]:
-    """The commonest value (of equally common ones the lowest rank's), and the ranks that have another."""
+def outliers(values: Mapping[int, str | None]) -> tuple[str | None, dict[int, str | None]]:
+    """Return the most common value, and the ranks that have another one with theirs.
+
+    Of equally common values the lowest rank's counts as the most common.
+    """
     common = Counter(values[rank] for rank in sorted(values)).most_common(1)[0][0]
     return common, {rank: value for rank, value in sorted(values.items()) if value != common}
 
 
 def name_ranks(ranks: Iterable[int], hosts: Mapping[int, str]) -> str:
-    """`rank 3 (host b)`, or `ranks 2, 3 (host b), 4 (host unknown)`; of more than 8, the first 8."""
-    wanted = sorted(ranks)
+    """Return `rank 3 (host b)`, or `ranks 2, 3 (host b), 4 (host unknown)`. Lists at most 8 ranks."""
+    numbers = sorted(ranks)
     groups: list[tuple[str, list[int]]] = []
-    for rank in wanted[:8]:
+    for rank in numbers[:8]:
         host = hosts.get(rank, "unknown")
         if not groups or groups[-1][0] != host:
             groups.append((host, []))
         groups[-1][1].append(rank)
     text = ", ".join(f"{', '.join(map(str, group))} (host {host})" for host, group in groups)
-    more = f" and {len(wanted) - 8} more" if len(wanted) > 8 else ""
-    return f"rank{'s' if len(wanted) > 1 else ''} {text}{more}"
+    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+    return f"rank{'s' if len(numbers) > 1 else ''} {text}{more}"
 
 
-def some(items: Iterable[str], limit: int = 5) -> str:
-    """Items joined by semicolons; of more than `limit`, the first ones and how many more."""
+def join_limited(items: Iterable[str], limit: int = 5) -> str:
+    """Join items with semicolons. Beyond `limit` items, give only the number of the others."""
     listed = list(items)
     more = f"; and {len(listed) - limit} more" if len(listed) > limit else ""
     return "; ".join(listed[:limit]) + more

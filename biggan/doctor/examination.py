@@ -1,4 +1,4 @@
-"""The examination: what is asked in which order, and how it ends when a rank falls silent."""
+"""The examination: its steps in order, and its end when a rank stops answering."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from typing import TypeVar
 from biggan.data.dataset import Shard
 from biggan.distributed.process import world_size_from_environment
 from biggan.doctor import dataset_checks, disk_checks
-from biggan.doctor.board import Board, within
-from biggan.doctor.check import Check, Status
-from biggan.doctor.check_table import print_table, write_json
+from biggan.doctor.check import Status
+from biggan.doctor.check_table import Findings, print_table, table_rows, write_json
 from biggan.doctor.dataset_checks import DataFacts
 from biggan.doctor.disk_checks import FolderFacts
-from biggan.doctor.findings import Findings, judge
-from biggan.doctor.host import HostFacts, look_around, resolved
-from biggan.doctor.network import NetworkFacts, measure, slowest
-from biggan.doctor.network_checks import Lost
+from biggan.doctor.host import HostFacts, collect_host_facts, try_resolve
+from biggan.doctor.network import NetworkFacts, measure
+from biggan.doctor.network_checks import SilentRanks
+from biggan.doctor.rank_store import RankStore, run_with_timeout
 from biggan.errors import EXIT_BAD_INPUT, InputError, StoppedRun
-from biggan.startup import checks
+from biggan.startup.checks import checkpoint_bytes
 
 T = TypeVar("T")
-ROLL_CALL = "the roll call"
-DATA = "looking at the data set"
+HOSTS = "exchanging host facts"
+DATA = "checking the data set"
 SHARDS = "reading shards, round"
-FOLDER = "looking at the run folder"
-FOLDER_SEEN = "looking for rank 0's file in the run folder"
-COLLECTIVES = "collectives"
+FOLDER = "checking the run folder"
+TOKEN = "reading rank 0's file in the run folder"
+COLLECTIVES = "measuring collectives"
 
 
 @dataclass(frozen=True)
 class ExaminationRequest:
-    """What the command was asked to look at. Silence of `timeout_seconds` in all ends it."""
+    """Arguments of the command. The examination ends after a total silence of `timeout_seconds`."""
 
     preset: Path | None
     overrides: Sequence[str]
@@ -48,89 +47,90 @@ class ExaminationRequest:
     timeout_seconds: int
 
 
-class SilenceError(Exception):
-    """Some ranks did not answer; the findings say which."""
+class SilentRankError(Exception):
+    """Some ranks did not answer. The findings name them."""
 
 
 def examine(request: ExaminationRequest) -> int:
-    """Look at everything, together with the other ranks; rank 0 prints. Returns the exit code, equal on all ranks.
+    """Run all checks together with the other ranks; rank 0 prints. Return the exit code, equal on all ranks.
 
     Raises InputError on a rank that cannot reach the others' store.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), world_size_from_environment()
-    examination = Examination(request, Board(rank, world_size, request.timeout_seconds / 2))
-    with suppress(SilenceError):
+    examination = Examination(request, RankStore(rank, world_size, request.timeout_seconds / 2))
+    with suppress(SilentRankError):
         examination.run()
     return examination.conclude()
 
 
 class Examination:
-    """One rank's part in it.
+    """One rank's part of the examination.
 
-    A local or collective piece of work may be silent for a quarter of the timeout, the answers of the other
-    ranks take up to half of it, and the store itself the last quarter: so the whole bears the timeout's name.
+    Local and collective work may be silent for a quarter of the timeout, the answers of the other ranks may take half
+    of it, and the store the last quarter. Together these are the timeout.
     """
 
-    def __init__(self, request: ExaminationRequest, board: Board):
-        self.request, self.board = request, board
-        self.patience_seconds = request.timeout_seconds / 4
-        self.config, self.config_error = resolved(request.preset, request.overrides, board.world_size)
-        if self.config_error and board.world_size == 1:
+    def __init__(self, request: ExaminationRequest, store: RankStore):
+        self.request, self.store = request, store
+        self.work_timeout_seconds = request.timeout_seconds / 4
+        self.config, self.config_error = try_resolve(request.preset, request.overrides, store.world_size)
+        if self.config_error and store.world_size == 1:
             raise InputError(self.config_error)
         self.data_path = request.data or (self.config.data.path if self.config is not None else "")
         self.run_dir = request.run_dir or (self.config.run.dir if self.config is not None else None)
         self.findings = Findings(
-            world_size=board.world_size,
+            world_size=store.world_size,
             data={} if self.data_path else None,
             checksums={} if self.data_path and request.checksums else None,
             folder=FolderFacts(folder=str(self.run_dir)) if self.run_dir is not None else None,
-            network={} if board.world_size > 1 else None,
+            network={} if store.world_size > 1 else None,
         )
         self._own_folder: FolderFacts | None = None
-        self._wrote: dict[str, list[int]] = {}
-        """Who has written on each topic that was reached."""
+        self._written: dict[str, list[int]] = {}
+        """Ranks that have written, for each topic that was reached."""
 
     def run(self) -> None:
-        """Everything, in order; raises SilenceError as soon as a rank is missing."""
-        self._exchange(ROLL_CALL, look_around(self.config, self.config_error).model_dump_json())
-        several = self.board.world_size > 1
-        leaders = json.loads(self._decided("naming each host's first rank", self._leaders)) if several else []
+        """Run all steps in order. Raises SilentRankError as soon as a rank is missing."""
+        self._exchange(HOSTS, collect_host_facts(self.config, self.config_error).model_dump_json())
+        several = self.store.world_size > 1
+        leaders = json.loads(self._rank0_decision("naming each host's first rank", self._leaders)) if several else []
         try:
-            self._data()
-            self._folder()
+            self._examine_dataset()
+            self._examine_folder()
         finally:
             if self._own_folder is not None:
-                disk_checks.clean_up(self._own_folder)
+                disk_checks.remove_token(self._own_folder)
         if several:
-            self._network(leaders)
+            self._examine_network(leaders)
 
     def _exchange(self, topic: str, text: str) -> None:
-        """Write for the rank that will judge; raises SilenceError if anybody has not."""
-        self._wrote[topic] = self.board.exchange(topic, text)
-        missing = tuple(sorted(set(range(self.board.world_size)) - set(self._wrote[topic])))
+        """Write `text` for the rank that will print the table. Raises SilentRankError if a rank has not written."""
+        self._written[topic] = self.store.exchange(topic, text)
+        missing = tuple(sorted(set(range(self.store.world_size)) - set(self._written[topic])))
         if missing:
-            self.findings.lost = Lost(missing, topic)
-            raise SilenceError
+            self.findings.silent = SilentRanks(missing, topic)
+            raise SilentRankError
 
-    def _read(self, topic: str, facts: Callable[[str], T]) -> dict[int, T]:
-        """What all wrote on `topic`, as facts; nothing if it was not reached."""
-        ranks = self._wrote.get(topic)
-        return {rank: facts(text) for rank, text in self.board.read(topic, ranks).items()} if ranks else {}
+    def _read(self, topic: str, parse: Callable[[str], T]) -> dict[int, T]:
+        """Return the parsed texts of all ranks under `topic`, or nothing if the topic was not reached."""
+        ranks = self._written.get(topic)
+        return {rank: parse(text) for rank, text in self.store.read(topic, ranks).items()} if ranks else {}
 
-    def _decided(self, topic: str, decide: Callable[[], str]) -> str:
-        """What rank 0 decides on what all said, in few words: it alone reads them."""
-        self._exchange(topic, decide() if self.board.rank == 0 else "")
-        return self.board.read(topic, [0])[0]
+    def _rank0_decision(self, topic: str, decide: Callable[[], str]) -> str:
+        """Let rank 0, which alone reads all texts, decide. Return its short answer on every rank."""
+        self._exchange(topic, decide() if self.store.rank == 0 else "")
+        return self.store.read(topic, [0])[0]
 
-    def _data(self) -> None:
-        """The data set, as every rank sees it."""
+    def _examine_dataset(self) -> None:
+        """Examine the data set on every rank."""
         path = self.data_path
         shards: Sequence[Shard] = ()
         facts = DataFacts(error="no --data and no CONFIG that can be read")
         if path:
             try:
-                facts, shards = within(
-                    self.patience_seconds, lambda pulse: dataset_checks.look_at_data(path, self.config, pulse)
+                facts, shards = run_with_timeout(
+                    self.work_timeout_seconds,
+                    lambda heartbeat: dataset_checks.inspect_dataset(path, self.config, heartbeat),
                 )
             except TimeoutError as error:
                 facts = DataFacts(error=f"{error} (a dead file system?)")
@@ -138,105 +138,98 @@ class Examination:
             facts.shards_to_read = len(shards)
         self._exchange(DATA, facts.model_dump_json())
 
-        def most() -> str:
+        def largest_count() -> str:
             return str(max(f.shards_to_read for f in self._read(DATA, DataFacts.model_validate_json).values()))
 
-        # What all do next follows from what all said: a rank that was given other arguments must not part from them.
-        to_read = int(self._decided("counting the shards to read", most))
-        for number in range(math.ceil(to_read / self.board.world_size)):
-            # One shard per rank and round: a round is short, so that silence is seen.
-            mine = number * self.board.world_size + self.board.rank
-            trouble = self._checksum(Path(path), shards[mine]) if mine < len(shards) else None
-            self._exchange(f"{SHARDS} {number + 1}", trouble or "")
+        # The number of rounds is common to all ranks: one with other arguments must take part in the same exchanges.
+        to_read = int(self._rank0_decision("counting the shards to read", largest_count))
+        for number in range(math.ceil(to_read / self.store.world_size)):
+            # One shard per rank and round keeps a round short, so that a silent rank is noticed.
+            index = number * self.store.world_size + self.store.rank
+            problem = self._checksum(Path(path), shards[index]) if index < len(shards) else None
+            self._exchange(f"{SHARDS} {number + 1}", problem or "")
 
     def _checksum(self, folder: Path, shard: Shard) -> str | None:
         try:
-            return within(self.patience_seconds, lambda _: dataset_checks.checksum_trouble(folder, shard))
+            return run_with_timeout(self.work_timeout_seconds, lambda _: dataset_checks.checksum_problem(folder, shard))
         except TimeoutError:
-            return f"{folder / shard.name}: not read in {self.patience_seconds:g} s"
+            return f"{folder / shard.name}: not read in {self.work_timeout_seconds:g} s"
 
-    def _folder(self) -> None:
-        """The run folder: its room on rank 0, and whether the others see it."""
+    def _examine_folder(self) -> None:
+        """Measure the run folder's room on rank 0, and check that the other ranks see the same folder."""
         folder = self.run_dir
         own = FolderFacts(folder="")
-        if folder is not None and self.board.rank == 0:
-            own = self._own_folder = within_or(
-                self.patience_seconds,
-                lambda: disk_checks.look_at_folder(folder),
+        if folder is not None and self.store.rank == 0:
+            own = self._own_folder = run_or_default(
+                self.work_timeout_seconds,
+                lambda: disk_checks.inspect_folder(folder),
                 lambda reason: FolderFacts(folder=str(folder), parent=str(folder), error=reason),
             )
-            self.findings.checkpoint_bytes = checks.checkpoint_bytes(self.config.model) if self.config else 0
-        facts = FolderFacts.model_validate_json(self._decided(FOLDER, own.model_dump_json))
+            self.findings.checkpoint_bytes = checkpoint_bytes(self.config.model) if self.config else 0
+        facts = FolderFacts.model_validate_json(self._rank0_decision(FOLDER, own.model_dump_json))
         if facts.folder:
             self.findings.folder = facts
-            seen = within_or(self.patience_seconds, lambda: disk_checks.sees(facts), lambda _: False)
-            self._exchange(FOLDER_SEEN, str(seen))
+            can_read = run_or_default(
+                self.work_timeout_seconds, lambda: disk_checks.can_read_token(facts), lambda _: False
+            )
+            self._exchange(TOKEN, str(can_read))
 
-    def _network(self, leaders: list[int]) -> None:
-        """The collectives, last: a hang there must not hide what else is wrong."""
+    def _examine_network(self, leaders: list[int]) -> None:
+        """Measure the collectives. This comes last: a hang here must not hide other problems."""
         facts = NetworkFacts()
         try:
-            within(self.patience_seconds, lambda pulse: measure(facts, leaders, self.request.timeout_seconds, pulse))
+            run_with_timeout(
+                self.work_timeout_seconds,
+                lambda heartbeat: measure(facts, leaders, self.request.timeout_seconds, heartbeat),
+            )
         except (StoppedRun, RuntimeError, ValueError, TimeoutError) as error:
             facts.error = str(error).strip().split("\n")[0]
         self._exchange(COLLECTIVES, facts.model_dump_json())
 
     def _leaders(self) -> str:
-        hosts = self._read(ROLL_CALL, HostFacts.model_validate_json)
+        """Return the first rank of each host, ascending, as JSON."""
+        hosts = self._read(HOSTS, HostFacts.model_validate_json)
         return json.dumps(sorted({f.host: rank for rank, f in sorted(hosts.items(), reverse=True)}.values()))
 
-    def _hear_all(self) -> None:
-        """Read, for the judgement, what all wrote."""
+    def _read_all(self) -> None:
+        """Read the texts of all ranks into the findings."""
         found = self.findings
-        found.hosts = self._read(ROLL_CALL, HostFacts.model_validate_json)
+        found.hosts = self._read(HOSTS, HostFacts.model_validate_json)
         if found.data is not None:
             found.data = self._read(DATA, DataFacts.model_validate_json)
-        rounds = [topic for topic in self._wrote if topic.startswith(SHARDS)]
-        if rounds and FOLDER in self._wrote:  # which comes after the last round
+        rounds = [topic for topic in self._written if topic.startswith(SHARDS)]
+        if rounds and FOLDER in self._written:  # FOLDER comes after the last round
             read = [self._read(topic, str) for topic in rounds]
             found.checksums = {rank: [r[rank] for r in read if r[rank]] for rank in read[0]}
         if found.folder is not None and self.config is not None:
-            found.checkpoint_bytes = checks.checkpoint_bytes(self.config.model)
-        if FOLDER_SEEN in self._wrote:
-            found.folder_seen = self._read(FOLDER_SEEN, lambda text: text == "True")
+            found.checkpoint_bytes = checkpoint_bytes(self.config.model)
+        if TOKEN in self._written:
+            found.token_read = self._read(TOKEN, lambda text: text == "True")
         if found.network is not None:
             found.network = self._read(COLLECTIVES, NetworkFacts.model_validate_json)
 
     def conclude(self) -> int:
-        """Rank 0 (or the first that still answers) judges, prints and tells the others the exit code."""
-        lost = self.findings.lost.ranks if self.findings.lost is not None else ()
-        alive = [rank for rank in range(self.board.world_size) if rank not in lost]
-        if self.board.rank != alive[0]:
-            heard = self.board.hear()
-            return EXIT_BAD_INPUT if heard is None else heard
-        self._hear_all()
-        checks = judge(self.findings, self.config)
+        """Print the table on rank 0 (or the first rank that still answers). Return the exit code on every rank."""
+        silent = self.findings.silent.ranks if self.findings.silent is not None else ()
+        alive = [rank for rank in range(self.store.world_size) if rank not in silent]
+        if self.store.rank != alive[0]:
+            received = self.store.receive_exit_code()
+            return EXIT_BAD_INPUT if received is None else received
+        self._read_all()
+        checks = table_rows(self.findings, self.config)
         code = EXIT_BAD_INPUT if any(check.status is Status.FAIL for check in checks) else 0
         try:
-            print_table(checks, self.board.world_size)
-            self._write_json(checks)
+            print_table(checks, self.store.world_size)
+            if self.request.json_file is not None:
+                write_json(self.request.json_file, checks, self.findings)
         finally:
-            self.board.announce(code, len(alive) - 1)
+            self.store.announce_exit_code(code, len(alive) - 1)
         return code
 
-    def _write_json(self, checks: Sequence[Check]) -> None:
-        if self.request.json_file is None:
-            return
-        found = self.findings
-        network = found.network or {}
-        write_json(
-            self.request.json_file,
-            checks,
-            world_size=found.world_size,
-            hosts=list(dict.fromkeys(f.host for _, f in sorted(found.hosts.items()))),
-            backend=network[min(network)].backend if network else "",
-            collectives=slowest(network),
-        )
 
-
-def within_or(seconds: float, work: Callable[[], T], instead: Callable[[str], T]) -> T:
-    """What `work` returns, or `instead` of the reason if it does not end in time."""
+def run_or_default(seconds: float, work: Callable[[], T], default: Callable[[str], T]) -> T:
+    """Return what `work` returns, or `default(reason)` if it does not finish in `seconds`."""
     try:
-        return within(seconds, lambda _: work())
+        return run_with_timeout(seconds, lambda _: work())
     except TimeoutError:
-        return instead(f"no answer from the file system in {seconds:g} s")
+        return default(f"no answer from the file system in {seconds:g} s")

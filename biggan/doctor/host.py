@@ -1,4 +1,4 @@
-"""What a rank knows about itself: its host, versions, config and environment. Facts only; no judgement."""
+"""Facts of one rank about its own process: host, versions, config, environment, devices. No judgement here."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ RESULT_PREFIXES = (
     "TORCH_",
 )
 HOSTS_OWN = ("_IFNAME", "_HCA", "_DIR", "_FILE", "_LEVEL")
-"""Ends of variables that may well differ between hosts: names of devices and of places."""
+"""Suffixes of variables that may differ between hosts: names of devices, folders and files."""
 SIOCGIFADDR = 0x8915
 
 
 class Address(BaseModel):
-    """Where a host's sockets listen: an interface and its IPv4 address, or why there is none."""
+    """Interface and IPv4 address that a host's sockets listen on, or an error."""
 
     interface: str
     address: str
@@ -68,7 +68,7 @@ class Gpu(BaseModel):
 
 
 class HostFacts(BaseModel):
-    """What one rank says of itself at the roll call."""
+    """Facts that one rank reports about itself."""
 
     host: str
     address: Address
@@ -87,8 +87,11 @@ class HostFacts(BaseModel):
     open_files_limit: int
 
 
-def resolved(preset: Path | None, overrides: Sequence[str], world_size: int) -> tuple[Config | None, str]:
-    """The config, or None and what is wrong with it: another rank's may be right, and must not wait for this one."""
+def try_resolve(preset: Path | None, overrides: Sequence[str], world_size: int) -> tuple[Config | None, str]:
+    """Return the resolved config and "", or None and the error; None and "" without a preset.
+
+    An invalid config raises nothing, because the other ranks' configs may be valid and must not wait for this rank.
+    """
     if preset is None:
         return None, ""
     try:
@@ -99,8 +102,8 @@ def resolved(preset: Path | None, overrides: Sequence[str], world_size: int) -> 
     return config, ""
 
 
-def look_around(config: Config | None, config_error: str) -> HostFacts:
-    """This rank's facts."""
+def collect_host_facts(config: Config | None, config_error: str) -> HostFacts:
+    """Return the facts of this rank."""
     return HostFacts(
         host=socket.gethostname(),
         address=address(os.environ),
@@ -120,12 +123,12 @@ def look_around(config: Config | None, config_error: str) -> HostFacts:
 
 
 def as_text(config: Config) -> dict[str, str]:
-    """Every dotted key of a resolved config with its value as JSON."""
+    """Return every dotted key of a resolved config with its value as JSON."""
     return {key: json.dumps(value) for key, value in flatten(json.loads(config.model_dump_json()))}
 
 
 def result_changing(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that can change what is computed: threads (the order of sums), algorithms, instruction sets."""
+    """Return the variables that can change results: thread counts (order of sums), algorithms, instruction sets."""
     return {
         key: value
         for key, value in sorted(environment.items())
@@ -134,9 +137,9 @@ def result_changing(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of what this process would train with; `none` where there is none."""
+    """Return the versions of Python, libraries, sources and driver that this process uses; "none" if absent."""
     found = {"python": platform.python_version()}
-    # Imported ones as they are imported: a folder on PYTHONPATH comes before what is installed.
+    # Ask the imported module, not the installed package: a folder on PYTHONPATH takes precedence.
     found |= {name: str(getattr(importlib.import_module(name), "__version__", "none")) for name in IMPORTED}
     found |= {name: _installed(name) for name in INSTALLED}
     found["biggan source"] = source_checksum(Path(biggan.__file__).parent)
@@ -148,13 +151,13 @@ def versions() -> dict[str, str]:
 
 
 def driver_version(text: str) -> str:
-    """The number, 580.159.04 say, in what the kernel module says of itself; the words around it differ by its kind."""
+    """Return the version number, such as 580.159.04, from the kernel module's text. Other words in it vary."""
     number = re.search(r"\d+(\.\d+)+", text)
     return number[0] if number else text.splitlines()[0].strip()
 
 
 def source_checksum(package: Path) -> str:
-    """12 hex digits of a SHA-256 over the names and contents of a package's Python files."""
+    """Return 12 hex digits of a SHA-256 over the names and contents of a package's Python files."""
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes() + b"\0")
@@ -162,20 +165,20 @@ def source_checksum(package: Path) -> str:
 
 
 def address(environment: Mapping[str, str]) -> Address:
-    """The interface and address gloo will use: GLOO_SOCKET_IFNAME's, or those the host's own name resolves to."""
-    interfaces = {name: found for _, name in socket.if_nameindex() if (found := _ipv4(name))}
-    wanted = environment.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
-    if wanted:
-        if wanted in interfaces:
-            return Address(interface=wanted, address=interfaces[wanted])
-        error = f"GLOO_SOCKET_IFNAME={wanted}, but the interfaces with an address are {', '.join(sorted(interfaces))}"
-        return Address(interface=wanted, address="", error=error)
+    """Return the interface and address gloo will use: GLOO_SOCKET_IFNAME, or those of the resolved host name."""
+    interfaces = {name: ip for _, name in socket.if_nameindex() if (ip := _ipv4(name))}
+    chosen = environment.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
+    if chosen:
+        if chosen in interfaces:
+            return Address(interface=chosen, address=interfaces[chosen])
+        error = f"GLOO_SOCKET_IFNAME={chosen}, but the interfaces with an address are {', '.join(sorted(interfaces))}"
+        return Address(interface=chosen, address="", error=error)
     name = socket.gethostname()
     try:
         own = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
     except OSError:
         return Address(interface="lo", address="127.0.0.1", error=f"the host's own name {name} does not resolve")
-    by_address = {found: interface for interface, found in interfaces.items()}
+    by_address = {ip: interface for interface, ip in interfaces.items()}
     return Address(interface=by_address.get(str(own), "lo" if str(own).startswith("127.") else "?"), address=str(own))
 
 

@@ -1,1 +1,1 @@
-"""Published checkpoints turned into ours."""
+"""Import checkpoints published by other projects."""

@@ -1,13 +1,13 @@
-"""DeepMind's released BigGAN-deep generators as packaged for PyTorch (pytorch-pretrained-BigGAN).
+"""Read DeepMind's released BigGAN-deep generators as packaged for PyTorch (pytorch-pretrained-BigGAN).
 
-`config.json` and `pytorch_model.bin`. Theirs differ from ours in this:
+The files are `config.json` and `pytorch_model.bin`. Their networks differ from biggan's:
 
-- z comes before the class embedding in the condition, and the first map lies as TensorFlow has it (H, W, C);
-- spectral norm is torch's own, with both vectors stored: the weight in use is W / (u . W v), which we fold in;
-- attention stands in the list of blocks, and numbers those after it anew;
-- BatchNorm has statistics per truncation, i / (n_stats - 1) at index i; none are used at 0;
-- the last convolution has more outputs than images have channels: the first 3 are used;
-- truncation is the factor of latents that are cut at 2 (`Architecture.scaled_latents`).
+- In the condition, z precedes the class embedding. The first feature map has TensorFlow's layout (H, W, C).
+- Spectral norm is torch's own, with both vectors stored. The effective weight, folded in here, is W / (u . W v).
+- Attention is an element of the list of blocks, so the blocks after it have indices higher by one.
+- BatchNorm has statistics per truncation: i / (n_stats - 1) at index i. Index 0 is not used.
+- The last convolution has more outputs than images have channels. Only the first 3 are used.
+- Truncation multiplies latents that are truncated at 2 (`Architecture.scaled_latents`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from biggan.errors import InputError
 from biggan.generation.trained_generator import truncation_key
 from biggan.importing.imported_checkpoint import ImportedCheckpoint, State
 from biggan.importing.pickles import read_file, state_dict_of
+from biggan.importing.shapes import generator_widths
 from biggan.models.architecture import Architecture
 
 FORMAT = "a released BigGAN-deep generator (pytorch-pretrained-BigGAN)"
@@ -37,96 +38,90 @@ STATISTICS = {"running_means": "running_mean", "running_vars": "running_var"}
 
 
 def read(folder: Path) -> ImportedCheckpoint:
-    """The generator; raises InputError, one line, for whatever does not belong."""
+    """Read the generator. Raises InputError, one line, for files that do not match the format."""
     file = folder / TENSORS
-    config = _config(folder / CONFIG)
-    tensors = Tensors(state_dict_of(read_file(file), str(file)), str(file))
+    config = _read_config(folder / CONFIG)
+    tensors = UnreadTensors(state_dict_of(read_file(file), str(file)), str(file))
     networks, attention = _architecture(config, tensors, folder / CONFIG)
     state = dict(_renamed(tensors, networks, attention))
-    if tensors.left:
-        raise InputError(
-            f"{file}: tensor {min(tensors.left)} is not one of the network's (of {len(tensors.left)} such)"
-        )
-    steps = _statistics_by_truncation(state, str(file))
-    if config.get("n_stats", len(steps)) != len(steps):
-        raise InputError(f"{folder / CONFIG}: n_stats: {config['n_stats']!r}, but the tensors are of {len(steps)}")
+    if tensors.unread:
+        more = f", and {len(tensors.unread) - 1} more" if len(tensors.unread) > 1 else ""
+        raise InputError(f"{file}: tensor {min(tensors.unread)} does not belong to the network{more}; remove it")
+    statistics = _statistics_by_truncation(state, str(file))
+    if config.get("n_stats", len(statistics)) != len(statistics):
+        raise _mismatch(folder / CONFIG, "n_stats", config["n_stats"], len(statistics))
     return ImportedCheckpoint(
         format=FORMAT,
         networks=networks,
-        ema={**state, **steps[truncation_key(None)]},
-        standing=steps,
-        notes=("no discriminator: a generator alone, nothing to train on",),
+        ema={**state, **statistics[truncation_key(None)]},
+        standing=statistics,
+        notes=("no discriminator: only an export, training cannot continue",),
     )
 
 
-class Tensors:
-    """What is still to be used of a state dict."""
+def _mismatch(file: Path, key: str, value: object, expected: object) -> InputError:
+    return InputError(f"{file}: {key}: {value!r}, but {expected!r} by the tensors; give the two files of one generator")
 
-    def __init__(self, state: State, what: str):
-        self.left, self.what = dict(state), what
 
-    def take(self, name: str, *axes: int) -> Tensor:
-        """The tensor, which then counts as used; InputError if it is missing, or of another number of axes than these
-        (none: of any)."""
-        if name not in self.left:
-            raise InputError(f"{self.what}: tensor {name} is missing; copy the checkpoint again")
-        tensor = self.left.pop(name)
-        if (axes and tensor.ndim not in axes) or not tensor.is_floating_point():
-            found = f"{tensor.dtype} of the shape {list(tensor.shape)}"
-            raise InputError(f"{self.what}: tensor {name} is {found}, not what the released generators have there")
+class UnreadTensors:
+    """The tensors of a state dict that have not been read yet."""
+
+    def __init__(self, state: State, source: str):
+        """`source`: start of error messages."""
+        self.unread, self.source = dict(state), source
+
+    def take(self, name: str, *ndims: int) -> Tensor:
+        """Return a tensor and mark it as read.
+
+        Raises InputError if it is missing, not of floating point, or its number of dimensions is not in `ndims` (if
+        any are given).
+        """
+        if name not in self.unread:
+            raise InputError(f"{self.source}: tensor {name} is missing; copy the checkpoint again")
+        tensor = self.unread.pop(name)
+        if (ndims and tensor.ndim not in ndims) or not tensor.is_floating_point():
+            kind = f"{tensor.dtype} of shape {list(tensor.shape)}"
+            raise InputError(f"{self.source}: tensor {name} is {kind}, unlike in released generators; copy it again")
         return tensor
 
     def weight(self, layer: str) -> Tensor:
-        """A spectrally normalised layer's weight as it is in use."""
+        """Return the effective weight of a spectrally normalised layer."""
         weight = self.take(f"{layer}.weight_orig", 2, 4)
         u, v = (self.take(f"{layer}.weight_{part}") for part in "uv")
         matrix = weight.flatten(1)
         for name, vector, size in (("u", u, matrix.shape[0]), ("v", v, matrix.shape[1])):
             if vector.shape != (size,):
-                found = f"the shape {list(vector.shape)}, not {[size]}"
-                raise InputError(f"{self.what}: tensor {layer}.weight_{name} has {found}")
+                shapes = f"{list(vector.shape)}, not {[size]}"
+                raise InputError(f"{self.source}: tensor {layer}.weight_{name} has the shape {shapes}; copy it again")
         return weight / torch.dot(u, torch.mv(matrix, v))
 
 
-def _config(file: Path) -> dict[str, Any]:
+def _read_config(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())}); copy it again") from None
     kinds = {"layers": list, "channel_width": int, "attention_layer_position": int, "eps": float}
     for key, kind in kinds.items():
-        if not isinstance(found, dict) or type(found.get(key)) is not kind:
-            raise InputError(f"{file}: {key}: missing, or not what the released generators have there")
-    return found
+        if not isinstance(config, dict) or type(config.get(key)) is not kind:
+            raise InputError(f"{file}: {key}: missing or not of type {kind.__name__}; copy the file again")
+    return config
 
 
-def _architecture(config: dict[str, Any], tensors: Tensors, file: Path) -> tuple[Architecture, int]:
-    """What the config and the first tensors say, and the number of the block that attention follows."""
-    layers, channels = config["layers"], config["channel_width"]
-    embedding, first = (tensors.left.get(name) for name in ("embeddings.weight", "generator.gen_z.weight_orig"))
-    if embedding is None or first is None or embedding.ndim != 2 or first.ndim != 2:
-        raise InputError(f"{tensors.what}: no embeddings.weight and generator.gen_z.weight_orig of two axes")
-    found = [(r, depth) for r in G_WIDTHS for depth in range(1, len(layers) + 1) if layers == _layers(r, depth)]
-    position = config["attention_layer_position"]
-    if not found or channels < 1 or not 0 < config["eps"] < math.inf:
-        raise InputError(f"{file}: layers, channel_width, eps: not those of a network of ours")
-    ((resolution, depth),) = found
-    features = BOTTOM_WIDTH**2 * G_WIDTHS[resolution][0] * channels
-    if first.shape[0] != features:
-        found_rows = f"{first.shape[0]} rows, not {features}, as {file.name} has it"
-        raise InputError(f"{tensors.what}: tensor generator.gen_z.weight_orig has {found_rows}")
-    if not 0 < position < len(layers) or position % depth:
-        raise InputError(f"{file}: attention_layer_position: {position}; ours can have it after a stage alone")
-    embedding_dim, classes = embedding.shape
+def _architecture(config: dict[str, Any], tensors: UnreadTensors, file: Path) -> tuple[Architecture, int]:
+    """Return the networks described by config and tensors, and the index of the block that attention follows."""
+    resolution, depth = _resolution_and_depth(config, file)
+    channels, position = config["channel_width"], config["attention_layer_position"]
+    (embedding_dim, classes), inputs = _input_sizes(tensors, BOTTOM_WIDTH**2 * G_WIDTHS[resolution][0] * channels, file)
     expected = {
         "num_classes": classes,
         "class_embed_dim": embedding_dim,
-        "z_dim": first.shape[1] - embedding_dim,
+        "z_dim": inputs - embedding_dim,
         "output_dim": resolution,
     }
     for key, value in expected.items():
         if key in config and config[key] != value:
-            raise InputError(f"{file}: {key}: {config[key]!r}, but the tensors are of {value}")
+            raise _mismatch(file, key, config[key], value)
     return Architecture(
         family="biggan-deep",
         resolution=resolution,
@@ -150,15 +145,42 @@ def _architecture(config: dict[str, Any], tensors: Tensors, file: Path) -> tuple
     ), position - 1
 
 
+def _resolution_and_depth(config: dict[str, Any], file: Path) -> tuple[int, int]:
+    """Return the resolution and the blocks per stage. Raises InputError if biggan has no such network."""
+    layers, position = config["layers"], config["attention_layer_position"]
+    depths = range(1, len(layers) + 1)
+    matches = [(r, depth) for r in G_WIDTHS for depth in depths if layers == _layers(r, depth)]
+    if not matches or config["channel_width"] < 1 or not 0 < config["eps"] < math.inf:
+        raise InputError(f"{file}: layers, channel_width, eps: describe no network that biggan has; copy it again")
+    ((resolution, depth),) = matches
+    if not 0 < position < len(layers) or position % depth:
+        raise InputError(
+            f"{file}: attention_layer_position: {position} is inside a stage of {depth} blocks; it must follow a stage"
+        )
+    return resolution, depth
+
+
+def _input_sizes(tensors: UnreadTensors, features: int, file: Path) -> tuple[tuple[int, int], int]:
+    """Return the shape of the class embedding and the inputs of the first layer, which must have `features` outputs."""
+    embedding, first = (tensors.unread.get(name) for name in ("embeddings.weight", "generator.gen_z.weight_orig"))
+    if embedding is None or first is None or embedding.ndim != 2 or first.ndim != 2:
+        names = "embeddings.weight and generator.gen_z.weight_orig"
+        raise InputError(f"{tensors.source}: {names}: missing or not of 2 dimensions; copy the checkpoint again")
+    if first.shape[0] != features:
+        rows = f"{first.shape[0]} rows, not {features} as by {file.name}"
+        raise InputError(f"{tensors.source}: tensor generator.gen_z.weight_orig has {rows}; copy both files again")
+    embedding_dim, classes = embedding.shape
+    return (embedding_dim, classes), first.shape[1]
+
+
 def _layers(resolution: int, depth: int) -> list[list[Any]]:
-    """Their description of our network: [doubling, input width, output width] of each block."""
-    return [
-        layer for i, o in pairwise(G_WIDTHS[resolution]) for layer in [[False, i, i]] * (depth - 1) + [[True, i, o]]
-    ]
+    """Return the config's description of biggan's network: [doubling, input width, output width] of each block."""
+    widths = pairwise(generator_widths(G_WIDTHS[resolution], depth))
+    return [[k % depth == 0, i, o] for k, (i, o) in enumerate(widths, start=1)]
 
 
-def _renamed(tensors: Tensors, networks: Architecture, attention: int) -> Any:
-    """(our name, tensor) of all; BatchNorm's statistics as theirs are, [n_stats, C], under our names."""
+def _renamed(tensors: UnreadTensors, networks: Architecture, attention: int) -> Any:
+    """Yield (biggan's name, tensor) of all tensors. BatchNorm statistics keep their shape [n_stats, C]."""
     z_dim = networks.z_dim
 
     def conditional(layer: str) -> Tensor:
@@ -167,7 +189,10 @@ def _renamed(tensors: Tensors, networks: Architecture, attention: int) -> Any:
 
     def channels_first(rows: Tensor) -> Tensor:
         if len(rows) % BOTTOM_WIDTH**2:
-            raise InputError(f"{tensors.what}: tensor generator.gen_z.bias has {len(rows)} numbers, not one a feature")
+            name = "generator.gen_z.bias"
+            raise InputError(
+                f"{tensors.source}: tensor {name} has {len(rows)} numbers, not one per feature; copy again"
+            )
         return rows.unflatten(0, (BOTTOM_WIDTH**2, -1)).transpose(0, 1).flatten(0, 1)
 
     yield "class_embedding.weight", tensors.take("embeddings.weight").T.contiguous()
@@ -193,19 +218,19 @@ def _renamed(tensors: Tensors, networks: Architecture, attention: int) -> Any:
     yield "output_conv.bias", tensors.take("generator.conv_to_rgb.bias", 1)[:IMAGE_CHANNELS].contiguous()
 
 
-def _statistics(tensors: Tensors, theirs: str, ours: str) -> Any:
+def _statistics(tensors: UnreadTensors, theirs: str, ours: str) -> Any:
     for name, our_name in STATISTICS.items():
         yield f"{ours}.{our_name}", tensors.take(f"{theirs}.{name}")
 
 
-def _statistics_by_truncation(state: State, what: str) -> dict[str, State]:
-    """By `truncation_key`; none is 1, as latents then are. Index 0, of truncation 0, is not used."""
+def _statistics_by_truncation(state: State, source: str) -> dict[str, State]:
+    """Return BatchNorm's statistics by `truncation_key`. No truncation equals 1. Index 0, truncation 0, is not used."""
     tables = {name: t for name, t in state.items() if re.search(r"\.running_(mean|var)$", name)}
     counts = {tuple(table.shape[:1]) for table in tables.values() if table.ndim == 2}
     if len(counts) != 1 or any(table.ndim != 2 for table in tables.values()) or (n_stats := counts.pop()[0]) < 2:
-        raise InputError(f"{what}: running_means and running_vars are not [n_stats, channels] throughout")
-    steps: dict[str, State] = {
+        raise InputError(f"{source}: running_means, running_vars: not all of shape [n_stats, channels]; copy it again")
+    statistics: dict[str, State] = {
         truncation_key(i / (n_stats - 1)): {name: table[i].contiguous() for name, table in tables.items()}
         for i in range(1, n_stats)
     }
-    return {**steps, truncation_key(None): steps[truncation_key(1.0)]}
+    return {**statistics, truncation_key(None): statistics[truncation_key(1.0)]}

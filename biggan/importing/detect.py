@@ -1,4 +1,4 @@
-"""Which format a source has."""
+"""Detect the format of a source and read it."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ from biggan.importing import deepmind, plain, reference
 from biggan.importing.imported_checkpoint import ImportedCheckpoint
 
 KNOWN = (
-    f"known are the reference code's (G.pth, D.pth, G_ema.pth), the released generators' ({deepmind.CONFIG} and "
-    f"{deepmind.TENSORS}), and a file of tensors with --config"
+    f"give a folder of the reference code (G.pth, D.pth, G_ema.pth), a folder of a released generator "
+    f"({deepmind.CONFIG} and {deepmind.TENSORS}), or a file of tensors with --config"
 )
 
 
 def read(
-    source: Path, suffix: str, config: Path | None, overrides: Sequence[str], places: Sequence[str]
+    source: Path, suffix: str, config: Path | None, overrides: Sequence[str], locations: Sequence[str]
 ) -> ImportedCheckpoint:
-    """What is in `source`; raises InputError, one line, if it is of no known format, or not as that format has it.
+    """Read `source`.
 
-    `suffix` and `config` are the flags of those names; `overrides` are `key.sub=value`, and so are `places`, which say
-    where the run and its data are.
+    `suffix` and `config` are the flags of these names. `overrides` and `locations` are `key.sub=value`; `locations`
+    set the folders of the run and of its data. Raises InputError, one line, if the format is unknown or the source
+    does not match its format.
     """
     if not source.exists():
         raise InputError(f"SOURCE: {source}: no such file or folder{nearest_path(source, source.parent.glob('*'))}")
-    for key in (place.partition("=")[0] for place in places):
+    for key in (location.partition("=")[0] for location in locations):
         if any(override.startswith(f"{key}=") for override in overrides):
-            raise InputError(f"{key}: {'OUT' if key == 'run.dir' else '--data'} says it already; leave it out")
+            raise InputError(f"{key}: already set by {'OUT' if key == 'run.dir' else '--data'}; leave it out")
     if config is not None:
         if not source.is_file():
-            raise InputError(f"--config: is of a file of tensors, and {source} is a folder; leave it out")
+            raise InputError(f"--config: only for a file of tensors, but {source} is a folder; leave it out")
         if suffix:
-            raise InputError("--suffix: is of the reference code's folders, not of a file of tensors; leave it out")
-        return plain.read(source, config, [*overrides, *places])
+            raise InputError("--suffix: only for folders of the reference code, not for a file; leave it out")
+        return plain.read(source, config, [*overrides, *locations])
     if source.is_file():
-        raise InputError(f"SOURCE: {source}: a file says nothing of its networks; give --config CONFIG.yaml too")
+        raise InputError(f"SOURCE: {source}: a file does not describe its networks; add --config CONFIG.yaml")
     if (source / deepmind.TENSORS).is_file():
         for flag in (*(["--suffix"] if suffix else []), *overrides):
-            raise InputError(f"{flag}: means nothing to {deepmind.FORMAT}, which has no settings; leave it out")
+            raise InputError(f"{flag}: has no effect on {deepmind.FORMAT}; leave it out")
         return deepmind.read(source)
-    there = reference.suffixes(source)
-    if suffix in there:
-        return reference.read(source, suffix, [*overrides, *places])
-    if there:
-        names = ", ".join(f"--suffix {name}" if name else "none" for name in there)
-        raise InputError(f"--suffix: {source} has no networks with {f'suffix {suffix}' if suffix else 'none'}: {names}")
-    raise InputError(f"SOURCE: {source}: no layout that we know; {KNOWN}")
+    available = reference.suffixes(source)
+    if suffix in available:
+        return reference.read(source, suffix, [*overrides, *locations])
+    if available:
+        choices = ", ".join(f"--suffix {name}" if name else "no --suffix" for name in available)
+        asked = f"--suffix {suffix}" if suffix else "no --suffix"
+        raise InputError(f"--suffix: {source} has no networks for {asked}; use {choices}")
+    raise InputError(f"SOURCE: {source}: unknown layout; {KNOWN}")

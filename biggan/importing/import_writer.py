@@ -1,4 +1,4 @@
-"""What `biggan import` leaves: a run folder to go on from, where both networks are there, and an export."""
+"""Write the output of `biggan import`: an export and, if both networks exist, a run folder to continue training."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ from biggan.runs.checkpoint import Checkpoint
 from biggan.training.state import host_copy
 
 EXPORT = "export"
-"""The export's folder in OUT."""
+"""Name of the export's folder in OUT."""
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to write besides what was found."""
+    """Arguments of the command that the writer needs besides the imported checkpoint."""
 
     source: Path
     out: Path
-    """The folder to write; must not be there."""
+    """The folder to write. It must not exist."""
     classes: tuple[str, ...]
     dataset: Dataset | None
-    """What training goes on with, if it is known."""
+    """The data set to continue training on, if given."""
     truncations: tuple[float | None, ...]
-    """Those to take standing statistics for; empty: no export."""
+    """Truncations to compute standing statistics for. Empty: no export."""
     license: str
 
 
-def content(found: ImportedCheckpoint, generator: Generator, request: ImportRequest) -> Content:
-    """What the export holds. Of a generator that has statistics by truncation, all of them."""
-    stored = [None if key == truncation_key(None) else float(key) for key in found.standing]
+def content(imported: ImportedCheckpoint, generator: Generator, request: ImportRequest) -> Content:
+    """Return the content of the export, with all statistics by truncation that the source contains."""
+    stored = [None if key == truncation_key(None) else float(key) for key in imported.standing]
     source = TrainedGenerator(
         generator=generator,
         classes=request.classes,
         origin=f"{request.source.name}, imported",
-        step=found.step,
-        images_seen=found.images_seen,
-        standing=found.standing,
+        step=imported.step,
+        images_seen=imported.images_seen,
+        standing=imported.standing,
     )
     return Content(
         source=source,
-        networks=found.networks,
+        networks=imported.networks,
         truncations=tuple(dict.fromkeys([*request.truncations, *stored])),
         license=request.license,
-        weights=f"imported, of {found.format}; spectral norm folded in",
+        weights=f"imported from {imported.format}; spectral norm folded in",
         data="unknown data" if request.dataset is None else request.dataset.source,
         lineage=None,
         evaluations=[],
@@ -66,61 +66,65 @@ def content(found: ImportedCheckpoint, generator: Generator, request: ImportRequ
     )
 
 
-def write(found: ImportedCheckpoint, exported: Content, request: ImportRequest, on_batch: Callable[[], object]) -> None:
+def write(
+    imported: ImportedCheckpoint, exported: Content, request: ImportRequest, on_batch: Callable[[], object]
+) -> None:
     """Write OUT, completely or not at all. `on_batch()` is called `exported.batches` times.
 
-    Raises InputError if it is there already or cannot be written.
+    Raises InputError if OUT exists already or cannot be written.
     """
     out = request.out
     if out.exists():
-        raise InputError(f"OUT: {out} is there already; remove it, or choose another")
+        raise InputError(f"OUT: {out} exists already; remove it, or choose another folder")
     try:
         with new_folder(out) as folder:
-            if found.is_run:
-                _write_run(folder, found, request)
+            if imported.is_run:
+                _write_run(folder, imported, request)
             if request.truncations:
                 (folder / EXPORT).mkdir()
                 export_writer.write(folder / EXPORT, f"{out.name}/{EXPORT}", exported, {}, on_batch)
     except OSError as error:
         raise InputError(f"OUT: {out}: cannot be written ({error.strerror or error})") from None
-    except CheckpointError as error:  # its words are of a run that has earlier ones
+    except CheckpointError as error:  # its own message is for runs with earlier checkpoints
         raise InputError(f"OUT: {out}: cannot be written ({' '.join(str(error.__cause__).split())})") from None
 
 
-def _write_run(folder: Path, found: ImportedCheckpoint, request: ImportRequest) -> None:
-    """The config, the data set's description if it is known, and the one checkpoint."""
-    assert found.config is not None, "of a run there is one"
-    assert found.generator is not None
-    assert found.discriminator is not None
+def _write_run(folder: Path, imported: ImportedCheckpoint, request: ImportRequest) -> None:
+    """Write the config, the data set's description if given, and one checkpoint."""
+    assert imported.config is not None, "a run has a config"
+    assert imported.generator is not None
+    assert imported.discriminator is not None
     files = {
-        "generator": found.generator,
-        "discriminator": found.discriminator,
-        "ema": found.ema,
-        "g_optimizer": found.g_optimizer,
-        "d_optimizer": found.d_optimizer,
-        **{file: {} for file in ("history", "window", "spectrum")},  # what watches the run begins here
+        "generator": imported.generator,
+        "discriminator": imported.discriminator,
+        "ema": imported.ema,
+        "g_optimizer": imported.g_optimizer,
+        "d_optimizer": imported.d_optimizer,
+        **{file: {} for file in ("history", "window", "spectrum")},  # collapse monitoring starts empty
     }
-    text = found.config.to_yaml()
-    saved = Checkpoint({name: _copies(state) for name, state in files.items()}, _others(found, request), text)
-    checkpoint.save(run_folder.checkpoints(folder), found.step or 0, saved)
+    text = imported.config.to_yaml()
+    saved = Checkpoint({name: _copies(state) for name, state in files.items()}, _others(imported, request), text)
+    checkpoint.save(run_folder.checkpoints(folder), imported.step or 0, saved)
     write_atomically(folder / run_folder.CONFIG, text)
     if request.dataset is not None:
         write_atomically(folder / FILE_NAME, request.dataset.to_json())
 
 
-def _others(found: ImportedCheckpoint, request: ImportRequest) -> dict[str, object]:
-    """`TrainingState.others` of a run whose data begins anew. How many images' statistics were taken together it does
-    not say: with so many as the processes that go on have."""
-    assert isinstance(found.config, Config)
-    step = found.step or 0
+def _others(imported: ImportedCheckpoint, request: ImportRequest) -> dict[str, object]:
+    """Return `TrainingState.others` of a run whose data starts from the beginning.
+
+    It does not contain the number of images per BatchNorm statistic: that follows from the processes that continue.
+    """
+    assert isinstance(imported.config, Config)
+    step = imported.step or 0
     return {
         "step": step,
         "rollbacks": 0,
         "since_step": step,
-        "images_seen": found.images_seen or 0,
+        "images_seen": imported.images_seen or 0,
         "level": Level.HEALTHY,
         "evaluation": None,
-        "cursors": [list(START)] * found.config.data.streams,
+        "cursors": [list(START)] * imported.config.data.streams,
         "bad_samples": {},
         "classes": list(request.classes),
     }

@@ -1,4 +1,4 @@
-"""What an importer makes of a source, whatever its format."""
+"""The result of an importer, equal for all formats, and its description as a table."""
 
 from __future__ import annotations
 
@@ -8,49 +8,101 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from biggan.config import Config
+from biggan.config.families import FAMILIES
 from biggan.errors import InputError
+from biggan.generation.architecture_json import shapes_of
 from biggan.models.architecture import Architecture
 
 State = Mapping[str, Tensor]
 MOST_STEPS = 10**12
 
 
-def count_of_steps(value: object, what: str) -> int | None:
-    """The step that a file says, None if it says none; raises InputError, which begins with `what`, if it is none."""
+def parse_step(value: object, what: str) -> int | None:
+    """Return the step stored in a file, or None if there is none.
+
+    Raises InputError, starting with `what`, if it is no whole number from 0 to MOST_STEPS.
+    """
     if value is None:
         return None
     if type(value) is not int or not 0 <= value <= MOST_STEPS:
-        said = " ".join(repr(value).split())[:80]
-        raise InputError(f"{what}: {said} is no count of steps; save a whole number of 0 to {MOST_STEPS:,}, or none")
+        text = " ".join(repr(value).split())[:80]
+        raise InputError(f"{what}: {text} is no step count; save a whole number from 0 to {MOST_STEPS:,}, or none")
     return value
 
 
 @dataclass(frozen=True)
 class ImportedCheckpoint:
-    """Networks under our names and in our shapes, float32, with what is known of their training."""
+    """Networks with biggan's tensor names and shapes, in float32, and the known state of their training."""
 
     format: str
-    """In words."""
+    """Name of the source's format, in words."""
     networks: Architecture
     ema: State
-    """The averaged generator, or the only one that there is."""
+    """The EMA generator, or the only generator of the source."""
     generator: State | None = None
     discriminator: State | None = None
     config: Config | None = None
-    """Of the run that goes on; None of a generator that was published alone."""
+    """Config of the run that continues training; None for a generator published alone."""
     g_optimizer: State = field(default_factory=dict)
-    """As `Engine.optimizer_state` has it; empty: Adam starts anew."""
+    """Adam's state in the form of `Engine.optimizer_state`. Empty: Adam starts from zero."""
     d_optimizer: State = field(default_factory=dict)
     standing: Mapping[str, State] = field(default_factory=dict)
-    """Standing statistics that came with it, by `truncation_key`."""
+    """BatchNorm statistics stored in the source, by `truncation_key`."""
     step: int | None = None
-    """Generator steps that were done; None if nothing says."""
+    """Number of generator steps taken; None if unknown."""
     images_seen: int | None = None
-    """Real images that D was shown; None if nothing says."""
+    """Number of real images seen by D; None if unknown."""
     notes: tuple[str, ...] = ()
-    """What is missing or left out, one line each."""
+    """Missing and ignored parts of the source, one line each."""
 
     @property
     def is_run(self) -> bool:
-        """Whether training can go on: both networks are there."""
+        """True if training can continue: both networks exist."""
         return self.generator is not None and self.discriminator is not None
+
+
+def summary(imported: ImportedCheckpoint) -> list[tuple[str, str]]:
+    """Return the rows (label, value) that describe an import to the user."""
+    networks = imported.networks
+    pair = imported.is_run
+    counts = [sum(p.numel() for p in network.parameters()) for network in shapes_of(networks)]
+    has_depth = FAMILIES[networks.family].has_depth
+    return [
+        ("format", imported.format),
+        ("family", networks.family),
+        ("images", f"{networks.resolution} px, {networks.image_channels} channels, {networks.classes} classes"),
+        ("channels", _both("", networks.channels, networks.d_channels, pair)),
+        *([("blocks per stage", _both("", networks.depth, networks.d_depth, pair))] if has_depth else []),
+        ("attention", _both(" px", _sizes(networks.g_attention), _sizes(networks.d_attention), pair)),
+        ("latent", _latent(networks)),
+        ("class embedding", str(networks.class_embedding_dim or "none: each BatchNorm has its own table")),
+        ("spectral norm in G", "yes" if networks.g_spectral_norm else "folded into the weights, or none"),
+        ("eps of SN, BN", f"{networks.sn_eps:g}, {networks.bn_eps:g}"),
+        ("parameters", _both("", f"{counts[0]:,}", f"{counts[1]:,}", pair)),
+        *([("statistics", f"for {len(imported.standing) - 1} truncations, as published")] if imported.standing else []),
+        ("step", "unknown" if imported.step is None else f"{imported.step:,}"),
+        *([("optimizers", _optimizers(imported))] if pair else []),
+        *(("note", note) for note in imported.notes),
+    ]
+
+
+def _both(unit: str, g: object, d: object, pair: bool) -> str:
+    return f"G {g}{unit}, D {d}{unit}" if pair else f"G {g}{unit}"
+
+
+def _sizes(resolutions: tuple[int, ...]) -> str:
+    return " and ".join(map(str, resolutions)) or "none"
+
+
+def _latent(networks: Architecture) -> str:
+    truncation = "truncated at 2, times the truncation" if networks.scaled_latents else "truncated at the truncation"
+    chunks = networks.latent_chunks
+    if not FAMILIES[networks.family].splits_latent:
+        return f"{networks.z_dim}, undivided to every block, {truncation}"
+    layers = f"{chunks} chunks, hierarchical" if chunks > 1 else "first layer only"
+    return f"{networks.z_dim}, {layers}, {truncation}"
+
+
+def _optimizers(imported: ImportedCheckpoint) -> str:
+    known = [name for name, state in (("G", imported.g_optimizer), ("D", imported.d_optimizer)) if state]
+    return f"Adam's moments of {' and '.join(known)}" if known else "Adam starts from zero"

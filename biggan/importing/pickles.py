@@ -1,8 +1,8 @@
-"""Reading files of tensors that others wrote, without running what is in them.
+"""Read files of tensors from untrusted sources without running code in them.
 
-A pickle is a program. torch's `weights_only` reader knows tensors, plain containers, numbers and text, and refuses
-every other name. The few that harmless files of the reference code hold besides are read as `Inert`: none of their own
-code sees what the file gives them.
+A pickle is a program. torch's `weights_only` reader accepts tensors, plain containers, numbers and text, and refuses
+every other name. A few other names occur in harmless files of the reference code. They are read as `Inert`, so their
+own code never receives data from the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from biggan.errors import InputError
 
 
 class Inert:
-    """What stands for an object that no importer needs: whatever it is made of, it holds nothing."""
+    """Placeholder for an object that no importer needs. It discards its arguments and state."""
 
     def __new__(cls, *_arguments: object) -> Inert:
         return super().__new__(cls)
@@ -38,7 +38,7 @@ class Inert:
 HARMLESS: list[Any] = [
     (Inert, name)
     for name in (
-        "torch.nn.modules.activation.ReLU",  # the reference code's config holds its activation itself
+        "torch.nn.modules.activation.ReLU",  # the reference code's config contains its activation module
         "numpy.core.multiarray.scalar",  # the best scores
         "numpy._core.multiarray.scalar",
         "numpy.dtype",
@@ -50,15 +50,15 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int
 
 
 def read_file(file: Path) -> Any:
-    """What a `.safetensors` file or a pickle of torch's holds, on the CPU.
+    """Return the contents of a `.safetensors` file or a torch pickle, on the CPU.
 
-    Raises InputError if it is missing, cut or damaged, or names anything but tensors and plain containers.
+    Raises InputError if the file is missing, truncated or corrupt, or names anything but tensors and plain containers.
     """
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is said below
+            warnings.simplefilter("ignore")  # about pickle protocols; read errors are reported below
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; copy the checkpoint again") from None
@@ -68,35 +68,35 @@ def read_file(file: Path) -> Any:
         raise InputError(f"{file}: cannot be read ({error.strerror}); copy it again") from None
     except (OSError, EOFError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or "it is empty, or ends too early"
-        raise InputError(f"{file}: cut or damaged ({reason}); copy it again") from None
-    except Exception:  # damaged bytes are a program of another kind: there is no end to what may go wrong in it
+        raise InputError(f"{file}: truncated or corrupt ({reason}); copy it again") from None
+    except Exception:  # corrupt bytes are an arbitrary pickle program, which can raise anything
         raise InputError(
-            f"{file}: not a file of tensors, or a damaged one; copy it again, or give one that torch.save or "
-            f"safetensors wrote"
+            f"{file}: not a file of tensors, or a corrupt one; copy it again, or give one written by torch.save or "
+            f"safetensors"
         ) from None
 
 
 def _refusal(reason: str) -> str:
-    """One line of torch's many."""
-    if found := REFUSED.search(reason):
+    """Return one line for torch's multi-line reason."""
+    if name := REFUSED.search(reason):
         return (
-            f"names {found[1]}, which is no tensor and no plain container: refused, it could run code (or the file is "
-            f"cut there); save the tensors alone, as `state_dict()` gives them"
+            f"names {name[1]}, which is no tensor and no plain container: refused, it could run code (or the file is "
+            f"truncated there); save only tensors, as returned by `state_dict()`"
         )
-    return "holds more than tensors and plain containers, or is cut: refused; save the tensors alone"
+    return "contains more than tensors and plain containers, or is truncated: refused; save only tensors"
 
 
-def state_dict_of(found: Any, what: str) -> dict[str, Tensor]:
-    """A network's state dict, float32, in order, without the prefixes that wrappers of networks put before all names.
+def state_dict_of(contents: Any, what: str) -> dict[str, Tensor]:
+    """Return a network's state dict in float32, in its order, without the prefixes that wrappers add to all names.
 
-    Raises InputError, which begins with `what`, if it is none, or a tensor is not `dense`.
+    Raises InputError, starting with `what`, if `contents` is no state dict or `dense` refuses a tensor.
     """
-    if not isinstance(found, Mapping) or not found:
-        raise InputError(f"{what}: no state dict but {type(found).__name__}; give tensors by name")
-    for name in found:
+    if not isinstance(contents, Mapping) or not contents:
+        raise InputError(f"{what}: {type(contents).__name__}, not a state dict; save tensors by name")
+    for name in contents:
         if not isinstance(name, str):
-            raise InputError(f"{what}: {name!r} is no name but {type(name).__name__}; give tensors by name")
-    state = {name: dense(tensor, f"{what}: {name}") for name, tensor in found.items()}
+            raise InputError(f"{what}: {name!r}: {type(name).__name__}, not a tensor name; save tensors by name")
+    state = {name: dense(tensor, f"{what}: {name}") for name, tensor in contents.items()}
     for prefix in ("module.", "_orig_mod.", "module."):  # compiled inside a DataParallel or around it
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -104,18 +104,18 @@ def state_dict_of(found: Any, what: str) -> dict[str, Tensor]:
 
 
 def dense(tensor: object, what: str) -> Tensor:
-    """The tensor itself; float32 if it is of floating point.
+    """Return the tensor, converted to float32 if it is of floating point.
 
-    Raises InputError, which begins with `what`, unless it is a tensor of finite numbers that are all stored.
+    Raises InputError, starting with `what`, unless it is a dense tensor of finite numbers.
     """
     if not isinstance(tensor, Tensor):
-        raise InputError(f"{what} is no tensor but {type(tensor).__name__}; give tensors by name")
+        raise InputError(f"{what}: {type(tensor).__name__}, not a tensor; save tensors by name")
     if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_meta:
         kind = "nested" if tensor.is_nested else "without values" if tensor.is_meta else "sparse"
-        raise InputError(f"{what} is {kind}; save a dense tensor")
+        raise InputError(f"{what}: is {kind}; save a dense tensor")
     if tensor.dtype not in DTYPES:
-        raise InputError(f"{what} is of {tensor.dtype}, which is not read; save it as torch.float32")
+        raise InputError(f"{what}: {tensor.dtype} is not supported; save it as torch.float32")
     numbers = tensor.detach().float() if tensor.is_floating_point() else tensor
     if not numbers.isfinite().all():
-        raise InputError(f"{what} has values that are not finite; the run it is of had diverged")
+        raise InputError(f"{what}: has values that are not finite; its run had diverged, take an earlier checkpoint")
     return numbers

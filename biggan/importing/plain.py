@@ -1,4 +1,4 @@
-"""State dicts under our own names, with a config that says what networks they are of."""
+"""Read state dicts with biggan's own tensor names. A config describes their networks."""
 
 from __future__ import annotations
 
@@ -9,51 +9,52 @@ from torch import Tensor
 
 from biggan.config.preset import resolve
 from biggan.errors import InputError
-from biggan.importing.imported_checkpoint import ImportedCheckpoint, count_of_steps
+from biggan.importing.imported_checkpoint import ImportedCheckpoint, parse_step
 from biggan.importing.pickles import SUFFIXES, read_file, state_dict_of
 from biggan.models.architecture import configured_architecture
 
-FORMAT = "state dicts under our names"
-AVERAGES = ("ema", "G_ema")
+FORMAT = "state dicts with biggan's tensor names"
+EMA_GENERATORS = ("ema", "G_ema")
 GENERATORS = ("generator", "G", "state_dict", "model")
 DISCRIMINATORS = ("discriminator", "D")
 
 
 def read(file: Path, config: Path, overrides: Sequence[str]) -> ImportedCheckpoint:
-    """A generator's state dict, or a dictionary of several: its average, itself, the discriminator, the step.
+    """Read a generator's state dict, or a dictionary with EMA generator, generator, discriminator and step.
 
-    Raises InputError, one line, if there is no generator among them.
+    Raises InputError, one line, if there is no generator.
     """
     if file.suffix not in SUFFIXES:
-        raise InputError(f"{file}: no kind of file that we read; give one that ends in {', '.join(SUFFIXES)}")
+        raise InputError(f"{file}: unknown kind of file; give one that ends in {', '.join(SUFFIXES)}")
     resolved = resolve(config, overrides)
-    found = read_file(file)
-    if not isinstance(found, Mapping) or not found:
-        raise InputError(f"{file}: no state dict but {type(found).__name__}; give tensors by name")
-    if not any(name in found for name in (*AVERAGES, *GENERATORS, *DISCRIMINATORS)) and any(
-        isinstance(value, Tensor) for value in found.values()
+    contents = read_file(file)
+    if not isinstance(contents, Mapping) or not contents:
+        raise InputError(f"{file}: {type(contents).__name__}, not a state dict; save tensors by name")
+    if not any(name in contents for name in (*EMA_GENERATORS, *GENERATORS, *DISCRIMINATORS)) and any(
+        isinstance(value, Tensor) for value in contents.values()
     ):
-        found = {"generator": found}
-    names = {kind: next((n for n in kind if n in found), None) for kind in (AVERAGES, GENERATORS, DISCRIMINATORS)}
-    average, generator, discriminator = (
-        None if name is None else state_dict_of(found[name], f"{file}: {name}") for name in names.values()
+        contents = {"generator": contents}
+    kinds = (EMA_GENERATORS, GENERATORS, DISCRIMINATORS)
+    names = {kind: next((name for name in kind if name in contents), None) for kind in kinds}
+    ema, generator, discriminator = (
+        None if name is None else state_dict_of(contents[name], f"{file}: {name}") for name in names.values()
     )
-    if average is None and generator is None:
-        raise InputError(f"{file}: no generator; looked for {', '.join((*GENERATORS, *AVERAGES))}")
-    step = count_of_steps(found.get("step"), f"{file}: step")
-    images_a_step = resolved.training.d_steps * resolved.training.batch_size
-    unused = [str(key) for key in found if key not in (*names.values(), "step")]
-    notes = ["no discriminator: a generator alone, nothing to train on"] if discriminator is None else []
+    if ema is None and generator is None:
+        raise InputError(f"{file}: no generator; name it one of {', '.join((*GENERATORS, *EMA_GENERATORS))}")
+    step = parse_step(contents.get("step"), f"{file}: step")
+    images_per_step = resolved.training.d_steps * resolved.training.batch_size
+    unused = [str(key) for key in contents if key not in (*names.values(), "step")]
+    notes = ["no discriminator: only an export, training cannot continue"] if discriminator is None else []
     if discriminator is not None:
-        notes.append("no optimizers: Adam starts anew")
+        notes.append("no optimizers: Adam starts from zero")
     return ImportedCheckpoint(
         format=FORMAT,
         networks=configured_architecture(resolved.model),
-        ema=average or generator or {},
-        generator=None if discriminator is None else generator or average,
+        ema=ema or generator or {},
+        generator=None if discriminator is None else generator or ema,
         discriminator=discriminator,
         config=resolved,
         step=step,
-        images_seen=None if step is None else step * images_a_step,
-        notes=(*notes, *(f"left out: {key}" for key in unused)),
+        images_seen=None if step is None else step * images_per_step,
+        notes=(*notes, *(f"ignored: {key}" for key in unused)),
     )

@@ -1,4 +1,4 @@
-"""The reference code's settings (its `state_dict.pth` has them), as sections of our config."""
+"""Translate the reference code's settings, stored in its `state_dict.pth`, to sections of biggan's config."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "G_nl": "relu",
     "D_nl": "relu",
 }
-"""Its command line's (utils.py, `prepare_parser`), of what shows in no tensor."""
+"""Defaults of the reference code's command line (utils.py, `prepare_parser`) for settings that no tensor shows."""
 IN_TENSORS: dict[str, type] = {
     "model": str,
     "resolution": int,
@@ -56,42 +56,48 @@ IN_TENSORS: dict[str, type] = {
     "G_depth": int,
     "D_depth": int,
 }
-"""Those of which tensors tell, too."""
+"""Settings that the tensors show, too, with their types."""
 INITIALIZATIONS = {"ortho": "orthogonal", "N02": "normal", "glorot": "glorot", "xavier": "glorot"}
 RELU = ("relu", "inplace_relu", "ir")
 STREAMS = 8
 NO_DATA = "data/imported"
-"""Until `data.path` says where the data set is."""
+"""Placeholder until the user sets `data.path`."""
 
 
-def checked(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """All of DEFAULTS, with what `config` says; raises InputError, which begins with `where`, for another kind of value
-    or a kind of network that ours are not."""
-    known = {}
+def check_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return DEFAULTS updated from `config`.
+
+    Raises InputError, starting with `where`, for a value of another type or a kind of network that biggan lacks.
+    """
+    settings = {}
     for key, default in DEFAULTS.items():
         value = config.get(key, default)
         kinds = (int, float) if type(default) is float else (type(default),)
         _check_kind(key, value, kinds, where)
-        known[key] = value
-    for key, wanted in (("norm_style", ("bn",)), ("G_nl", RELU), ("D_nl", RELU), ("G_init", tuple(INITIALIZATIONS))):
-        if known[key] not in wanted:
-            raise InputError(f"{where}: {key}: {known[key]}; our networks know {', '.join(wanted)}")
-    if known["z_var"] != 1:
+        settings[key] = value
+    for key, supported in (("norm_style", ("bn",)), ("G_nl", RELU), ("D_nl", RELU), ("G_init", tuple(INITIALIZATIONS))):
+        if settings[key] not in supported:
+            raise InputError(
+                f"{where}: {key}: {settings[key]} is not supported, only {', '.join(supported)}; it cannot be imported"
+            )
+    if settings["z_var"] != 1:
         raise InputError(
-            f"{where}: z_var: {known['z_var']}; our latents have the variance 1, so these networks cannot be imported"
+            f"{where}: z_var: {settings['z_var']} is not supported, only 1; these networks cannot be imported"
         )
-    return known
+    return settings
 
 
 def _check_kind(key: str, value: object, kinds: tuple[type, ...], where: str) -> None:
     if type(value) not in kinds:
-        raise InputError(f"{where}: {key}: {' '.join(repr(value).split())[:80]} is no {kinds[-1].__name__}")
+        raise InputError(
+            f"{where}: {key}: {' '.join(repr(value).split())[:80]} is not of type {kinds[-1].__name__}; correct it"
+        )
 
 
 def check_against_tensors(config: Mapping[str, Any], networks: Architecture, has_d: bool, where: str) -> None:
-    """Raise InputError, which begins with `where`, if what the config says of the networks is not what tensors say.
+    """Raise InputError, starting with `where`, if the config contradicts the networks inferred from the tensors.
 
-    Without `has_d` there is no discriminator, and nothing that it could be held against.
+    Without a discriminator (`has_d` False), settings of D are not checked.
     """
     config = {key: config[key] for key in IN_TENSORS.keys() & config.keys() if has_d or not key.startswith("D_")}
     for key, value in config.items():
@@ -113,53 +119,54 @@ def check_against_tensors(config: Mapping[str, Any], networks: Architecture, has
     }
     for key, value in tensors.items():
         if key in config and config[key] != value:
-            raise InputError(
-                f"{where}: {key}: {config[key]!r}, but the tensors are of {value!r}; give those of one run"
-            )
+            raise InputError(f"{where}: {key}: {config[key]!r}, but {value!r} by the tensors; give files of one run")
     sizes = {"G_attn": (networks.g_attention, 8, 1), "D_attn": (networks.d_attention, 4, 2)}
-    for key, (found, smallest, step) in sizes.items():
-        if key in config and (said := _attention(config[key], smallest, networks.resolution // step)) != set(found):
-            named = f"{config[key][:80]!r} ({sorted(said)})"
-            raise InputError(f"{where}: {key}: {named}, but the tensors have {sorted(found)}")
+    for key, (inferred, smallest, step) in sizes.items():
+        if key not in config:
+            continue
+        stated = _attention(config[key], smallest, networks.resolution // step)
+        if stated != set(inferred):
+            text = f"{config[key][:80]!r} ({sorted(stated)})"
+            raise InputError(f"{where}: {key}: {text}, but {sorted(inferred)} by the tensors; give files of one run")
 
 
 def _attention(text: str, smallest: int, largest: int) -> set[int]:
-    """Resolutions of `64` or `32_64`; those that the network does not have mean nothing there."""
+    """Return the resolutions in a text like `64` or `32_64`, without those that the network does not have."""
     sizes = {2**k for k in range(2, 10) if smallest <= 2**k <= largest}
     return {size for size in sizes if str(size) in text.split("_")}
 
 
-def sections(known: Mapping[str, Any], networks: Architecture, step: int) -> dict[str, Any]:
-    """Our config's sections, but for the run's folder."""
-    batch_size = known["batch_size"]
+def config_sections(settings: Mapping[str, Any], networks: Architecture, step: int) -> dict[str, Any]:
+    """Return the sections of biggan's config, without the run's folder."""
+    batch_size = settings["batch_size"]
     return {
-        "run": {"seed": known["seed"]},
+        "run": {"seed": settings["seed"]},
         "data": {
             "path": NO_DATA,
             "streams": max(k for k in divisors(max(1, batch_size)) if k <= STREAMS),
-            "horizontal_flip": known["augment"],
+            "horizontal_flip": settings["augment"],
         },
-        "model": model_section(networks, known),
+        "model": model_section(networks, settings),
         "training": {
             "steps": max(1, step),
-            "batch_size": batch_size * known["num_D_accumulations"],
-            "accumulation": known["num_D_accumulations"],
-            "d_steps": known["num_D_steps"],
+            "batch_size": batch_size * settings["num_D_accumulations"],
+            "accumulation": settings["num_D_accumulations"],
+            "d_steps": settings["num_D_steps"],
         },
         "optimizer": {
-            "g_lr": known["G_lr"],
-            "d_lr": known["D_lr"],
-            "beta1": known["G_B1"],
-            "beta2": known["G_B2"],
-            "eps": known["adam_eps"],
+            "g_lr": settings["G_lr"],
+            "d_lr": settings["D_lr"],
+            "beta1": settings["G_B1"],
+            "beta2": settings["G_B2"],
+            "eps": settings["adam_eps"],
         },
-        "regularization": {"orthogonal": known["G_ortho"] / 2},  # it applies half of the exact gradient
-        "ema": {"decay": known["ema_decay"], "start_step": known["ema_start"]},
+        "regularization": {"orthogonal": settings["G_ortho"] / 2},  # reference: half of the exact gradient
+        "ema": {"decay": settings["ema_decay"], "start_step": settings["ema_start"]},
     }
 
 
-def model_section(networks: Architecture, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The networks as `configured_architecture` reads them."""
+def model_section(networks: Architecture, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section `model`, in the form that `configured_architecture` reads."""
     deep = networks.family == "biggan-deep"
     return {
         "family": networks.family,
@@ -175,32 +182,32 @@ def model_section(networks: Architecture, known: Mapping[str, Any]) -> dict[str,
         "g_attention": list(networks.g_attention),
         "d_attention": list(networks.d_attention),
         "g_spectral_norm": networks.g_spectral_norm,
-        "initialization": INITIALIZATIONS[known["G_init"]],
-        "sn_eps": float(known["SN_eps"]),
-        "bn_eps": float(known["BN_eps"]),
+        "initialization": INITIALIZATIONS[settings["G_init"]],
+        "sn_eps": float(settings["SN_eps"]),
+        "bn_eps": float(settings["BN_eps"]),
     }
 
 
-def left_out(known: Mapping[str, Any]) -> list[str]:
-    """What training went by and goes on without, one line each."""
+def unsupported(settings: Mapping[str, Any]) -> list[str]:
+    """Return one line for each setting that biggan's training will not follow."""
     notes = [
-        f"D_{key} {known[f'D_{key}']}: both networks go on with G's, {known[f'G_{key}']}"
+        f"D_{key} {settings[f'D_{key}']}: biggan uses G's for both networks, {settings[f'G_{key}']}"
         for key in ("B1", "B2")
-        if known[f"D_{key}"] != known[f"G_{key}"]
+        if settings[f"D_{key}"] != settings[f"G_{key}"]
     ]
-    if known["D_ortho"]:
-        notes.append(f"D_ortho {known['D_ortho']}: orthogonal regularization is G's alone here")
-    if known["num_G_accumulations"] != known["num_D_accumulations"]:
-        notes.append(f"num_G_accumulations {known['num_G_accumulations']}: both networks accumulate as D did")
-    if known["G_batch_size"] not in (0, known["batch_size"]):
-        notes.append(f"G_batch_size {known['G_batch_size']}: G's batch is D's here")
+    if settings["D_ortho"]:
+        notes.append(f"D_ortho {settings['D_ortho']}: biggan regularizes only G")
+    if settings["num_G_accumulations"] != settings["num_D_accumulations"]:
+        notes.append(f"num_G_accumulations {settings['num_G_accumulations']}: biggan accumulates both networks as D")
+    if settings["G_batch_size"] not in (0, settings["batch_size"]):
+        notes.append(f"G_batch_size {settings['G_batch_size']}: biggan uses D's batch size for G")
     notes += [
-        f"num_{network}_SV_itrs {known[f'num_{network}_SV_itrs']}: spectral norm takes one power iteration a step here"
+        f"num_{network}_SV_itrs {settings[f'num_{network}_SV_itrs']}: biggan takes one power iteration per step"
         for network in "GD"
-        if known[f"num_{network}_SV_itrs"] != 1
+        if settings[f"num_{network}_SV_itrs"] != 1
     ]
-    if known["augment"]:
-        notes.append("augment: images are flipped here, not cropped at random")
-    if known["split_D"]:
-        notes.append("split_D: D sees real and generated images together here")
+    if settings["augment"]:
+        notes.append("augment: biggan flips images, but does not crop them at random")
+    if settings["split_D"]:
+        notes.append("split_D: biggan passes real and generated images through D together")
     return notes

@@ -9,8 +9,7 @@ import pytest
 from runs import TINY, environment, torchrun
 
 from biggan.config.preset import resolve
-from biggan.cost.communication import EngineSettings, with_collectives
-from biggan.cost.memory import memory
+from biggan.cost.engine_cost import EngineSettings, memory, with_collectives
 from biggan.cost.scaling import Collective
 from biggan.cost.trace import record
 

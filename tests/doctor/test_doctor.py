@@ -1,4 +1,4 @@
-"""`biggan doctor` itself, alone and under torchrun, healthy and with faults planted for real."""
+"""`biggan doctor` as a command, alone and under torchrun, on healthy ranks and with real faults."""
 
 import json
 import os
@@ -30,16 +30,16 @@ if __name__ == "__main__":
 
 
 def run_ranks(tmp_path, fault, arguments, expect, program="-m biggan"):
-    """`biggan doctor` on two processes; `fault` is shell that rank 1 goes through first. Returns (output, JSON)."""
+    """Run `biggan doctor` on two processes; rank 1 runs the shell code `fault` first. Return (output, JSON)."""
     script = tmp_path / "rank.sh"
     script.write_text(f'if [ "$RANK" = 1 ]; then\n{fault}\nfi\nexec {sys.executable} {program} doctor "$@"\n')
     file = tmp_path / "doctor.json"
     command = [*torchrun(2), "--no-python", "sh", str(script), *arguments, "--json", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
-    assert done.returncode == (1 if expect else 0), done.stdout + done.stderr  # torchrun's own code is always 1
+    assert done.returncode == (1 if expect else 0), done.stdout + done.stderr  # torchrun itself always exits with 1
     if expect:
         assert "exitcode  : 2" in done.stderr
-    assert "biggan/" not in done.stderr, "a traceback of ours"
+    assert "biggan/" not in done.stderr, "traceback of biggan code"
     return done.stdout, json.loads(file.read_text())
 
 
@@ -51,7 +51,7 @@ def statuses(found):
     return {check["name"]: check["status"] for check in found["checks"]}
 
 
-def test_alone_and_without_arguments_it_checks_what_it_can(tmp_path):
+def test_doctor_without_arguments_checks_this_machine(tmp_path):
     output = biggan(["doctor", "--json", str(tmp_path / "doctor.json")])
     assert "nothing failed" in output
     found = json.loads((tmp_path / "doctor.json").read_text())
@@ -63,24 +63,27 @@ def test_alone_and_without_arguments_it_checks_what_it_can(tmp_path):
         assert flag in rows[name]["mend"]
 
 
-def test_a_bad_config_is_named_with_exit_code_2(tiny, tmp_path, monkeypatch):
+def test_bad_config_ends_with_exit_code_2(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("BIGGAN_EXIT_CODES", str(tmp_path / "exit_codes"))  # as launch/torchrun.sh does
     output = biggan(["doctor", *tiny, "training.stepz=1"], expect=2)
     assert (tmp_path / "exit_codes").read_text() == "2\n"
-    assert output == "biggan: training.stepz: no such key; nearest: training.steps\n"
+    (line,) = output.splitlines()
+    assert line.startswith("biggan: training.stepz: ")
+    assert line.endswith("training.steps")
 
 
-def test_a_store_that_nobody_keeps_is_said_in_one_line():
+def test_unreachable_store_is_reported_in_one_line():
     ranks = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     command = [sys.executable, "-m", "biggan", "doctor", "--timeout-seconds", "4"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment() | ranks, timeout=100, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"biggan: rank 1 {HERE}: the store at 127.0.0.1:1 does not answer (")
+    assert line.startswith(f"biggan: rank 1 {HERE}: ")
+    assert "store at 127.0.0.1:1 " in line
 
 
 @pytest.mark.slow
-def test_two_healthy_processes_pass_and_leave_nothing(tiny, tmp_path):
+def test_two_healthy_processes_pass_and_leave_no_files(tiny, tmp_path):
     (tmp_path / "shared").mkdir()
     run = tmp_path / "shared" / "run"
     output, found = run_ranks(tmp_path, ":", [tiny[0], f"run.dir={run}", tiny[2], "--checksums"], expect=0)
@@ -96,34 +99,35 @@ def test_two_healthy_processes_pass_and_leave_nothing(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_changed_bytes_of_the_same_length_are_found_by_checksums(digits, tmp_path):
+def test_checksums_detect_changed_bytes_of_equal_length(digits, tmp_path):
     broken = shutil.copytree(digits, tmp_path / "broken")
     with (broken / "train-00003.tar").open("r+b") as file:
         file.seek(2000)
         file.write(b"\xff" * 8)
     output = biggan(["doctor", "--data", str(broken), "--checksums", "--json", str(tmp_path / "doctor.json")], expect=2)
     found = json.loads((tmp_path / "doctor.json").read_text())
-    assert statuses(found)["shards"] == "pass"  # a look at their sizes is not enough
+    assert statuses(found)["shards"] == "pass"  # sizes alone do not show the change
     assert failed(found).keys() == {"checksums"}
-    assert f"failed: checksums: rank 0 {HERE}: {broken}/train-00003.tar: its bytes are not those" in output
+    assert f"failed: checksums: rank 0 {HERE}: {broken}/train-00003.tar: " in output
 
 
 @pytest.mark.slow
-def test_a_shard_that_may_not_be_read_is_named(digits, tmp_path):
+def test_unreadable_shard_is_named(digits, tmp_path):
     broken = shutil.copytree(digits, tmp_path / "broken")
     (broken / "train-00003.tar").chmod(0)
-    # What lets root read every file is taken from it; where the tests are not root's there is nothing to take.
-    plainly = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.getuid() == 0 else []
-    doctor = [*plainly, sys.executable, "-m", "biggan", "doctor", "--data", str(broken)]
+    # Root can read every file. Drop the capabilities that allow this; other users do not have them.
+    drop_capabilities = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    doctor = [*drop_capabilities, sys.executable, "-m", "biggan", "doctor", "--data", str(broken)]
     done = subprocess.run(doctor, capture_output=True, text=True, env=environment(), timeout=100, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
-    failure = f"failed: shards: rank 0 {HERE}: {broken}/train-00003.tar: cannot be read (Permission denied)"
-    assert failure in done.stdout
+    (failure,) = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
+    assert failure.startswith(f"failed: shards: rank 0 {HERE}: {broken}/train-00003.tar: ")
+    assert "(Permission denied)" in failure
 
 
 @pytest.fixture
 def other_checkout(tmp_path):
-    """A folder with another webdataset and another biggan in it."""
+    """A folder with other versions of webdataset and biggan."""
     folder = tmp_path / "other_checkout"
     for name in ("webdataset", "biggan"):
         (source,) = find_spec(name).submodule_search_locations
@@ -145,7 +149,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_faults_on_one_rank_are_all_named_at_once(tiny, digits, tmp_path, other_checkout, small_disk):
+def test_all_faults_of_one_rank_are_named_in_one_table(tiny, digits, tmp_path, other_checkout, small_disk):
     """Rank 1 has other arguments, variables and packages, and other file systems mounted at the same paths."""
     lacking = shutil.copytree(digits, tmp_path / "lacking")
     (lacking / "train-00007.tar").unlink()
@@ -163,31 +167,32 @@ def test_faults_on_one_rank_are_all_named_at_once(tiny, digits, tmp_path, other_
     assert f"biggan source: rank 1 {HERE} has" in seen["versions"]
     assert seen["config"] == f"optimizer.g_lr: rank 1 {HERE} has 0.001, others 0.0002"
     assert seen["environment"] == f"OMP_NUM_THREADS: rank 1 {HERE} has 2, others 1"
-    assert seen["shards"] == f"rank 1 {HERE}: {digits}/train-00007.tar is missing"
+    assert seen["shards"].startswith(f"rank 1 {HERE}: {digits}/train-00007.tar ")
     assert seen["disk room"].startswith(f"{small_disk}/run: 0.00 GiB free")
-    assert seen["shared folder"] == f"rank 1 {HERE} does not see what rank 0 writes to {small_disk}"
+    assert seen["shared folder"].startswith(f"rank 1 {HERE} ")
+    assert seen["shared folder"].endswith(f" {small_disk}")
     assert statuses(found)["all-reduce"] == "pass"
 
 
 @pytest.mark.slow
-def test_a_rank_that_never_arrives_is_named(tmp_path):
+def test_rank_that_never_starts_is_named(tmp_path):
     output, found = run_ranks(tmp_path, "exec sleep 1000", ["--timeout-seconds", "8"], expect=2)
     assert "Traceback" not in output
-    assert failed(found)["rendezvous"].startswith(f"no answer from rank 1 {HERE} at: the roll")
+    assert f"rank 1 {HERE} while exchanging host facts" in failed(found)["rendezvous"]
     assert statuses(found)["all-reduce"] == "not checked"
 
 
 @pytest.mark.long
-def test_a_rank_that_stops_in_a_collective_is_named(tiny, tmp_path):
-    """It is also refused its config, which keeps nobody waiting: both come as far as the collectives."""
+def test_rank_that_stops_in_a_collective_is_named(tiny, tmp_path):
+    """Rank 1 also has an invalid config. That must not keep both ranks from reaching the collectives."""
     script = tmp_path / "stops.py"
     script.write_text(STOPS_IN_A_COLLECTIVE)
-    # It goes on once the verdict is out: torchrun would give a stopped process 30 s to end.
+    # Rank 1 continues once the JSON is written: torchrun would wait 30 s for a stopped process to end.
     fault = f"""
     set -- "$@" model.nonsense=1
     (while kill -0 $$ && [ ! -e {tmp_path}/doctor.json ]; do sleep 0.1; done; kill -CONT $$) &
     """
     arguments = [*tiny, "--checksums", "--timeout-seconds", "16"]
     _, found = run_ranks(tmp_path, fault, arguments, expect=2, program=str(script))
-    assert f"rank 1 {HERE}: model.nonsense: no such key" in failed(found)["config"]
-    assert failed(found)["rendezvous"].startswith(f"no answer from rank 1 {HERE} at: collectives")
+    assert f"rank 1 {HERE}: model.nonsense: " in failed(found)["config"]
+    assert f"rank 1 {HERE} while measuring collectives" in failed(found)["rendezvous"]

@@ -1,4 +1,4 @@
-"""The doctor's examination within one process: what it sees, how long it waits, how it ends."""
+"""The doctor's examination within one process: traffic between ranks, timeouts, silent ranks."""
 
 import os
 import time
@@ -11,14 +11,14 @@ import torch
 import torch.distributed as dist
 
 from biggan.doctor import disk_checks, examination
-from biggan.doctor.board import Board, within
 from biggan.doctor.examination import Examination, ExaminationRequest
-from biggan.doctor.host import look_around
+from biggan.doctor.host import collect_host_facts
+from biggan.doctor.rank_store import RankStore, run_with_timeout
 from biggan.errors import InputError, LostProcesses
 
 
 class Echo:
-    """A board of two ranks, the other of which answers as this one does."""
+    """A store of two ranks, where the other rank answers with this rank's text."""
 
     rank, world_size = 0, 2
 
@@ -32,12 +32,12 @@ class Echo:
     def read(self, topic, ranks):
         return dict.fromkeys(ranks, self.texts[topic])
 
-    def announce(self, exit_code, listeners):
+    def announce_exit_code(self, exit_code, listeners):
         pass
 
 
 def request_for(json_file):
-    """To look at this machine only."""
+    """Return a request to examine this machine only."""
     return ExaminationRequest(
         preset=None, overrides=(), data=None, run_dir=None, checksums=False, json_file=json_file, timeout_seconds=8
     )
@@ -45,36 +45,36 @@ def request_for(json_file):
 
 @pytest.fixture
 def ranks(monkeypatch):
-    """Examine with five ranks in threads of this process: what each has read, in characters, and found."""
+    """Examine with five ranks in threads of this process. Return each one's characters read, exit code and findings."""
     common = dist.HashStore()
-    monkeypatch.setattr(Board, "_connect", lambda board: common)
+    monkeypatch.setattr(RankStore, "_connect", lambda _: common)
     monkeypatch.setattr(examination, "measure", lambda *_: None)
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
     read = Counter()
-    plain = Board.read
+    original = RankStore.read
 
-    def counted(board, topic, ranks):
-        texts = plain(board, topic, ranks)
-        read[board.rank] += sum(map(len, texts.values()))
+    def counted(store, topic, ranks):
+        texts = original(store, topic, ranks)
+        read[store.rank] += sum(map(len, texts.values()))
         return texts
 
-    monkeypatch.setattr(Board, "read", counted)
+    monkeypatch.setattr(RankStore, "read", counted)
 
     def examined(silent_after=None):
         def run(rank):
-            board = Board(rank, 5, 4)
+            store = RankStore(rank, 5, 4)
             if rank == 0 and silent_after is not None:
-                exchange = board.exchange
+                exchange = store.exchange
 
                 def falls_silent(topic, text):
                     if topic == silent_after:
                         raise SystemExit
                     return exchange(topic, text)
 
-                board.exchange = falls_silent
-            part = Examination(request_for(json_file=None), board)
-            with suppress(examination.SilenceError):
+                store.exchange = falls_silent
+            part = Examination(request_for(json_file=None), store)
+            with suppress(examination.SilentRankError):
                 part.run()
             return part.conclude(), part.findings
 
@@ -85,7 +85,7 @@ def ranks(monkeypatch):
     return examined
 
 
-def test_only_the_rank_that_judges_reads_what_all_said(ranks, capsys):
+def test_only_the_printing_rank_reads_all_texts(ranks, capsys):
     read, parts = ranks()
     assert [code for code, _ in parts] == [0] * 5
     assert len(parts[0][1].hosts) == 5
@@ -94,15 +94,15 @@ def test_only_the_rank_that_judges_reads_what_all_said(ranks, capsys):
     assert "5 process(es)" in capsys.readouterr().out
 
 
-def test_when_the_judge_falls_silent_the_next_rank_has_read_nothing_too_little(ranks, capsys):
-    read, parts = ranks(silent_after="looking at the run folder")
+def test_next_rank_prints_the_table_when_rank_0_goes_silent(ranks, capsys):
+    read, parts = ranks(silent_after=examination.FOLDER)
     assert [part and part[0] for part in parts] == [None, 2, 2, 2, 2]
     assert sorted(parts[1][1].hosts) == [0, 1, 2, 3, 4]
     assert max(read[rank] for rank in range(2, 5)) < 200
-    assert "no answer from rank 0 " in capsys.readouterr().out
+    assert "rank 0 (host " in capsys.readouterr().out.partition("failed: rendezvous: ")[2]
 
 
-def test_processes_lost_while_joining_leave_a_table(monkeypatch, capsys):
+def test_table_is_printed_when_joining_fails(monkeypatch, capsys):
     def lost(*_):
         raise LostProcesses("rank 0 did not come within 8 s")
 
@@ -110,47 +110,47 @@ def test_processes_lost_while_joining_leave_a_table(monkeypatch, capsys):
     examined = Examination(request_for(json_file=None), Echo())
     examined.run()
     assert examined.conclude() == 2
-    said = capsys.readouterr().out
-    assert f"failed: all-reduce: rank 0 (host {os.uname().nodename}): rank 0 did not come within 8 s" in said
+    output = capsys.readouterr().out
+    assert f"failed: all-reduce: rank 0 (host {os.uname().nodename}): rank 0 did not come within 8 s" in output
 
 
-def test_a_json_that_cannot_be_written_does_not_cost_the_table(tmp_path, capsys):
-    examined = Examination(request_for(json_file=tmp_path / "no" / "doctor.json"), Board(0, 1, 4))
+def test_table_is_printed_when_the_json_cannot_be_written(tmp_path, capsys):
+    examined = Examination(request_for(json_file=tmp_path / "no" / "doctor.json"), RankStore(0, 1, 4))
     examined.run()
     with pytest.raises(InputError, match="--json: "):
         examined.conclude()
     assert "nothing failed" in capsys.readouterr().out
 
 
-def test_the_file_for_the_others_is_found_and_removed(tmp_path):
-    facts = disk_checks.look_at_folder(tmp_path / "not" / "yet")
+def test_token_file_is_read_and_removed(tmp_path):
+    facts = disk_checks.inspect_folder(tmp_path / "not" / "yet")
     assert facts.parent == str(tmp_path)
-    assert disk_checks.sees(facts)
-    assert not disk_checks.sees(facts.model_copy(update={"parent": "/"}))
-    disk_checks.clean_up(facts)
+    assert disk_checks.can_read_token(facts)
+    assert not disk_checks.can_read_token(facts.model_copy(update={"parent": "/"}))
+    disk_checks.remove_token(facts)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_within_bounds_silence_but_not_work_that_goes_on():
-    def busy(pulse):
+def test_timeout_applies_to_silence_and_not_to_progress():
+    def busy(heartbeat):
         for _ in range(10):
             time.sleep(0.05)
-            pulse.beat("counting")
+            heartbeat.beat("counting")
         return "done"
 
-    def silent(pulse):
-        pulse.beat("counting sheep")
+    def silent(heartbeat):
+        heartbeat.beat("counting slowly")
         time.sleep(60)
 
-    assert within(0.4, busy) == "done"
-    with pytest.raises(TimeoutError, match=r"no end to counting sheep in 0\.1 s"):
-        within(0.1, silent)
+    assert run_with_timeout(0.4, busy) == "done"
+    with pytest.raises(TimeoutError, match=r"counting slowly.* 0\.1 s"):
+        run_with_timeout(0.1, silent)
     with pytest.raises(ZeroDivisionError):
-        within(1, lambda _: 1 / 0)
+        run_with_timeout(1, lambda _: 1 / 0)
 
 
-def test_facts_are_found_on_this_machine():
-    facts = look_around(None, "")
+def test_host_facts_of_this_machine():
+    facts = collect_host_facts(None, "")
     assert facts.versions["torch"] == torch.__version__
     assert facts.open_files_limit > 0
     assert facts.shared_memory_free_bytes > 0

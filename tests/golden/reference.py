@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from biggan.importing import reference_names
+from biggan.importing import reference
 from biggan.models.architecture import Architecture
 from biggan.objectives.losses import HINGE, Loss
 from biggan.training.step import train_step
@@ -55,7 +55,7 @@ def networks(settings, tensors):
 def our_state(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The state dict of our network from the reference's tensors under `prefix` ("init.G", "final.D", ...)."""
     theirs = {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
-    return reference_names.our_state(theirs)
+    return reference.our_state(theirs)
 
 
 def max_abs_diff(a: Tensor, b: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""A released BigGAN-deep generator, written by hand in its package's layout, and a forward pass of our own of it."""
+"""A released BigGAN-deep generator in its package's layout, and an independent forward pass of it."""
 
 import json
 
@@ -19,12 +19,12 @@ CONFIG = {
 
 
 def block(k):
-    """Attention stands in the list too."""
+    """Return the name of block `k`. The list of blocks includes attention."""
     return f"generator.layers.{k + (k >= POSITION)}"
 
 
 class Maker:
-    """Random tensors by name. The vectors of spectral norm are those of one power iteration, far from converged."""
+    """Builder of random tensors by name. Spectral norm's vectors come from one power iteration, not converged."""
 
     def __init__(self):
         self.random, self.tensors = torch.Generator().manual_seed(3), {}
@@ -59,8 +59,8 @@ class Maker:
         self.tensors[f"{name}.gamma"] = torch.tensor([0.7])
 
 
-def made():
-    """All of a generator's tensors."""
+def released_tensors():
+    """Return all tensors of a generator."""
     maker = Maker()
     maker.tensors["embeddings.weight"] = maker.draw(EMBEDDING, CLASSES)
     maker.normed("generator.gen_z", 16 * 16 * CHANNELS, Z_DIM + EMBEDDING)
@@ -76,7 +76,7 @@ def made():
 
 
 class Forward:
-    """How images are made of such tensors; between two steps of the statistics, with those on the line between."""
+    """Forward pass on these tensors. Between two truncations with statistics, it interpolates them linearly."""
 
     def __init__(self, tensors, z, y, truncation):
         self.tensors = tensors
@@ -116,9 +116,9 @@ class Forward:
     def attention(self, name, x):
         theta, phi, g = (self.conv(f"{name}.snconv1x1_{part}", x) for part in ("theta", "phi", "g"))
         phi, g = F.max_pool2d(phi, 2).flatten(2), F.max_pool2d(g, 2).flatten(2)
-        share = (theta.flatten(2).transpose(1, 2) @ phi).softmax(-1)
-        found = (g @ share.transpose(1, 2)).view(len(x), -1, *x.shape[2:])
-        return x + self.tensors[f"{name}.gamma"] * self.conv(f"{name}.snconv1x1_o_conv", found)
+        weights = (theta.flatten(2).transpose(1, 2) @ phi).softmax(-1)
+        h = (g @ weights.transpose(1, 2)).view(len(x), -1, *x.shape[2:])
+        return x + self.tensors[f"{name}.gamma"] * self.conv(f"{name}.snconv1x1_o_conv", h)
 
     def images(self):
         h = F.linear(self.condition, self.weight("generator.gen_z"), self.tensors["generator.gen_z.bias"])
@@ -138,4 +138,4 @@ def doubled(x):
 def write_released(folder, tensors=None, **config):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG | config))
-    torch.save(made() if tensors is None else tensors, folder / "pytorch_model.bin")
+    torch.save(released_tensors() if tensors is None else tensors, folder / "pytorch_model.bin")

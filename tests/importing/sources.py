@@ -1,4 +1,4 @@
-"""Checkpoints written by hand, in the forms that others publish."""
+"""Write checkpoints in the layout of the reference code."""
 
 import numpy as np
 import torch
@@ -10,13 +10,13 @@ NOT_SETTINGS = ("steps", "losses", "G_params", "D_params", "arch", "dim_z_effect
 
 
 def their_state(tensors, prefix):
-    """A state dict of the reference's, backwards: no importer may lean on the order of the alphabet."""
+    """Return a state dict of the reference code in reverse order: importers must not rely on alphabetical order."""
     names = sorted((k for k in tensors if k.startswith(f"{prefix}.")), reverse=True)
     return {name.removeprefix(f"{prefix}."): tensors[name].clone() for name in names}
 
 
 def their_settings(settings, **changes):
-    """What the reference's training leaves in state_dict.pth."""
+    """Return the contents of state_dict.pth as the reference code's training writes it."""
     config = {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
     activations = {"G_nl": "relu", "G_activation": nn.ReLU(inplace=False), "D_activation": nn.ReLU(inplace=True)}
     return {
@@ -29,9 +29,9 @@ def their_settings(settings, **changes):
 
 
 def write_reference(folder, name, suffix="", edit=lambda _file, contents: contents, without=()):
-    """G.pth, D.pth, G_ema.pth and state_dict.pth of a golden file's first networks; returns (settings, tensors).
+    """Write G.pth, D.pth, G_ema.pth and state_dict.pth of a golden file's initial networks.
 
-    `edit(file, contents)` gives what is written.
+    `edit(file, contents)` returns the contents to write. Return (settings, tensors) of the golden file.
     """
     settings, tensors = load(name)
     files = {

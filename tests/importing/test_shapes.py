@@ -1,11 +1,11 @@
-"""From the shapes of tensors alone, the networks are known again."""
+"""The architecture is inferred from tensor shapes alone."""
 
 from dataclasses import replace
 
 import pytest
 
 from biggan.generation.architecture_json import shapes_of
-from biggan.importing.shapes import UNKNOWN_EPS, architecture_of
+from biggan.importing.shapes import UNKNOWN_EPS, infer_architecture
 from biggan.models.architecture import Architecture
 
 PAPER = Architecture(
@@ -35,7 +35,7 @@ SETTINGS = {
     "biggan 512": replace(PAPER, resolution=512, z_dim=160, g_attention=(16, 64), d_attention=(4, 256)),
     "biggan 64, grey, another D": replace(PAPER, resolution=64, image_channels=1, d_channels=32, d_attention=()),
     "shared, not hierarchical": replace(PAPER, hierarchical=False, z_dim=100),
-    "a table per BatchNorm": replace(
+    "one table per BatchNorm": replace(
         PAPER, resolution=32, hierarchical=False, class_embedding_dim=0, g_attention=(8,), d_attention=(8, 16)
     ),
     "no spectral norm": replace(PAPER, g_spectral_norm=False),
@@ -47,8 +47,8 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("architecture", SETTINGS.values(), ids=SETTINGS.keys())
-def test_networks_are_known_by_their_shapes(architecture):
+def test_architecture_is_inferred_from_shapes(architecture):
     G, D = (network.state_dict() for network in shapes_of(architecture))
-    assert architecture_of(G, D, "G", "D") == architecture
+    assert infer_architecture(G, D, "G", "D") == architecture
     like_g = replace(architecture, d_channels=architecture.channels, d_depth=architecture.depth, d_attention=())
-    assert architecture_of(G, None, "G", "D") == like_g
+    assert infer_architecture(G, None, "G", "D") == like_g
