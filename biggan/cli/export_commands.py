@@ -109,7 +109,7 @@ def serve(
     from biggan.generation.export_reader import read_export
 
     read_export(folder, torch.device("cpu"))  # what is wrong with it is said here, and not in a browser
-    page = Path(__file__).parents[1] / "generation" / "page.py"
+    page = Path(__file__).parents[1] / "generation" / "serve_page.py"
     settings = {
         "server.address": host,
         "server.port": port,

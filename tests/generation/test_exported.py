@@ -138,7 +138,7 @@ def test_the_page_asks_the_tensors_for_truncations(copy, monkeypatch, told):
     del information["statistics"]
     (copy / INFORMATION).write_text(json.dumps(information | told))
     monkeypatch.setattr(sys, "argv", ["page.py", str(copy)])
-    page = AppTest.from_file(str(Path(biggan.__file__).parent / "generation/page.py"), default_timeout=60).run()
+    page = AppTest.from_file(str(Path(biggan.__file__).parent / "generation/serve_page.py"), default_timeout=60).run()
     assert not page.exception
     assert page.caption[0].value.endswith("with its statistics of the nearest truncation: 0.5")
 
