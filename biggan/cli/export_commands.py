@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from biggan.errors import InputError
-from biggan.generation.arguments import truncation_asked
+from biggan.generation.arguments import parse_truncation
 
 if TYPE_CHECKING:
     from biggan.generation.export_writer import Addition
@@ -45,7 +45,7 @@ def export(
 ) -> None:
     """Hand over the averaged (EMA) generator: a folder that model hubs and biggan.load_generator read."""
     wanted = dict.fromkeys(formats or ())
-    thresholds = dict.fromkeys(truncation_asked(part.strip(), "--truncations") for part in truncations.split(","))
+    thresholds = dict.fromkeys(parse_truncation(part.strip(), "--truncations") for part in truncations.split(","))
     if register is not None and Format.mlflow not in wanted:
         raise InputError("--register: registers an MLflow model; add --format mlflow, or leave it out")
     if out.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from biggan.config.families import FAMILIES
-from biggan.generation.architecture_json import shapes_of
+from biggan.generation.architecture_json import meta_networks
 from biggan.importing.imported_checkpoint import ImportedCheckpoint
 from biggan.models.architecture import Architecture
 
@@ -12,7 +12,7 @@ def rows(found: ImportedCheckpoint) -> list[tuple[str, str]]:
     """(what, what it is), in words."""
     networks = found.networks
     pair = found.is_run
-    counts = [sum(p.numel() for p in network.parameters()) for network in shapes_of(networks)]
+    counts = [sum(p.numel() for p in network.parameters()) for network in meta_networks(networks)]
     has_depth = FAMILIES[networks.family].has_depth
     return [
         ("format", found.format),

@@ -45,7 +45,7 @@ class ImportRequest:
 def content(found: ImportedCheckpoint, generator: Generator, request: ImportRequest) -> Content:
     """What the export holds. Of a generator that has statistics by truncation, all of them."""
     stored = [None if key == truncation_key(None) else float(key) for key in found.standing]
-    source = TrainedGenerator(
+    trained = TrainedGenerator(
         generator=generator,
         classes=request.classes,
         origin=f"{request.source.name}, imported",
@@ -54,8 +54,8 @@ def content(found: ImportedCheckpoint, generator: Generator, request: ImportRequ
         standing=found.standing,
     )
     return Content(
-        source=source,
-        networks=found.networks,
+        trained=trained,
+        architecture=found.networks,
         truncations=tuple(dict.fromkeys([*request.truncations, *stored])),
         license=request.license,
         weights=f"imported, of {found.format}; spectral norm folded in",

@@ -27,7 +27,7 @@ from biggan.evaluation.output_paths import default_out
 from biggan.evaluation.reference_statistics import RealSplit
 from biggan.evaluation.torchvision_features import TorchvisionFeatures
 from biggan.generation.bulk import digest
-from biggan.generation.load import open_source
+from biggan.generation.load import open_generator
 from biggan.generation.standing_stats import standing_statistics
 from biggan.generation.trained_generator import TrainedGenerator
 
@@ -64,7 +64,7 @@ def test_sweep_against_a_file_of_statistics_and_by_themselves(run, digits, mobil
     assert results[0]["metrics"].keys() == {"fid", "inception_score", "inception_score_std"}
     assert results[0]["origin"] == f"{run}@3"
     assert results[0]["step"] == 3
-    assert results[0]["generator"] == digest(open_source(str(run), torch.device("cpu"), print).generator)
+    assert results[0]["generator"] == digest(open_generator(str(run), torch.device("cpu"), print).generator)
     for result in results:
         assert f"{result['metrics']['fid']:.4g}" in said
     assert "torchvision:mobilenet_v3_small features" in said
@@ -160,7 +160,7 @@ def test_a_result_says_whose_weights_and_which_statistics_were_used(digits, tmp_
 
 def test_results_of_a_run_go_into_it_and_those_of_a_checkpoint_by_itself_beside_it(run, tmp_path):
     def place(path):
-        source = open_source(str(path), torch.device("cpu"), print)
+        source = open_generator(str(path), torch.device("cpu"), print)
         return default_out(source, "classifier", Settings(10), [None])
 
     assert place(run) == place(f"{run}@3") == run / "evaluation" / "step_00000003-classifier-10-images.json"

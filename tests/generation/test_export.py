@@ -16,21 +16,21 @@ from biggan.errors import InputError
 from biggan.generation import trained_generator
 from biggan.generation.export import batches, export
 from biggan.generation.export_reader import read_export
-from biggan.generation.load import open_source
+from biggan.generation.load import open_generator
 from biggan.generation.sample import generate_rows
 from biggan.generation.standing_stats import standing_statistics
 from biggan.generation.torch_export import worst_difference
 
 
 def test_an_export_is_the_averaged_generator(run, exported):
-    trained, read = open_source(str(run), CPU, print), read_export(exported, CPU)
+    trained, read = open_generator(str(run), CPU, print), read_export(exported, CPU)
     assert worst_difference(trained.generator, read.generator) <= 1e-5
     assert (read.classes, read.step, read.images_seen) == (CLASSES, 8, 192)
     assert read.standing.keys() == {"none", "0.5"}
 
 
 def test_every_truncation_has_statistics_of_its_own_held_or_taken_anew(run, exported):
-    trained, G = open_source(str(run), CPU, print).generator, load_generator(exported, device="cpu")
+    trained, G = open_generator(str(run), CPU, print).generator, load_generator(exported, device="cpu")
     expected = {t: standing_statistics(trained, t) for t in (None, 0.5, 0.8)}
     loaded = {t: G.at(t).network for t in expected}  # 0.8 is not held
     for a, b in product(expected, expected):

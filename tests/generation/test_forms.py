@@ -17,7 +17,7 @@ from biggan.errors import InputError
 from biggan.generation import mlflow_export, onnx_model, torch_export
 from biggan.generation.export import export
 from biggan.generation.export_reader import read_export
-from biggan.generation.load import open_source
+from biggan.generation.load import open_generator
 from biggan.generation.sampler import Sampler
 from biggan.generation.standing_stats import standing_statistics
 from biggan.generation.torch_export import worst_difference
@@ -26,7 +26,7 @@ from biggan.generation.torch_export import worst_difference
 @pytest.fixture(scope="module")
 def eager(run):
     """What every form must agree with: the averaged generator with statistics for truncation 0.5."""
-    return standing_statistics(open_source(str(run), CPU, print).generator, 0.5)
+    return standing_statistics(open_generator(str(run), CPU, print).generator, 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from biggan.generation.interpolation_spec import Over, Path, Route
 from sampling_run import small_generator
 
 from biggan.errors import InputError
 from biggan.generation.interpolation import between, class_pairs, great_circle, interpolate, mix_classes
-from biggan.generation.interpolation_spec import Over, Path, Route
 from biggan.generation.sample import generate
 from biggan.generation.truncation import draw_latents
 

@@ -9,7 +9,7 @@ from generation.conftest import CLASSES, CPU
 from safetensors.torch import load_file
 
 from biggan.errors import CheckpointError, InputError
-from biggan.generation.load import open_source
+from biggan.generation.load import open_generator
 
 
 def checkpoint(run, step):
@@ -18,7 +18,7 @@ def checkpoint(run, step):
 
 @pytest.mark.parametrize(("which", "step"), [("", 8), ("@3", 3), ("@best", 5), ("@good", 3)])
 def test_a_run_and_its_checkpoints(run, which, step):
-    source = open_source(f"{run}{which}", CPU, pytest.fail)
+    source = open_generator(f"{run}{which}", CPU, pytest.fail)
     assert (source.step, source.images_seen, source.classes) == (step, 24 * step, CLASSES)
     assert source.origin == f"{run}@{step}"
     assert not source.generator.training
@@ -27,15 +27,15 @@ def test_a_run_and_its_checkpoints(run, which, step):
 
 
 def test_a_checkpoints_folder_at_home_or_copied(run, tmp_path, monkeypatch):
-    assert open_source(str(checkpoint(run, 5)), CPU, pytest.fail).origin == f"{run}@5"
+    assert open_generator(str(checkpoint(run, 5)), CPU, pytest.fail).origin == f"{run}@5"
     monkeypatch.chdir(run)
-    assert open_source("checkpoints/step_00000005", CPU, pytest.fail).origin == ".@5"
+    assert open_generator("checkpoints/step_00000005", CPU, pytest.fail).origin == ".@5"
     copied = shutil.copytree(checkpoint(run, 5), tmp_path / "copied")
-    assert open_source(str(copied), CPU, pytest.fail).origin == str(copied)
+    assert open_generator(str(copied), CPU, pytest.fail).origin == str(copied)
 
 
 def test_an_export(exported):
-    source = open_source(str(exported), CPU, pytest.fail)
+    source = open_generator(str(exported), CPU, pytest.fail)
     assert (source.step, source.origin) == (8, str(exported))
 
 
@@ -43,10 +43,10 @@ def test_a_damaged_checkpoint_is_passed_over_only_if_it_was_not_named(run, tmp_p
     broken = shutil.copytree(run, tmp_path / "broken")
     (checkpoint(broken, 8) / "ema.safetensors").write_bytes(b"")
     said = []
-    assert open_source(str(broken), CPU, said.append).step == 5
+    assert open_generator(str(broken), CPU, said.append).step == 5
     assert "ema.safetensors is damaged" in said[0]
     with pytest.raises(CheckpointError, match=r"ema\.safetensors is damaged"):
-        open_source(f"{broken}@8", CPU, said.append)
+        open_generator(f"{broken}@8", CPU, said.append)
 
 
 def test_what_is_not_there(run, tmp_path):
@@ -63,14 +63,14 @@ def test_what_is_not_there(run, tmp_path):
         (f"{tmp_path}/x", f"x: no such folder; make a run: `biggan train CONFIG run.dir={tmp_path}/x`$"),
     ):
         with pytest.raises(InputError, match=message):
-            open_source(name, CPU, pytest.fail)
+            open_generator(name, CPU, pytest.fail)
     for folder in (bare / "checkpoints").glob("step_*"):
         state = json.loads((folder / "state.json").read_text())
         (folder / "state.json").write_text(json.dumps(state | {"evaluation": None}))
     with pytest.raises(
         InputError, match=r"no evaluation has named a best checkpoint of .* or train with evaluation\.every_steps=N$"
     ):
-        open_source(f"{bare}@best", CPU, pytest.fail)
+        open_generator(f"{bare}@best", CPU, pytest.fail)
     shutil.rmtree(bare / "checkpoints")
     with pytest.raises(InputError, match=f"without a whole checkpoint; train it: `biggan train {bare}/config.yaml`"):
-        open_source(str(bare), CPU, pytest.fail)
+        open_generator(str(bare), CPU, pytest.fail)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from biggan.generation.architecture_json import shapes_of
+from biggan.generation.architecture_json import meta_networks
 from biggan.importing.shapes import UNKNOWN_EPS, architecture_of
 from biggan.models.architecture import Architecture
 
@@ -48,7 +48,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("architecture", SETTINGS.values(), ids=SETTINGS.keys())
 def test_networks_are_known_by_their_shapes(architecture):
-    G, D = (network.state_dict() for network in shapes_of(architecture))
+    G, D = (network.state_dict() for network in meta_networks(architecture))
     assert architecture_of(G, D, "G", "D") == architecture
     like_g = replace(architecture, d_channels=architecture.channels, d_depth=architecture.depth, d_attention=())
     assert architecture_of(G, None, "G", "D") == like_g
