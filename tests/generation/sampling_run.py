@@ -16,7 +16,7 @@ CLASSES = ("ant", "bee", "cat", "dog")
 
 
 def small_generator(seed: int = 0, class_embedding_dim: int = 6) -> BigGANGenerator:
-    """32 px, with attention and random BatchNorm means. z has 4 chunks of 4, or one chunk without a shared embedding."""
+    """32 px, with attention and random BatchNorm means. z has 4 chunks of 4, or 1 without shared embedding."""
     torch.manual_seed(seed)
     generator = BigGANGenerator(32, 4, len(CLASSES), 16, class_embedding_dim, class_embedding_dim > 0, [16])
     initialize(generator, "orthogonal")

@@ -58,7 +58,7 @@ def test_sample_takes_class_names_and_numbers_and_a_seed(exported):
     for count in (0, -1):
         with pytest.raises(InputError, match=f"^count: {count} "):
             G.sample("b", count=count)
-    with pytest.raises(InputError, match="^count: 0 .* 0 classes"):
+    with pytest.raises(InputError, match=r"^count: 0 .* 0 classes"):
         G.sample([])
     for truncation in (0, -1, float("nan"), float("inf")):
         with pytest.raises(InputError, match=f"^truncation: {truncation};"):
@@ -123,7 +123,7 @@ def disk_full(folder, sampler):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize(("addition", "message"), [(disagreeing, "--format lie"), (disk_full, "OUT: .*No space left on device")])
+@pytest.mark.parametrize(("addition", "message"), [(disagreeing, "--format lie"), (disk_full, "OUT: .*No space left")])
 def test_failed_export_leaves_no_files(run, tmp_path, addition, message):
     with pytest.raises(InputError, match=message):
         export(request(run, tmp_path / "out"), {"x": addition}, CPU, lambda: None)
