@@ -44,7 +44,7 @@ def quality(run: Path, seed: int = 0, per_class: int = PER_CLASS) -> dict[str, f
     real = features(np.stack([np.asarray(square(source.read(k), 32)) for k in range(len(source.names))]))
     labels = load_digits().target
     classifier = SVC(gamma="scale", C=10).fit(real, labels)
-    generator = load.open_source(str(run), torch.device("cpu"), print).generator
+    generator = load.open_generator(str(run), torch.device("cpu"), print).generator
     rows = generate_rows(generator, range(10), per_class, None, seed, torch.device("cpu"))
     fake = [features(row) for row in rows]
     accuracy = [float((classifier.predict(x) == k).mean()) for k, x in enumerate(fake)]

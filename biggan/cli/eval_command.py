@@ -46,13 +46,13 @@ def evaluate(
     from biggan.evaluation.evaluation_run import EvaluationRequest
     from biggan.evaluation.evaluation_run import evaluate as evaluate_source
     from biggan.evaluation.extractors import Features
-    from biggan.generation.arguments import truncation_asked
+    from biggan.generation.arguments import parse_truncation
     from biggan.progress import Meter
 
     request = EvaluationRequest(
         source=source,
         data=data,
-        truncations=tuple(truncation_asked(text, "--truncation") for text in truncation or ["none"]),
+        truncations=tuple(parse_truncation(text, "--truncation") for text in truncation or ["none"]),
         features=Features(features, weights, inception_weights),
         settings=Settings(num_images=num_images, seed=seed, standing=standing, per_class=per_class),
         real_statistics=real_statistics,

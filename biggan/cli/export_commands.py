@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from biggan.errors import InputError
-from biggan.generation.arguments import truncation_asked
+from biggan.generation.arguments import parse_truncation
 
 if TYPE_CHECKING:
     from biggan.generation.export_writer import Addition
@@ -45,7 +45,7 @@ def export(
 ) -> None:
     """Hand over the averaged (EMA) generator: a folder that model hubs and biggan.load_generator read."""
     wanted = dict.fromkeys(formats or ())
-    thresholds = dict.fromkeys(truncation_asked(part.strip(), "--truncations") for part in truncations.split(","))
+    thresholds = dict.fromkeys(parse_truncation(part.strip(), "--truncations") for part in truncations.split(","))
     if register is not None and Format.mlflow not in wanted:
         raise InputError("--register: registers an MLflow model; add --format mlflow, or leave it out")
     if out.exists():
@@ -109,7 +109,7 @@ def serve(
     from biggan.generation.export_reader import read_export
 
     read_export(folder, torch.device("cpu"))  # what is wrong with it is said here, and not in a browser
-    page = Path(__file__).parents[1] / "generation" / "page.py"
+    page = Path(__file__).parents[1] / "generation" / "serve_page.py"
     settings = {
         "server.address": host,
         "server.port": port,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from biggan.errors import InputError
-from biggan.generation.arguments import truncation_asked
+from biggan.generation.arguments import parse_truncation
 
 if TYPE_CHECKING:
     from biggan.importing.imported_checkpoint import ImportedCheckpoint
@@ -39,7 +39,7 @@ def import_checkpoint(
 
     Go on with: biggan train OUT/config.yaml data.path=DATASET training.steps=N
     """
-    thresholds = dict.fromkeys(truncation_asked(part.strip(), "--truncations") for part in truncations.split(","))
+    thresholds = dict.fromkeys(parse_truncation(part.strip(), "--truncations") for part in truncations.split(","))
     if out.exists():
         raise InputError(f"OUT: {out} is there already; remove it, or choose another")
     from biggan.data.stream import read_dataset

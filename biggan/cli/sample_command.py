@@ -14,9 +14,7 @@ import typer
 from biggan.cli.class_arguments import chosen_classes, mixture, mixture_label
 from biggan.errors import InputError
 from biggan.files import write_atomically
-from biggan.generation.arguments import truncation_asked
-from biggan.generation.interpolation_spec import Over, Route
-from biggan.generation.interpolation_spec import Path as RoutePath
+from biggan.generation.arguments import InterpolatedInput, Interpolation, InterpolationPath, parse_truncation
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,11 +35,13 @@ def sample(
     mix: Annotated[
         list[str] | None, typer.Option(help="A row of a mixture, as in cat=0.7,dog=0.3; may be repeated.")
     ] = None,
-    interpolate: Annotated[Over | None, typer.Option(help="Strips: what changes from the first to the last.")] = None,
+    interpolate: Annotated[
+        InterpolatedInput | None, typer.Option(help="Strips: what changes from the first to the last.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Images of a strip.")] = 8,
     path: Annotated[
-        RoutePath, typer.Option(help="How a strip goes: great circle or straight line.")
-    ] = RoutePath.CIRCLE,
+        InterpolationPath, typer.Option(help="How a strip goes: great circle or straight line.")
+    ] = InterpolationPath.CIRCLE,
     num: Annotated[
         int | None, typer.Option("--num", "--num-images", help="Write so many files to --out, classes in turn.")
     ] = None,
@@ -63,7 +63,7 @@ def sample(
     torchrun --nproc_per_node N -m biggan sample RUN --num-images 50000 --out DIR
     """
     check_numbers({"--per-class": (per_class, 1), "--steps": (steps, 2), "--num": (num, 1)})
-    threshold = truncation_asked(truncation, "--truncation")
+    threshold = parse_truncation(truncation, "--truncation")
     if num is not None:
         refuse_with("--num", {"--mix": mix, "--interpolate": interpolate, "--per-class": per_class})
         folder = check_folder(out)
@@ -79,8 +79,8 @@ def sample(
         refuse_with("--mix", {"--interpolate": interpolate, "--classes": classes})
         picture = draw_mixtures(Drawer(run, threshold, standing, seed), mix, per_class or 8)
     elif interpolate is not None:
-        route = Route(interpolate, path, steps)
-        picture = draw_strips(Drawer(run, threshold, standing, seed), classes, route, per_class or 1)
+        interpolation = Interpolation(interpolate, path, steps)
+        picture = draw_strips(Drawer(run, threshold, standing, seed), classes, interpolation, per_class or 1)
     else:
         picture = draw_grid(Drawer(run, threshold, standing, seed), classes, per_class or 8)
     save_picture(picture, out)
@@ -91,14 +91,16 @@ class Drawer:
 
     def __init__(self, run: str, truncation: float | None, standing: bool, seed: int):
         from biggan.distributed.process import is_first, this_device
-        from biggan.generation.load import open_source
+        from biggan.generation.load import open_generator
 
         self.truncation, self.standing, self.seed = truncation, standing, seed
         self.device = this_device()
-        source = open_source(run, self.device, lambda message: sys.stderr.write(f"{message}\n") if is_first() else None)
-        self.trained, self.names = source.generator, source.classes
+        trained = open_generator(
+            run, self.device, lambda message: sys.stderr.write(f"{message}\n") if is_first() else None
+        )
+        self.trained, self.names = trained.generator, trained.classes
         """With training's running statistics."""
-        self.generator = source.at(truncation) if standing else self.trained
+        self.generator = trained.at(truncation) if standing else self.trained
         """With those that were asked for."""
 
 
@@ -124,13 +126,13 @@ def draw_mixtures(drawer: Drawer, mixtures: list[str], columns: int) -> Image.Im
     return grid(rows, [mixture_label(row, drawer.names) for row in weights])
 
 
-def draw_strips(drawer: Drawer, classes: str, route: Route, per_pair: int) -> Image.Image:
+def draw_strips(drawer: Drawer, classes: str, interpolation: Interpolation, per_pair: int) -> Image.Image:
     """One interpolation per row."""
     from biggan.generation.interpolation import class_pairs, interpolate
     from biggan.pictures import grid
 
-    pairs = class_pairs(route.over, chosen_classes(classes, drawer.names, MOST_ROWS))
-    rows = interpolate(drawer.generator, route, pairs, per_pair, drawer.truncation, drawer.seed, drawer.device)
+    pairs = class_pairs(interpolation.over, chosen_classes(classes, drawer.names, MOST_ROWS))
+    rows = interpolate(drawer.generator, interpolation, pairs, per_pair, drawer.truncation, drawer.seed, drawer.device)
     names = [drawer.names[a] if a == b else f"{drawer.names[a]} to {drawer.names[b]}" for a, b in pairs]
     return grid(rows, [name for name in names for _ in range(per_pair)])
 

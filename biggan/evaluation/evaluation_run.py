@@ -28,7 +28,7 @@ from biggan.evaluation.sweep import sweep_figure, table
 from biggan.files import write_atomically
 from biggan.generation.arguments import check_truncation
 from biggan.generation.bulk import digest
-from biggan.generation.load import open_source
+from biggan.generation.load import open_generator
 from biggan.generation.trained_generator import TrainedGenerator, truncation_key
 from biggan.models.networks import Generator
 from biggan.progress import Tick, silent
@@ -142,7 +142,7 @@ def _list_classes(classes: Sequence[str]) -> str:
 
 
 def _open(path: str, process: Process) -> TrainedGenerator:
-    return open_source(path, process.device, lambda message: sys.stderr.write(f"{message}\n"))
+    return open_generator(path, process.device, lambda message: sys.stderr.write(f"{message}\n"))
 
 
 def _read_data(path: str) -> Dataset:

@@ -1,1 +1,1 @@
-"""Beginning a run as what another has learned: which tensors fit, and what becomes of those that do not."""
+"""Fine-tuning: initializing a run from trained networks, and deciding which of their tensors fit."""

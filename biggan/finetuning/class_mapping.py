@@ -1,4 +1,4 @@
-"""Which classes of a source a run's classes begin as."""
+"""Maps the classes of a run to classes of the source, and initializes class embeddings accordingly."""
 
 from __future__ import annotations
 
@@ -16,37 +16,24 @@ KEY = "init.neighbours"
 
 @dataclass(frozen=True)
 class ClassRow:
-    """What one class of the run begins as: the mean of some of the source's rows."""
+    """Initialization of one class of the run: the mean of some of the source's rows."""
 
     name: str
     sources: tuple[int, ...]
     """Numbers of the source's classes."""
-    how: str
+    rule: str
     """`by name`, `mean of all`, or the neighbours' names."""
 
 
 def class_rows(classes: Sequence[str], known: Sequence[str], neighbours: Sequence[str]) -> tuple[ClassRow, ...]:
-    """For each of `classes`: its own row in the source, which has the classes `known`, else that of its neighbours
-    (`NEW=A+B`), else the mean of all.
+    """Return the initialization of each of `classes`; `known` are the source's classes.
 
-    Of several "=" that one counts which makes known classes of both sides. Raises InputError, one line, for neighbours
-    of what is no new class, or that the source does not know.
+    A class uses its own row in the source, else the mean of its neighbours (`NEW=A+B`), else the mean of all rows. If a
+    text has several "=", the one with known classes on both sides separates them. Raises InputError, one line, if the
+    left side is not a new class of the run, or the right side names a class that the source does not have.
     """
     numbers = {name: k for k, name in enumerate(known)}
-    near: dict[str, tuple[int, ...]] = {}
-    for text in neighbours:
-        name, values = _sides(text, classes, numbers)
-        if name not in classes:
-            raise InputError(f"{KEY}: '{text}': the data set has no class '{name}'{_nearest(name, classes)}")
-        if name in numbers:
-            raise InputError(f"{KEY}: '{text}': the source knows '{name}' itself; leave it out")
-        if name in near:
-            raise InputError(f"{KEY}: '{name}' is given twice; write {name}=A+B for the mean of several")
-        named = _named(values, numbers)
-        for value in named:
-            if value not in numbers:
-                raise InputError(f"{KEY}: '{text}': the source has no class '{value}'{_nearest(value, known)}")
-        near[name] = tuple(numbers[value] for value in named)
+    near = _parse_neighbours(classes, known, numbers, neighbours)
     rows = []
     for name in classes:
         if name in numbers:
@@ -58,14 +45,37 @@ def class_rows(classes: Sequence[str], known: Sequence[str], neighbours: Sequenc
     return tuple(rows)
 
 
-def _sides(text: str, classes: Sequence[str], known: Collection[str]) -> tuple[str, str]:
-    """`NEW=A+B` -> (`NEW`, `A+B`), whose names may have a "=" in them."""
+def _parse_neighbours(
+    classes: Sequence[str], known: Sequence[str], numbers: dict[str, int], neighbours: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """Return the numbers of the source's classes that each new class is the mean of; raise InputError."""
+    near: dict[str, tuple[int, ...]] = {}
+    for text in neighbours:
+        name, values = _split(text, classes, numbers)
+        if name not in classes:
+            raise InputError(f"{KEY}: '{text}': the data set has no class '{name}'{_nearest(name, classes)}")
+        if name in numbers:
+            raise InputError(f"{KEY}: '{text}': the source has the class '{name}' itself; leave it out")
+        if name in near:
+            raise InputError(f"{KEY}: '{name}' is given twice; write {name}=A+B for the mean of several")
+        names = _split_names(values, numbers)
+        for value in names:
+            if value not in numbers:
+                raise InputError(f"{KEY}: '{text}': the source has no class '{value}'{_nearest(value, known)}")
+        near[name] = tuple(numbers[value] for value in names)
+    return near
+
+
+def _split(text: str, classes: Sequence[str], known: Collection[str]) -> tuple[str, str]:
+    """Split `NEW=A+B` into `NEW` and `A+B`. Class names may contain "="."""
     sides = [(text[:k], text[k + 1 :]) for k in range(1, len(text) - 1) if text[k] == "="]
-    return max(sides, key=lambda side: (side[0] in classes, all(name in known for name in _named(side[1], known))))
+    return max(
+        sides, key=lambda side: (side[0] in classes, all(name in known for name in _split_names(side[1], known)))
+    )
 
 
-def _named(values: str, known: Collection[str]) -> list[str]:
-    """`A+B` -> its names; a known name may have a "+" in it."""
+def _split_names(values: str, known: Collection[str]) -> list[str]:
+    """Split `A+B` into its names. A known name may contain "+"."""
     return [values] if values in known else values.split("+")
 
 
@@ -74,13 +84,13 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f"; nearest: {near[0]}" if near else ""
 
 
-def same_rows(rows: Sequence[ClassRow], known: int) -> bool:
-    """Whether a table of `known` classes stays as it is."""
+def is_identity(rows: Sequence[ClassRow], known: int) -> bool:
+    """Return True if the rows leave a table of `known` classes unchanged."""
     return [row.sources for row in rows] == [(k,) for k in range(known)]
 
 
-def begun_table(table: Tensor, rows: Sequence[ClassRow]) -> Tensor:
-    """A source's table [its classes, features] -> the run's [classes, features]."""
+def map_table(table: Tensor, rows: Sequence[ClassRow]) -> Tensor:
+    """Return the run's table [classes, features], made from the source's table [its classes, features]."""
     means: dict[tuple[int, ...], Tensor] = {}
     for row in rows:
         if row.sources not in means:
@@ -88,13 +98,13 @@ def begun_table(table: Tensor, rows: Sequence[ClassRow]) -> Tensor:
     return torch.stack([means[row.sources] for row in rows])
 
 
-def summary(rows: Sequence[ClassRow], most: int = 12) -> list[str]:
-    """How the classes begin, a line for each way; of many names `most` are shown."""
-    ways: dict[str, list[str]] = {}
+def summary(rows: Sequence[ClassRow], max_names: int = 12) -> list[str]:
+    """Return one line for each rule, with the first `max_names` classes that it applies to."""
+    names_by_rule: dict[str, list[str]] = {}
     for row in rows:
-        ways.setdefault(row.how, []).append(row.name)
+        names_by_rule.setdefault(row.rule, []).append(row.name)
     lines = []
-    for how, names in ways.items():
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        lines.append(f"{how}: {', '.join(names[:most])}{more}")
+    for rule, names in names_by_rule.items():
+        more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+        lines.append(f"{rule}: {', '.join(names[:max_names])}{more}")
     return lines

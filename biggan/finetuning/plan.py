@@ -1,4 +1,4 @@
-"""What a run with `init.from` begins as: planned before its folder is, applied once, and written down."""
+"""The plan of a fine-tuning run (`init.from`): made before the run's folder, applied once, and saved as `init.json`."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from biggan.files import write_atomically
 from biggan.finetuning.block_mapping import d_candidates, g_candidates
 from biggan.finetuning.class_mapping import ClassRow, class_rows, summary
 from biggan.finetuning.trained_networks import KEY, TrainedNetworks, open_trained
-from biggan.finetuning.transfer import Row, Transfer, transferred
+from biggan.finetuning.transfer import PartRow, Transfer, make_transfer
 from biggan.gan import Gan
-from biggan.generation.architecture_json import shapes_of
+from biggan.generation.architecture_json import meta_networks
 from biggan.models.architecture import Architecture, configured_architecture
 from biggan.models.folding import folded
 from biggan.models.networks import Discriminator, Generator, first_blocks
 
 FILE = "init.json"
-"""In the run's folder: `FineTuningPlan.to_json`."""
+"""File name of `FineTuningPlan.to_json` in the run's folder."""
 
 
 @dataclass(frozen=True)
 class FineTuningPlan:
-    """Both networks' tensors, and what became of each part and class."""
+    """Initial tensors of both networks, and the outcome for each part and class."""
 
     origin: str
-    """The source."""
+    """`runs/a@1200`, or the path of an export."""
     classes: tuple[ClassRow, ...]
     generator: Transfer
     discriminator: Transfer
 
     @property
-    def rows(self) -> tuple[Row, ...]:
-        """Of both networks."""
+    def rows(self) -> tuple[PartRow, ...]:
+        """Return the rows of both networks."""
         return self.generator.rows + self.discriminator.rows
 
-    def begin(self, gan: Gan) -> None:
-        """Put the tensors into a run's networks; the average begins as the generator. On all processes alike."""
+    def apply(self, gan: Gan) -> None:
+        """Load the tensors into a run's networks, and G's weights into the EMA generator. Same on all processes."""
         for engine, transfer in ((gan.generator, self.generator), (gan.discriminator, self.discriminator)):
             with engine.changing_weights() as network:
                 unknown = network.load_state_dict(transfer.tensors, strict=False).unexpected_keys
@@ -49,90 +49,95 @@ class FineTuningPlan:
         gan.ema.module.load_state_dict(gan.generator.module.state_dict())
 
     def lines(self) -> list[str]:
-        """A table of the parts, and the classes."""
+        """Return the plan as text: a table of the parts, and the classes."""
         width = max(len(row.part) for row in self.rows)
         table = [f"  {row.part:{width}}  {row.outcome:7}  {row.detail}".rstrip() for row in self.rows]
-        return [f"beginning as {self.origin}:", *table, *(f"  classes {line}" for line in summary(self.classes))]
+        return [f"initializing from {self.origin}:", *table, *(f"  classes {line}" for line in summary(self.classes))]
 
     def write(self, run_dir: Path) -> None:
-        """Write it into the run's folder; raises InputError if that cannot be."""
+        """Write `init.json` into the run's folder; raise InputError if it cannot be written."""
         try:
             write_atomically(run_dir / FILE, json.dumps(self.to_json(), indent=1) + "\n")
         except OSError as error:
             raise InputError(f"run.dir: {run_dir / FILE}: cannot be written ({error.strerror or error})") from None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it but the tensors."""
-        classes = {row.name: row.how for row in self.classes}
+        """Return the plan without its tensors."""
+        classes = {row.name: row.rule for row in self.classes}
         return {"source": self.origin, "parts": [asdict(row) for row in self.rows], "classes": classes}
 
 
 def plan(config: Config, classes: Sequence[str], folder: Path) -> FineTuningPlan:
-    """What a run on a data set of `classes` takes of the export or checkpoint in `folder`.
+    """Return the plan for a run on a data set of `classes`, from the export or checkpoint in `folder`.
 
-    Raises InputError, one line, if it is damaged, if nothing of its generator fits, or if weights would be frozen that
-    are not taken.
+    Raises InputError, one line, if the source is corrupt, if nothing of its generator fits, or if weights would be
+    frozen that are not taken from it.
     """
-    trained, mine = open_trained(folder), configured_architecture(config.model)
-    if trained.networks.family != mine.family:
-        raise InputError(_of_another_kind(trained, mine))
+    trained, architecture = open_trained(folder), configured_architecture(config.model)
+    if trained.architecture.family != architecture.family:
+        raise InputError(_nothing_fits(trained, architecture))
     rows = class_rows(classes, trained.classes, config.init.neighbours)
-    G, D = shapes_of(mine)
-    # Without spectral norm here, the weights that it had divided there.
-    their_G = trained.generator if mine.g_spectral_norm else folded(trained.generator)
-    g_transfer = transferred("G", G, their_G, g_candidates(mine, trained.networks), rows)
+    G, D = meta_networks(architecture)
+    # A run without spectral norm needs the weights as the source's spectral norm divided them.
+    source_G = trained.generator if architecture.g_spectral_norm else folded(trained.generator)
+    g_transfer = make_transfer("G", G, source_G, g_candidates(architecture, trained.architecture), rows)
     if not _blocks_taken(g_transfer):
-        raise InputError(_of_another_kind(trained, mine))
+        raise InputError(_nothing_fits(trained, architecture))
     if trained.discriminator is None:
         if config.init.freeze_d_blocks:
             raise InputError(
-                f"init.freeze_d_blocks: {trained.origin} has no discriminator, a new one would be frozen as it was "
-                "drawn; leave it and init.freeze_d_steps out"
+                f"init.freeze_d_blocks: {trained.origin} has no discriminator: a newly initialized one would be "
+                "frozen; leave it and init.freeze_d_steps out"
             )
-        d_transfer = Transfer({}, (Row("D", "left", "the source has no discriminator: it begins anew"),))
+        d_transfer = Transfer({}, (PartRow("D", "left", "the source has no discriminator: newly initialized"),))
     else:
-        d_transfer = transferred("D", D, trained.discriminator, d_candidates(mine, trained.networks), rows)
+        d_candidate_blocks = d_candidates(architecture, trained.architecture)
+        d_transfer = make_transfer("D", D, trained.discriminator, d_candidate_blocks, rows)
     check_frozen("G", config.init.freeze_g_blocks, G, g_transfer)
     check_frozen("D", config.init.freeze_d_blocks, D, d_transfer)
-    g_transfer = replace(g_transfer, rows=g_transfer.rows + _epsilons(mine, trained.networks))
+    g_transfer = replace(g_transfer, rows=g_transfer.rows + _epsilon_rows(architecture, trained.architecture))
     return FineTuningPlan(trained.origin, rows, g_transfer, d_transfer)
 
 
-def _epsilons(mine: Architecture, theirs: Architecture) -> tuple[Row, ...]:
-    """What the networks divide with, where the source has another: equal weights are then not quite its function."""
-    pairs = {"bn_eps": (mine.bn_eps, theirs.bn_eps), "sn_eps": (mine.sn_eps, theirs.sn_eps)}
-    return tuple(Row(f"model.{key}", "left", f"{a:g}; the source has {b:g}") for key, (a, b) in pairs.items() if a != b)
+def _epsilon_rows(run: Architecture, source: Architecture) -> tuple[PartRow, ...]:
+    """Return a row for each epsilon that differs: equal weights are then not exactly the same function."""
+    pairs = {"bn_eps": (run.bn_eps, source.bn_eps), "sn_eps": (run.sn_eps, source.sn_eps)}
+    return tuple(
+        PartRow(f"model.{key}", "left", f"{a:g}; the source has {b:g}") for key, (a, b) in pairs.items() if a != b
+    )
 
 
 def _blocks_taken(transfer: Transfer) -> set[int]:
-    """Numbers of the blocks that do not begin as they were drawn."""
+    """Return the indices of the blocks that are initialized from the source."""
     blocks = [row for row in transfer.rows if row.part[1:].startswith(".blocks.")]
     return {int(row.part.split(".")[2]) for row in blocks if row.outcome in ("taken", "adapted")}
 
 
-def check_frozen(of: str, wanted: int, network: Generator | Discriminator, transfer: Transfer) -> None:
-    """Raise InputError if one of the lower layers of `network`, called `of` (G or D), would stay as it was drawn."""
-    key, blocks = f"init.freeze_{of.lower()}_blocks", len(network.blocks)
-    if wanted > blocks:
-        raise InputError(f"{key}: {wanted}, but the network has {blocks} blocks; use at most that")
-    for most in range(wanted):
-        new = next((name for name in first_blocks(network, most + 1) if name not in transfer.tensors), None)
+def check_frozen(name: str, frozen: int, network: Generator | Discriminator, transfer: Transfer) -> None:
+    """Raise InputError if a weight in the first `frozen` blocks of `network`, called `name` (G or D), is not taken.
+
+    Only the names of the weights are read, so `network` may be on the `meta` device.
+    """
+    key, blocks = f"init.freeze_{name.lower()}_blocks", len(network.blocks)
+    if frozen > blocks:
+        raise InputError(f"{key}: {frozen}, but the network has {blocks} blocks; use at most {blocks}")
+    for allowed in range(frozen):
+        new = next((weight for weight in first_blocks(network, allowed + 1) if weight not in transfer.tensors), None)
         if new is not None:
-            mend = f"use at most {most}" if most else f"leave it and init.freeze_{of.lower()}_steps out"
+            fix = f"use at most {allowed}" if allowed else f"leave it and init.freeze_{name.lower()}_steps out"
             raise InputError(
-                f"{key}: {wanted}, but {of}.{new} is not taken from the source and would be frozen as it was drawn; "
-                f"{mend}"
+                f"{key}: {frozen}, but {name}.{new} is not taken from the source: new weights would be frozen; {fix}"
             )
 
 
-def _of_another_kind(trained: TrainedNetworks, mine: Architecture) -> str:
-    """That nothing fits, naming both."""
+def _nothing_fits(trained: TrainedNetworks, run: Architecture) -> str:
+    """Return the error message that names both architectures."""
 
-    def named(networks: Architecture) -> str:
-        plain = "" if networks.residual else ", not residual"
-        return f"{networks.family}, {networks.resolution} px, channels {networks.channels}{plain}"
+    def described(architecture: Architecture) -> str:
+        plain = "" if architecture.residual else ", not residual"
+        return f"{architecture.family}, {architecture.resolution} px, channels {architecture.channels}{plain}"
 
     return (
-        f"{KEY}: nothing of the generator of {trained.origin} ({named(trained.networks)}) fits this run's "
-        f"({named(mine)}); give the run its model.family and model.channels"
+        f"{KEY}: nothing of the generator of {trained.origin} ({described(trained.architecture)}) fits this run's "
+        f"({described(run)}); set the source's model.family and model.channels in the run"
     )

@@ -1,4 +1,4 @@
-"""Opening what a run is to begin as."""
+"""Opens the trained networks that `init.from` names."""
 
 from __future__ import annotations
 
@@ -27,52 +27,53 @@ class TrainedNetworks:
     """Networks of an earlier run, in this host's memory."""
 
     origin: str
-    """`runs/a@1200`, or an export's folder."""
-    networks: Architecture
+    """`runs/a@1200`, or the path of an export."""
+    architecture: Architecture
     classes: tuple[str, ...]
     generator: Generator
-    """The averaged one."""
+    """EMA generator."""
     discriminator: Discriminator | None
-    """None: an export without it."""
+    """None for an export without discriminator."""
 
 
-def locate(path: str, on_damaged: Callable[[str], object]) -> Path:
-    """The export or checkpoint that `path` names, as `biggan sample` reads it.
+def locate(path: str, on_corrupt: Callable[[str], object]) -> Path:
+    """Return the folder of the export or checkpoint that `path` names, with the names of `biggan sample`.
 
-    `on_damaged(message)` is called for each newer checkpoint of a run that is not whole. Raises InputError.
+    `on_corrupt(message)` is called for each newer checkpoint of a run that is corrupt. Raises InputError.
     """
     if is_export(Path(path)):
         return Path(path)
     try:
-        return find_checkpoint(path, on_damaged)
+        return find_checkpoint(path, on_corrupt)
     except InputError as error:
         if not run_folder.has_begun(Path(path)):
             raise InputError(f"{KEY}: {error}") from None
     root = run_folder.checkpoints(Path(path))
     newest = root / checkpoint.folder_name(steps_on_disk(root)[-1])
     raise InputError(
-        f"{KEY}: {path}: no checkpoint of this run is whole; {newest}: {checkpoint.damage(newest)}; "
+        f"{KEY}: {path}: this run has no complete checkpoint; {newest}: {checkpoint.damage(newest)}; "
         "restore it, or name another source"
     )
 
 
 def open_trained(folder: Path) -> TrainedNetworks:
-    """The networks of an export or a checkpoint; raises InputError, one line, if any of it is missing or damaged."""
+    """Return the networks of an export or a checkpoint; raise InputError, one line, if a file is missing or corrupt."""
     try:
-        return _exported(folder) if is_export(folder) else _checkpointed(folder)
+        return _open_export(folder) if is_export(folder) else _open_checkpoint(folder)
     except (InputError, CheckpointError) as error:
         raise InputError(f"{KEY}: {error}") from None
 
 
-def _exported(folder: Path) -> TrainedNetworks:
-    source, information = read_export(folder, CPU), read_information(folder)
+def _open_export(folder: Path) -> TrainedNetworks:
+    trained, information = read_export(folder, CPU), read_information(folder)
+    architecture = from_json(information["architecture"])
     D = read_discriminator(folder, CPU) if DISCRIMINATOR in information["files"] else None
-    return TrainedNetworks(source.origin, from_json(information["architecture"]), source.classes, source.generator, D)
+    return TrainedNetworks(trained.origin, architecture, trained.classes, trained.generator, D)
 
 
-def _checkpointed(folder: Path) -> TrainedNetworks:
-    source = open_checkpoint(folder, CPU)
-    networks = configured_architecture(resolve(folder / run_folder.CONFIG).model)
-    D = networks.discriminator()
+def _open_checkpoint(folder: Path) -> TrainedNetworks:
+    trained = open_checkpoint(folder, CPU)
+    architecture = configured_architecture(resolve(folder / run_folder.CONFIG).model)
+    D = architecture.discriminator()
     D.load_state_dict(checkpoint.read(folder, only={"discriminator"}).tensors["discriminator"])
-    return TrainedNetworks(source.origin, networks, source.classes, source.generator, D)
+    return TrainedNetworks(trained.origin, architecture, trained.classes, trained.generator, D)

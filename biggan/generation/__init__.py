@@ -1,1 +1,1 @@
-"""Images from a trained generator."""
+"""Images from a trained generator, and its export to files that other programs read."""

@@ -1,4 +1,4 @@
-"""Reading what networks an export holds from its `generator.json`, and their shapes."""
+"""Reads and checks the architecture in an export's `generator.json`, and builds its networks without weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from biggan.config.families import FAMILIES, G_WIDTHS
 from biggan.models.architecture import Architecture
 from biggan.models.networks import Discriminator, Generator
 
-MOST = 2**20
-"""Of channels, classes and the like: sizes of tensors are far from overflowing."""
-MOST_BLOCKS = 64
-"""Of one stage."""
-MOST_SHOWN = 60
-"""Characters of a value that an error message shows."""
+MAX_SIZE = 2**20
+"""Largest number of channels, classes, latent values and so on: the sizes of tensors stay far from overflow."""
+MAX_BLOCKS = 64
+"""Largest number of blocks in one stage."""
+MAX_SHOWN = 60
+"""Number of characters of a value that an error message shows."""
 
 
-class _Undrawn(TorchFunctionMode):
-    """Inside, no weights are drawn, nor spectral norm's vectors: on `meta` torch would load its compiler for that.
+class _SkipInitialization(TorchFunctionMode):
+    """Context in which neither weights nor the vectors of spectral norm are initialized.
 
-    It would take seconds, and packages that an export's reader need not have.
+    On the `meta` device torch would load its compiler to initialize them. That takes seconds, and needs packages that
+    the reader of an export may not have installed.
     """
 
     def __torch_function__(
@@ -40,36 +41,39 @@ class _Undrawn(TorchFunctionMode):
         return (torch.empty if func is torch.randn else func)(*args, **kwargs)
 
 
-def shapes_of(architecture: Architecture) -> tuple[Generator, Discriminator]:
-    """Both networks on torch's `meta` device: shapes alone, which take no memory."""
-    with torch.device("meta"), _Undrawn():
+def meta_networks(architecture: Architecture) -> tuple[Generator, Discriminator]:
+    """Return both networks on torch's `meta` device: tensors have shapes and dtypes, and take no memory."""
+    with torch.device("meta"), _SkipInitialization():
         return architecture.generator(), architecture.discriminator()
 
 
-def from_json(found: Any) -> Architecture:
-    """The architecture of a parsed `generator.json`; raises ValueError, one line that names the key, if it is none."""
-    if not isinstance(found, dict):
+def from_json(value: Any) -> Architecture:
+    """Return the architecture of a parsed `generator.json`.
+
+    Raises ValueError, one line that names the key, if `value` is not a valid architecture.
+    """
+    if not isinstance(value, dict):
         raise ValueError("not an object")
-    for key in {field.name for field in fields(Architecture)} ^ found.keys():
-        raise ValueError(f"{key[:MOST_SHOWN]!r}: {'not a known key' if key in found else 'missing'}")
-    for key, what, fits in CHECKS:
-        if not fits(found[key]):
-            raise ValueError(f"{key}: {repr(found[key])[:MOST_SHOWN]} is not {what}")
-    attention = {key: tuple(found[key]) for key in ("g_attention", "d_attention")}
-    architecture = Architecture(**{**found, **attention})
+    for key in {field.name for field in fields(Architecture)} ^ value.keys():
+        raise ValueError(f"{key[:MAX_SHOWN]!r}: {'not a known key' if key in value else 'missing'}")
+    for key, requirement, is_valid in CHECKS:
+        if not is_valid(value[key]):
+            raise ValueError(f"{key}: {repr(value[key])[:MAX_SHOWN]} is not {requirement}")
+    attention = {key: tuple(value[key]) for key in ("g_attention", "d_attention")}
+    architecture = Architecture(**{**value, **attention})
     if architecture.feeds_latent_to_blocks and not architecture.class_embedding_dim:
         raise ValueError("class_embedding_dim: 0 is not a size, with hierarchical latents")
     if architecture.z_dim % architecture.latent_chunks:
-        raise ValueError(f"z_dim: {architecture.z_dim} is no multiple of the {architecture.latent_chunks} chunks")
+        raise ValueError(f"z_dim: {architecture.z_dim} is not a multiple of the {architecture.latent_chunks} chunks")
     return architecture
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= MOST
+    return type(value) is int and 1 <= value <= MAX_SIZE
 
 
 def _is_depth(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= MOST_BLOCKS
+    return type(value) is int and 1 <= value <= MAX_BLOCKS
 
 
 def _is_flag(value: Any) -> bool:
@@ -92,12 +96,12 @@ CHECKS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("family", f"one of {', '.join(FAMILIES)}", lambda value: value in FAMILIES),
     ("resolution", f"one of {', '.join(map(str, G_WIDTHS))}", _is_resolution),
     ("image_channels", "1 or 3", lambda value: type(value) is int and value in (1, 3)),
-    *((key, f"a count of 1 to {MOST}", _is_count) for key in ("channels", "d_channels", "classes", "z_dim")),
-    *((key, f"a count of 1 to {MOST_BLOCKS}", _is_depth) for key in ("depth", "d_depth")),
-    ("class_embedding_dim", f"a size of 0 to {MOST}", lambda value: type(value) is int and 0 <= value <= MOST),
+    *((key, f"a count of 1 to {MAX_SIZE}", _is_count) for key in ("channels", "d_channels", "classes", "z_dim")),
+    *((key, f"a count of 1 to {MAX_BLOCKS}", _is_depth) for key in ("depth", "d_depth")),
+    ("class_embedding_dim", f"a size of 0 to {MAX_SIZE}", lambda value: type(value) is int and 0 <= value <= MAX_SIZE),
     *((key, "true or false", _is_flag) for key in ("hierarchical", "g_spectral_norm", "residual", "scaled_latents")),
     *((key, "a list of map sizes", _are_counts) for key in ("g_attention", "d_attention")),
     ("d_conv_shortcuts", "downsampling or widening", lambda value: value in ("downsampling", "widening")),
     *((key, "a number above 0", _is_epsilon) for key in ("sn_eps", "bn_eps")),
 )
-"""(key, what its value is to be, whether it is)."""
+"""Checks of single values: (key, requirement in words, function that returns True if the value meets it)."""

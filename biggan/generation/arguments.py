@@ -1,16 +1,46 @@
-"""What is asked of a generator, read without torch: classes by name or number, and truncations."""
+"""Arguments of sampling that are read and checked before torch is imported: classes, truncations, interpolations."""
 
 from __future__ import annotations
 
 import difflib
 import math
+from dataclasses import dataclass
+from enum import StrEnum
 from numbers import Real
 
 from biggan.errors import InputError
 
 
+class InterpolatedInput(StrEnum):
+    """The generator's inputs that change along a strip of images."""
+
+    Z = "z"
+    CLASS = "class"
+    BOTH = "both"
+
+
+class InterpolationPath(StrEnum):
+    """The curve between two vectors: spherical (great circle) or linear (straight line)."""
+
+    CIRCLE = "circle"
+    LINE = "line"
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Settings of an interpolation between two images."""
+
+    over: InterpolatedInput
+    path: InterpolationPath
+    steps: int
+    """Number of images, at least 2, both ends included."""
+
+
 def class_number(text: str, names: tuple[str, ...], flag: str) -> int:
-    """The number of a class, written as its name or as the number; raises InputError, which names `flag`."""
+    """Return the number of a class that is written as its name or as its number.
+
+    Raises InputError, which names `flag`, if there is no such class.
+    """
     if text in names:
         return names.index(text)
     if text.isdecimal() and int(text) < len(names):
@@ -21,14 +51,16 @@ def class_number(text: str, names: tuple[str, ...], flag: str) -> int:
 
 
 def check_truncation(truncation: float | None, flag: str) -> None:
-    """Raise InputError, which names `flag`, unless latents can be drawn within `truncation`."""
+    """Raise InputError, which names `flag`, unless `truncation` is None or a finite number above 0."""
     if truncation is not None and not (isinstance(truncation, Real) and truncation > 0 and math.isfinite(truncation)):
         raise InputError(f"{flag}: {truncation!r}; use a number above 0 (2 is mild, 0.5 strong), or leave it out")
 
 
-def truncation_asked(text: str, flag: str) -> float | None:
-    """A truncation as it is written on a command line: a number above 0, or `none`; raises InputError, which names
-    `flag`."""
+def parse_truncation(text: str, flag: str) -> float | None:
+    """Return the truncation written as a number above 0, or None for the text `none`.
+
+    Raises InputError, which names `flag`, for any other text.
+    """
     if text == "none":
         return None
     try:

@@ -1,7 +1,7 @@
-"""Many images, by number, written by any number of processes: `biggan sample RUN --num 50000`.
+"""Writes many images, by index, on any number of processes: `biggan sample RUN --num 50000`.
 
-Image k of a request is the same whatever else is made with it: its latents are keyed by (seed, k), its class is number
-k of the classes taken in turn, and chunk c always holds images from c * CHUNK_IMAGES on.
+Image k of a request does not depend on the others: its latents are keyed by (seed, k), its class is entry k of the
+repeated list of classes, and chunk c always holds the images from index c * CHUNK_IMAGES on.
 """
 
 from __future__ import annotations
@@ -28,94 +28,94 @@ from biggan.models.networks import Generator
 from biggan.progress import Tick
 
 T = TypeVar("T")
-MOST_WRITERS = 16
-"""Threads of a process that encode and write."""
+MAX_WRITER_THREADS = 16
+"""Largest number of threads of one process that encode and write."""
 
 
 @dataclass(frozen=True)
 class BulkRequest:
-    """What the bits of the images depend on."""
+    """Everything that the bits of the images depend on."""
 
     generator: str
-    """`digest` of the generator, before its BatchNorm statistics are taken anew."""
+    """`digest` of the generator with the running BatchNorm statistics of training."""
     classes: tuple[str, ...]
     labels: tuple[int, ...]
-    """Their numbers; image k is of class k % len(labels) of these."""
+    """Numbers of the classes. Image k is of class k % len(labels) in this list."""
     images: int
     truncation: float | None
     seed: int
     standing: bool
-    """BatchNorm's statistics: taken anew for the truncation, or the running ones of training."""
+    """True for standing BatchNorm statistics at the truncation, False for the running statistics of training."""
 
     def chunks(self) -> list[range]:
-        """The numbers of all images, as they are made together."""
+        """Return the indices of all images, grouped into the chunks that are made together."""
         return [range(k, min(k + CHUNK_IMAGES, self.images)) for k in range(0, self.images, CHUNK_IMAGES)]
 
 
 class Output(Protocol):
-    """Where images go. A chunk, and the whole, is there completely or not at all; files are those of one request."""
+    """Destination of a request's images. A chunk, and the whole output, exists completely or not at all."""
 
     path: Path
 
-    def begin(self) -> list[range]:
-        """Make room, or find what an interrupted call left; returns the chunks that are missing."""
+    def prepare(self) -> list[range]:
+        """Create the destination, or reopen that of an interrupted command; return the chunks that are missing."""
 
-    def write(self, numbers: range, images: NDArray[np.uint8]) -> None:
-        """Write one chunk, uint8 [n, R, R, 3]. Any process, any thread."""
+    def write(self, indices: range, images: NDArray[np.uint8]) -> None:
+        """Write one chunk, uint8 [n, R, R, 3]. May be called by any process and thread."""
 
     def finish(self) -> None:
-        """All chunks are there."""
+        """Complete the output, once all chunks are written."""
 
 
 def digest(generator: Generator) -> str:
-    """16 hex digits of the SHA-256 of the generator's parameters and buffers."""
-    found = hashlib.sha256()
+    """Return 16 hex digits of the SHA-256 of the generator's parameters and buffers."""
+    sha256 = hashlib.sha256()
     for name, tensor in generator.state_dict().items():
-        found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+        sha256.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()[:16]
 
 
-def make_numbered(
-    generator: Generator, request: BulkRequest, numbers: range, device: torch.device
+def generate_chunk(
+    generator: Generator, request: BulkRequest, indices: range, device: torch.device
 ) -> NDArray[np.uint8]:
-    """uint8 [len(numbers), R, R, 3] of one of `request.chunks()`."""
-    z = draw_latents(numbers, generator, request.truncation, request.seed)
-    y = torch.tensor([request.labels[k % len(request.labels)] for k in numbers])
+    """Return the images uint8 [len(indices), R, R, 3] of one of `request.chunks()`."""
+    z = draw_latents(indices, generator, request.truncation, request.seed)
+    y = torch.tensor([request.labels[k % len(request.labels)] for k in indices])
     return generate(generator, z, y, device)
 
 
 def write_images(generator: Generator, request: BulkRequest, output: Output, process: Process, tick: Tick) -> None:
-    """Make what `output` lacks of `request`, shared out over the processes. Collective.
+    """Make and write the images of `request` that `output` lacks, divided among the processes. Collective.
 
-    `generator` is in eval mode and on the device, with the statistics that the request says. `tick` hears
-    of images as they are made, first of those that are there already. Raises InputError, on all processes, if one of
-    them cannot write.
+    `generator` is in evaluation mode, on the device, with the BatchNorm statistics that the request names. `tick`
+    reports the number of images as they are made, and first the number that already exists. Raises InputError on all
+    processes if one of them cannot write.
     """
     if any(other != request for other in process.gather(request)):
-        raise InputError("the processes do not see the same checkpoint: name one, as in RUN@STEP, for all of them")
-    todo = _together(process, output, lambda: output.begin() if process.is_main else [])
+        raise InputError("RUN: the processes do not see the same checkpoint; name one for all of them, as in RUN@STEP")
+    todo = _on_all_processes(process, output, lambda: output.prepare() if process.is_main else [])
     todo = process.gather(todo)[0]
     done = request.images - sum(map(len, todo))
     tick("images", done, request.images)
-    with ThreadPoolExecutor(writers_of(process)) as pool:
-        maker = _Maker(generator, request, output, process.device, pool, writers_of(process))
+    with ThreadPoolExecutor(writer_threads(process)) as pool:
+        pipeline = _ChunkPipeline(generator, request, output, process.device, pool, writer_threads(process))
         for first in range(0, len(todo), process.world_size):
             turn = todo[first : first + process.world_size]
-            # Turn by turn, so that all hear at once of a full disk, and rank 0 knows how far all of them are.
-            _together(process, output, partial(maker.make, turn[process.rank : process.rank + 1]))
+            # One chunk per process and turn: all learn of a full disk at once, and rank 0 knows everybody's progress.
+            _on_all_processes(process, output, partial(pipeline.make, turn[process.rank : process.rank + 1]))
             done += sum(map(len, turn))
             tick("images", done, request.images)
-        _together(process, output, maker.wait)
-    _together(process, output, lambda: output.finish() if process.is_main else None)
+        _on_all_processes(process, output, pipeline.wait)
+    _on_all_processes(process, output, lambda: output.finish() if process.is_main else None)
 
 
-def writers_of(process: Process) -> int:
-    """Threads that encode and write: this process's share of the machine's cores."""
-    return min(MOST_WRITERS, max(1, len(os.sched_getaffinity(0)) // process.hosts.count(process.host)))
+def writer_threads(process: Process) -> int:
+    """Return the number of threads that encode and write: the cores of the machine divided by its processes."""
+    return min(MAX_WRITER_THREADS, max(1, len(os.sched_getaffinity(0)) // process.hosts.count(process.host)))
 
 
-class _Maker:
-    """Makes chunks, while those before are written: Pillow's encoder leaves Python's lock to the others."""
+class _ChunkPipeline:
+    """Generator of chunks that are written in the background; Pillow's encoder releases Python's global lock."""
 
     def __init__(
         self,
@@ -124,27 +124,27 @@ class _Maker:
         output: Output,
         device: torch.device,
         pool: ThreadPoolExecutor,
-        most_waiting: int,
+        max_pending: int,
     ):
         self.generator, self.request, self.output, self.device = generator, request, output, device
-        self._pool, self._most_waiting = pool, most_waiting
-        self._waiting: deque[Future[None]] = deque()
+        self._pool, self._max_pending = pool, max_pending
+        self._pending: deque[Future[None]] = deque()
 
     def make(self, chunks: list[range]) -> None:
-        """Make these, and have them written; raises what writing an earlier one raised."""
-        for numbers in chunks:
-            self.wait(self._most_waiting)
-            images = make_numbered(self.generator, self.request, numbers, self.device)
-            self._waiting.append(self._pool.submit(self.output.write, numbers, images))
+        """Make these chunks and submit them for writing; raise the error of an earlier write, if there is one."""
+        for indices in chunks:
+            self.wait(self._max_pending)
+            images = generate_chunk(self.generator, self.request, indices, self.device)
+            self._pending.append(self._pool.submit(self.output.write, indices, images))
 
-    def wait(self, most: int = 0) -> None:
-        """Until at most so many chunks are in memory."""
-        while len(self._waiting) > most:
-            self._waiting.popleft().result()
+    def wait(self, max_pending: int = 0) -> None:
+        """Wait until at most `max_pending` chunks are in memory."""
+        while len(self._pending) > max_pending:
+            self._pending.popleft().result()
 
 
-def _together(process: Process, output: Output, action: Callable[[], T]) -> T:
-    """`action` on every process; what one of them cannot write is an InputError on all. Collective."""
+def _on_all_processes(process: Process, output: Output, action: Callable[[], T]) -> T:
+    """Run `action` on every process; raise InputError on all if one of them cannot write. Collective."""
 
     def guarded() -> T:
         try:
@@ -152,7 +152,7 @@ def _together(process: Process, output: Output, action: Callable[[], T]) -> T:
         except OSError as error:
             reason = error.strerror or error
             raise InputError(
-                f"--out: {output.path}: cannot be written ({reason}); mend that, and the same command goes on"
+                f"--out: {output.path}: cannot be written ({reason}); fix it and rerun the same command to resume"
             ) from None
 
     return process.together(guarded)

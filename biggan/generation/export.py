@@ -1,4 +1,4 @@
-"""A checkpoint's generator to hand over: a folder that model hubs and `biggan.load_generator` read."""
+"""Exports a checkpoint's generator to a folder that model hubs and `biggan.load_generator` read."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from biggan.runs import checkpoint, lineage, run_folder
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, and where to."""
+    """Source, destination and contents of an export."""
 
     checkpoint: Path
-    """A checkpoint's folder."""
+    """Folder of the checkpoint."""
     out: Path
-    """The folder to write; must not be there."""
+    """Folder to write; must not exist."""
     truncations: tuple[float | None, ...]
-    """Those to take standing statistics for. The first is that of the samples and of other forms."""
+    """Truncations to compute standing statistics for. The samples and the other forms use the first one."""
     license: str
     discriminator: bool
-    """Add the discriminator, as it was trained, so that training can go on."""
+    """True to add the discriminator as it was trained, so that training can continue."""
 
 
 def export(
@@ -41,25 +41,25 @@ def export(
 ) -> None:
     """Write the folder, completely or not at all. `on_batch()` is called `batches(request)` times.
 
-    Raises InputError if it is there already, cannot be written, or if any form of the generator would not reproduce it.
+    Raises InputError if the folder exists or cannot be written, or if a form of the generator does not reproduce it.
     """
     if request.out.exists():
-        raise InputError(f"OUT: {request.out} is there already; remove it, or choose another")
+        raise InputError(f"OUT: {request.out} exists already; remove it or choose another")
     try:
         with new_folder(request.out) as folder:
-            write(folder, request.out.name, content(request, device), additions, on_batch)
+            write(folder, request.out.name, read_content(request, device), additions, on_batch)
     except OSError as error:
         raise InputError(f"OUT: {request.out}: cannot be written ({error.strerror or error})") from None
 
 
 def batches(request: ExportRequest) -> int:
-    """Batches that standing statistics take, all truncations together."""
+    """Return the number of batches that the standing statistics of all truncations take."""
     return len(request.truncations) * BATCHES
 
 
-def content(request: ExportRequest, device: torch.device) -> Content:
-    """What the export holds, read from the checkpoint; raises CheckpointError if that is damaged."""
-    source = open_checkpoint(request.checkpoint, device)
+def read_content(request: ExportRequest, device: torch.device) -> Content:
+    """Return the export's content, read from the checkpoint; raise CheckpointError if that is corrupt."""
+    trained = open_checkpoint(request.checkpoint, device)
     run = run_of(request.checkpoint)
     parent = None if run is None else lineage.read(run)
     config = resolve(request.checkpoint / run_folder.CONFIG)
@@ -67,37 +67,37 @@ def content(request: ExportRequest, device: torch.device) -> Content:
     if request.discriminator:
         discriminator = checkpoint.load(request.checkpoint, only={"discriminator"}).tensors["discriminator"]
     return Content(
-        source=source,
-        networks=configured_architecture(config.model),
+        trained=trained,
+        architecture=configured_architecture(config.model),
         truncations=request.truncations,
         license=request.license,
-        weights=f"average of training (EMA, decay {config.ema.decay:g}), spectral norm folded in",
+        weights=f"EMA weights (decay {config.ema.decay:g}), spectral norm folded in",
         data=Path(config.data.path).name,
         lineage=None if parent is None else asdict(parent),
-        evaluations=evaluations(request.checkpoint, digest(source.generator)),
+        evaluations=read_evaluations(request.checkpoint, digest(trained.generator)),
         discriminator=discriminator,
     )
 
 
-def evaluations(folder: Path, generator: str) -> list[dict[str, Any]]:
-    """What is known of a checkpoint: measured while it was trained, or by `biggan eval` (RUN/evaluation/*.json).
+def read_evaluations(folder: Path, generator: str) -> list[dict[str, Any]]:
+    """Return a checkpoint's evaluations: by training, and by `biggan eval` (RUN/evaluation/*.json).
 
-    Results are those of `generator`, its digest: after a rollback the same step is another one. Files that hold no
-    results are left out.
+    Results of `biggan eval` are selected by `generator`, the generator's digest: after a rollback the same step is
+    another generator. Files without valid results are skipped.
     """
     state = json.loads((folder / checkpoint.STATE).read_text(encoding="utf-8"))
-    run, found = run_of(folder), [state["evaluation"]] if state.get("evaluation") else []
+    run, evaluations = run_of(folder), [state["evaluation"]] if state.get("evaluation") else []
     for file in sorted((run / "evaluation").glob("*.json")) if run else ():
         try:
             rows = json.loads(file.read_text(encoding="utf-8"))["results"]
-            found += [row for row in rows if row.get("generator") == generator and _is_result(row)]
+            evaluations += [row for row in rows if row.get("generator") == generator and _is_result(row)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-    return found
+    return evaluations
 
 
 def _is_result(row: Mapping[str, Any]) -> bool:
-    """Whether a result has what a model card says of it; raises what looking into something else raises."""
+    """Return True if a result has valid values for a model card; raise KeyError or TypeError for another structure."""
     protocol, numbers = row["protocol"], [*row["metrics"].values()]
     if protocol["truncation"] is not None:
         numbers.append(protocol["truncation"])

@@ -1,7 +1,7 @@
-"""The files of an export, from a generator wherever it comes from: a checkpoint, or what `biggan import` read.
+"""Writes the files of an export, of a checkpoint's generator or of one that `biggan import` read.
 
-`generator.safetensors` holds the average (EMA) with spectral norm folded in, and standing statistics for several
-truncations; `generator.json` says what it is and has the checksums; `README.md` is the model card.
+`generator.safetensors` holds the EMA generator with spectral norm folded in, and standing statistics for several
+truncations. `generator.json` holds its description and the checksums. `README.md` is the model card.
 """
 
 from __future__ import annotations
@@ -37,64 +37,66 @@ from biggan.generation.trained_generator import TrainedGenerator, truncation_key
 from biggan.models.architecture import Architecture
 from biggan.models.folding import folded
 
-MOST_DIFFERENCE = 1e-5
-"""Of the folded generator's images, in [-1, 1], from the trained one's."""
+MAX_DIFFERENCE = 1e-5
+"""Largest accepted |difference| between the folded and the trained generator's images, which are in [-1, 1]."""
 
 Addition = Callable[[Path, Sampler], dict[str, Any]]
-"""Writes another form of the generator into the folder, for the sampler's truncation; returns what `generator.json` is
-to say of it. Raises InputError if the form does not agree with the generator."""
+"""Function that writes another form of the generator into the folder, at the sampler's truncation.
+
+It returns the form's entry in `generator.json`, and raises InputError if the form does not agree with the generator.
+"""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What goes into an export."""
+    """Content of an export."""
 
-    source: TrainedGenerator
-    networks: Architecture
+    trained: TrainedGenerator
+    architecture: Architecture
     truncations: tuple[float | None, ...]
-    """Those to hold standing statistics for. The first is that of the samples and of other forms."""
+    """Truncations to store standing statistics for. The samples and the other forms use the first one."""
     license: str
     weights: str
-    """What kind of weights they are, in words."""
+    """Description of the weights, in words."""
     data: str
-    """What they were trained on."""
+    """Name of the training data."""
     lineage: Mapping[str, Any] | None
     evaluations: list[dict[str, Any]]
     discriminator: Mapping[str, Tensor] | None
-    """As it was trained, if it is to be in it."""
+    """Weights of the discriminator as it was trained; None to leave it out."""
 
     @property
     def batches(self) -> int:
-        """Batches that standing statistics take, all truncations together."""
-        return BATCHES * sum(self.source.held(truncation) is None for truncation in self.truncations)
+        """Return the number of batches that the missing standing statistics take, for all truncations together."""
+        return BATCHES * sum(self.trained.stored_statistics(truncation) is None for truncation in self.truncations)
 
 
 def write(
     folder: Path, name: str, content: Content, additions: Mapping[str, Addition], on_batch: Callable[[], object]
 ) -> None:
-    """Write the files; the card calls the export `name`. `on_batch()` is called `content.batches` times.
+    """Write the files; `name` is the export's name on the card. `on_batch()` is called `content.batches` times.
 
-    Raises InputError if any form of the generator would not reproduce it, and OSError.
+    Raises InputError if a form of the generator does not reproduce it, and OSError if a file cannot be written.
     """
-    source = content.source
-    tensors = dict(folded(source.generator).state_dict())
+    trained = content.trained
+    tensors = dict(folded(trained.generator).state_dict())
     for truncation in content.truncations:
-        held = source.held(truncation)
-        statistics = source.at(truncation, on_batch).named_buffers() if held is None else held.items()
+        stored = trained.stored_statistics(truncation)
+        statistics = trained.at(truncation, on_batch).named_buffers() if stored is None else stored.items()
         prefix = f"{STANDING}{truncation_key(truncation)}/"
-        # Cloned: safetensors takes no tensor twice, and statistics for none may be those for 1.
+        # Cloned: safetensors refuses shared tensors, and the statistics for `none` may be those for 1.
         tensors |= {prefix + name: t.clone() for name, t in statistics if name.split(".")[-1] != "u"}
-    _save(tensors, content.networks, folder / GENERATOR)
+    _save(tensors, content.architecture, folder / GENERATOR)
     if content.discriminator is not None:
-        _save(content.discriminator, content.networks, folder / DISCRIMINATOR)
+        _save(content.discriminator, content.architecture, folder / DISCRIMINATOR)
     information = describe(content)
     _write_information(folder, information)
 
     exported = read_export(folder, torch.device("cpu"))
-    worst = worst_difference(source.generator.cpu(), exported.generator)
-    if not worst <= MOST_DIFFERENCE:
+    worst = worst_difference(trained.generator.cpu(), exported.generator)
+    if not worst <= MAX_DIFFERENCE:
         raise InputError(
-            f"OUT: the folded generator's images differ by {worst:.2g} from the trained one's; not written"
+            f"OUT: the folded generator's images differ from the trained one's by {worst:.2g}; nothing is written"
         )
     sampler = Sampler(exported, content.truncations[0])
     information["other_forms"] = {name: addition(folder, sampler) for name, addition in additions.items()}
@@ -103,19 +105,19 @@ def write(
 
 
 def describe(content: Content) -> dict[str, Any]:
-    """What `generator.json` says, but for the files."""
-    source = content.source
+    """Return the content of `generator.json` without `other_forms` and `files`."""
+    trained = content.trained
     return {
         "format": FORMAT,
         "format_version": VERSION,
         "biggan": version("biggan"),
-        "architecture": content.networks.to_json(),
-        "classes": list(source.classes),
+        "architecture": content.architecture.to_json(),
+        "classes": list(trained.classes),
         "weights": content.weights,
         "statistics": {**_protocol(content), "truncations": list(content.truncations)},
-        "origin": source.origin,
-        "step": source.step,
-        "images_seen": source.images_seen,
+        "origin": trained.origin,
+        "step": trained.step,
+        "images_seen": trained.images_seen,
         "data": content.data,
         "lineage": content.lineage,
         "license": content.license,
@@ -124,20 +126,22 @@ def describe(content: Content) -> dict[str, Any]:
 
 
 def _protocol(content: Content) -> dict[str, Any]:
-    if content.networks.scaled_latents:
+    """Return how the BatchNorm statistics were computed."""
+    if content.architecture.scaled_latents:
         return {"protocol": "as published, by truncation; latents are cut at 2 and multiplied by the truncation"}
-    protocol = "standing, by truncation; running ones of training beside them"
+    protocol = "standing statistics for each truncation; the running statistics of training are included"
     return {"protocol": protocol, "batches": BATCHES, "batch_images": BATCH_IMAGES}
 
 
-def _save(tensors: Mapping[str, Tensor], networks: Architecture, file: Path) -> None:
+def _save(tensors: Mapping[str, Tensor], architecture: Architecture, file: Path) -> None:
+    """Write a safetensors file, with the architecture's digest in its metadata."""
     contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", ARCHITECTURE: networks.digest()}
-    file.write_bytes(save(contiguous, metadata=metadata))  # as others may read it; `save_file`'s only its owner
+    metadata = {"format": "pt", ARCHITECTURE: architecture.digest()}
+    file.write_bytes(save(contiguous, metadata=metadata))  # readable by all; `save_file` creates it for its owner only
 
 
 def _write_information(folder: Path, information: Mapping[str, Any]) -> None:
-    """`generator.json`, with sizes and checksums of the files that hold weights (a card may be edited)."""
+    """Write `generator.json`, with sizes and checksums of the files that hold weights (users may edit the card)."""
     files = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".pt2", ".onnx"))
     recorded = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in files}
     write_atomically(folder / INFORMATION, json.dumps({**information, "files": recorded}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""From what a user names to a generator: a run, one of its checkpoints, or an export."""
+"""Opens the generator that a user names: of a run, of one of its checkpoints, or of an export."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from biggan.models.architecture import configured_architecture
 from biggan.runs import checkpoint, lineage, run_folder
 
 
-def open_source(path: str, device: torch.device, on_damaged: Callable[[str], object]) -> TrainedGenerator:
-    """The averaged generator of RUN (its newest whole checkpoint), RUN@STEP, RUN@best, RUN@good, a checkpoint's folder
-    or an export's.
+def open_generator(path: str, device: torch.device, on_corrupt: Callable[[str], object]) -> TrainedGenerator:
+    """Return the EMA generator of RUN, RUN@STEP, RUN@best, RUN@good, a checkpoint's folder or an export.
 
-    `on_damaged(message)` is called for each newer checkpoint of RUN that is not whole. Raises InputError if there is no
-    such thing or an export is damaged, CheckpointError if the checkpoint that was named is.
+    RUN stands for its newest complete checkpoint; `on_corrupt(message)` is called for each newer one that is corrupt.
+    Raises InputError if `path` names nothing or the export is corrupt, CheckpointError if the named checkpoint is.
     """
     if is_export(Path(path)):
         return read_export(Path(path), device)
-    return open_checkpoint(find_checkpoint(path, on_damaged), device)
+    return open_checkpoint(find_checkpoint(path, on_corrupt), device)
 
 
 def open_checkpoint(folder: Path, device: torch.device) -> TrainedGenerator:
-    """The averaged generator of one checkpoint; raises CheckpointError if it is damaged."""
+    """Return the EMA generator of one checkpoint; raise CheckpointError if it is corrupt."""
     saved = checkpoint.load(folder, only={"ema"})
     generator = configured_architecture(resolve(folder / run_folder.CONFIG).model).generator()
     generator.load_state_dict(saved.tensors["ema"])
@@ -44,25 +43,28 @@ def open_checkpoint(folder: Path, device: torch.device) -> TrainedGenerator:
     )
 
 
-def find_checkpoint(path: str, on_damaged: Callable[[str], object]) -> Path:
-    """The folder of the checkpoint that `path` names, as `open_source` reads it; InputError if it names none."""
+def find_checkpoint(path: str, on_corrupt: Callable[[str], object]) -> Path:
+    """Return the folder of the checkpoint that `path` names, as in `open_generator`.
+
+    Raises InputError if it names none.
+    """
     folder = Path(path)
     if (folder / checkpoint.MANIFEST).is_file():
         return folder
     if is_export(folder):
-        raise InputError(f"{path}: is an export already ({INFORMATION}); name the run it was made from")
+        raise InputError(f"{path}: is an export already ({INFORMATION}); name the run that it was exported from")
     root = run_folder.checkpoints(folder)
-    if root.is_dir() and (newest := checkpoint.newest_whole(root, on_damaged)):
+    if root.is_dir() and (newest := checkpoint.newest_whole(root, on_corrupt)):
         return newest
     if "@" in path and not folder.is_dir():
         return lineage.ancestor(path, path).checkpoint
-    raise InputError(f"{path}: {_what_else(folder)}")
+    raise InputError(f"{path}: {_why_not_a_generator(folder)}")
 
 
-def _what_else(folder: Path) -> str:
-    """What a path is that names no generator, and the mend."""
+def _why_not_a_generator(folder: Path) -> str:
+    """Return the rest of an error message: why `folder` has no generator, and the fix."""
     if (folder / run_folder.CONFIG).is_file():
-        return f"a run without a whole checkpoint; train it: `biggan train {folder / run_folder.CONFIG}`"
+        return f"a run without a complete checkpoint; train it: `biggan train {folder / run_folder.CONFIG}`"
     if folder.exists():
         return "neither a checkpoint nor a run with one, nor an export; look for RUN/checkpoints/step_*"
     beside = [file.parent for name in (run_folder.CONFIG, INFORMATION) for file in folder.parent.glob(f"*/{name}")]
@@ -70,7 +72,7 @@ def _what_else(folder: Path) -> str:
 
 
 def run_of(folder: Path) -> Path | None:
-    """The run whose checkpoint `folder` is; None if it was copied elsewhere."""
+    """Return the folder of the run that a checkpoint's folder lies in; None if it was copied elsewhere."""
     run = folder.parent.parent
-    at_home = folder.parent == run_folder.checkpoints(run) and (run / run_folder.CONFIG).is_file()
-    return run if at_home else None
+    in_run = folder.parent == run_folder.checkpoints(run) and (run / run_folder.CONFIG).is_file()
+    return run if in_run else None

@@ -1,4 +1,4 @@
-"""`mlflow/`: the generator as an MLflow model, for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
+"""Exports a generator as an MLflow model, `mlflow/`, for `mlflow.pyfunc.load_model` and `mlflow models serve`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from biggan.tracking import experiment_id, tracking_uri
 
 FOLDER = "mlflow"
 MODEL = Path(__file__).with_name("mlflow_model.py")
-NEEDED = ("mlflow", "numpy", "safetensors", "torch")
-"""Packages a server of the model installs. This package is not one: its source lies in the model."""
+REQUIREMENTS = ("mlflow", "numpy", "safetensors", "torch")
+"""Packages that a server of the model installs. This package is not among them: the model contains its source."""
 
 
 def write(folder: Path, sampler: Sampler) -> dict[str, Any]:
-    """Write it, and load it back to compare with the generator."""
+    """Write `mlflow/`, load it back and compare it with the generator.
+
+    Returns its entry of `other_forms` in `generator.json`.
+    """
     example = pd.DataFrame({"class": [sampler.classes[0]], "seed": [0], "truncation": [sampler.truncation or 1.0]})
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(biggan.__file__).parent
@@ -40,7 +43,7 @@ def write(folder: Path, sampler: Sampler) -> dict[str, Any]:
             code_paths=[str(code)],
             signature=signature(sampler),
             input_example=example,
-            pip_requirements=[f"{package}=={version(package)}" for package in NEEDED],
+            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
         )
     loaded = mlflow.pyfunc.load_model(str(folder / FOLDER)).unwrap_python_model().sampler
     worst = check_agreement(sampler.at(None).network, loaded.network, "mlflow")
@@ -48,7 +51,7 @@ def write(folder: Path, sampler: Sampler) -> dict[str, Any]:
 
 
 def signature(sampler: Sampler) -> ModelSignature:
-    """A row of a table per image, in; images uint8 [rows, R, R, 3], out."""
+    """Return the signature: input is a table with one row per image, output is images uint8 [rows, R, R, 3]."""
     columns: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "class"),
         ColSpec(DataType.long, "seed"),
@@ -59,17 +62,20 @@ def signature(sampler: Sampler) -> ModelSignature:
 
 
 def register(export: Path, name: str, run_dir: Path, experiment: str) -> str:
-    """Log an export's model to MLflow (the server in use, or a file beside `run_dir`), register it: NAME/VERSION."""
+    """Log an export's model to MLflow, register it as `name`, and return NAME/VERSION.
+
+    MLflow is the server in use, or else a file beside `run_dir`. Raises InputError if it fails.
+    """
     information = read_information(export)
     client = mlflow.MlflowClient(tracking_uri(run_dir))
     try:
-        found = experiment_id(client, experiment, run_dir)
-        mlflow.set_tracking_uri(client.tracking_uri)  # which writes into the environment that was just asked
-        with mlflow.start_run(experiment_id=found, run_name=f"export {export.name}") as run:
+        experiment_number = experiment_id(client, experiment, run_dir)
+        mlflow.set_tracking_uri(client.tracking_uri)  # writes MLFLOW_TRACKING_URI, which tracking_uri reads
+        with mlflow.start_run(experiment_id=experiment_number, run_name=f"export {export.name}") as run:
             mlflow.set_tags({"origin": information["origin"], "license": information["license"]})
             mlflow.log_artifacts(str(export / FOLDER), FOLDER)
             registered = mlflow.register_model(f"runs:/{run.info.run_id}/{FOLDER}", name)
-    except Exception as error:  # whatever a server, a database or a proxy can raise
+    except Exception as error:  # a server, a database or a proxy can raise anything
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"--register: {name}: {reason} ({export} is written, and whole)") from None
+        raise InputError(f"--register: {name}: {reason}; {export} is complete, only the registration failed") from None
     return f"{name}/{registered.version}"

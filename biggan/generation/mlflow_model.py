@@ -1,6 +1,6 @@
-"""The generator as MLflow sees it: MLflow runs this very file when it loads the model ("models from code").
+"""The generator as an MLflow model. MLflow runs this file when it loads the model ("models from code").
 
-So nothing is pickled, and `biggan.generation.mlflow_export`, which writes the model, only names this file.
+Nothing is pickled: `biggan.generation.mlflow_export`, which writes the model, only names this file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from biggan.generation.truncation import draw_latents
 
 
 class BigganModel(PythonModel):
-    """One image per row: `class` (a name, or a number as text), `seed`, and `truncation` (none if left out)."""
+    """Model with one image per row: `class` (a name, or a number as text), `seed`, `truncation` (none if left out)."""
 
     def load_context(self, context: Any) -> None:
-        """Read the export among the model's files."""
+        """Load the generator from the model's artifacts."""
         self.sampler = load_generator(Path(context.artifacts["tensors"]).parent)
 
     def predict(
@@ -32,17 +32,20 @@ class BigganModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> NDArray[np.uint8]:
-        """uint8 [rows, R, R, 3]: of each row the image `load_generator(..., truncation).sample(class, seed=seed)`."""
+        """Return images uint8 [rows, R, R, 3].
+
+        Each is `load_generator(..., truncation).sample(class, seed=seed)` with the values of its row.
+        """
         rows = model_input.reset_index(drop=True)
-        given = rows["truncation"] if "truncation" in rows else pd.Series([None] * len(rows))
+        truncations = rows["truncation"] if "truncation" in rows else pd.Series([None] * len(rows))
         images = np.zeros((len(rows), self.sampler.resolution, self.sampler.resolution, 3), np.uint8)
-        for truncation in given.astype(float).unique():
+        for truncation in truncations.astype(float).unique():
             untruncated = np.isnan(truncation)
-            mine = rows[given.isna() if untruncated else given == truncation]
+            group = rows[truncations.isna() if untruncated else truncations == truncation]
             sampler = self.sampler.at(None if untruncated else float(truncation))
-            z = [draw_latents(range(1), sampler.network, sampler.truncation, int(seed)) for seed in mine["seed"]]
-            y = torch.tensor([sampler.class_number(name) for name in mine["class"]])
-            images[mine.index] = sampler.images(torch.cat(z), y)
+            z = [draw_latents(range(1), sampler.network, sampler.truncation, int(seed)) for seed in group["seed"]]
+            y = torch.tensor([sampler.class_number(name) for name in group["class"]])
+            images[group.index] = sampler.images(torch.cat(z), y)
         return images
 
 

@@ -1,4 +1,4 @@
-"""The model card: README.md with the front matter that model hubs read, and a picture of samples."""
+"""Writes the model card: README.md with the front matter that model hubs read, and a grid of samples."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from biggan.generation.trained_generator import truncation_key
 from biggan.pictures import evenly_spaced, grid
 
 PICTURE = "samples.png"
-MOST_ROWS, COLUMNS = 10, 8
+MAX_ROWS, COLUMNS = 10, 8
 SCALED = ", cut at 2 and multiplied by the truncation"
 TASK = "unconditional-image-generation"
-"""The nearest of the tasks that hubs know: images from no text and no image."""
+"""Closest task that hubs know: images from neither text nor image."""
 
 
 def write(folder: Path, name: str, information: Mapping[str, Any], sampler: Sampler) -> None:
-    """Write `README.md` and `samples.png`, drawn at the sampler's truncation."""
-    shown = evenly_spaced(len(sampler.classes), MOST_ROWS)
+    """Write `README.md`, and `samples.png` at the sampler's truncation."""
+    shown = evenly_spaced(len(sampler.classes), MAX_ROWS)
     rows = generate_rows(sampler.network, shown, COLUMNS, sampler.truncation, 0, sampler.device)
     grid(rows, [sampler.classes[k] for k in shown]).save(folder / PICTURE)
     write_atomically(folder / "README.md", text(name, information, sampler))
 
 
 def text(name: str, information: Mapping[str, Any], sampler: Sampler) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     matter = yaml.safe_dump(front_matter(name, information), sort_keys=False, allow_unicode=True)
     truncations = ", ".join(truncation_key(t) for t in information["statistics"]["truncations"])
-    seen = information["images_seen"]
+    images_seen = information["images_seen"]
     size, classes = sampler.resolution, sampler.classes
     first = json.dumps(classes[0], ensure_ascii=False)
     parameters = sum(p.numel() for p in sampler.network.parameters())
     facts = {
         "images": f"{size} x {size} px, RGB",
-        "classes": f"{len(classes)}: {', '.join(classes[:MOST_ROWS])}{', ...' if len(classes) > MOST_ROWS else ''}",
-        "latent": f"{sampler.z_dim} numbers, normally distributed{SCALED if sampler.network.scaled_latents else ''}",
+        "classes": f"{len(classes)}: {', '.join(classes[:MAX_ROWS])}{', ...' if len(classes) > MAX_ROWS else ''}",
+        "latent": f"{sampler.z_dim} values of a normal distribution{SCALED if sampler.network.scaled_latents else ''}",
         "parameters": f"{parameters:,}",
         "weights": information["weights"],
         "statistics": f"{information['statistics']['protocol']}; for truncation {truncations}",
         "trained on": information["data"],
-        "from": information["origin"] + ("" if seen is None else f", after {seen:,} real images"),
+        "from": information["origin"] + ("" if images_seen is None else f", after {images_seen:,} real images"),
         "licence": information["license"],
-        **{form: f"`{found['file']}`" for form, found in information["other_forms"].items()},
+        **{form: f"`{entry['file']}`" for form, entry in information["other_forms"].items()},
     }
     return "\n".join(
         [
@@ -62,14 +62,14 @@ def text(name: str, information: Mapping[str, Any], sampler: Sampler) -> str:
             "| | |\n| --- | --- |",
             *(f"| {key} | {_cell(value)} |" for key, value in facts.items()),
             *_lineage(information["lineage"]),
-            *_numbers(information["evaluations"]),
+            *_evaluations(information["evaluations"]),
             "",
         ]
     )
 
 
 def front_matter(name: str, information: Mapping[str, Any]) -> dict[str, Any]:
-    """What hubs read of a card."""
+    """Return the metadata of the card that hubs read."""
     matter: dict[str, Any] = {
         "license": information["license"],
         "library_name": "biggan",
@@ -90,18 +90,18 @@ def front_matter(name: str, information: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measured_with(protocol: Mapping[str, Any]) -> str:
-    """What tells numbers of one metric apart that must not be compared."""
+    """Return the protocol in words. Values of one metric are comparable only with equal protocols."""
     truncation, images = truncation_key(protocol["truncation"]), protocol["num_images"]
     return f"{protocol['features']} features, truncation {truncation}, {images:,} images"
 
 
-def _lineage(found: Mapping[str, Any] | None) -> Iterator[str]:
-    if found is not None:
-        yield f"\nIts run began from {found['parent']}@{found['step']}, with other values of:\n"
-        yield from (f"- `{key}`: {before} before, {now} now" for key, (before, now) in found["changes"].items())
+def _lineage(lineage: Mapping[str, Any] | None) -> Iterator[str]:
+    if lineage is not None:
+        yield f"\nIts run was started from {lineage['parent']}@{lineage['step']}, with these changes:\n"
+        yield from (f"- `{key}`: {before} before, {now} now" for key, (before, now) in lineage["changes"].items())
 
 
-def _numbers(evaluations: list[Mapping[str, Any]]) -> Iterator[str]:
+def _evaluations(evaluations: list[Mapping[str, Any]]) -> Iterator[str]:
     for evaluation in evaluations:
         yield "\n| metric | value |\n| --- | --- |"
         yield from (f"| {metric} | {value:.4g} |" for metric, value in evaluation["metrics"].items())

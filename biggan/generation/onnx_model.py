@@ -1,4 +1,4 @@
-"""`generator.onnx`: the generator for other runtimes."""
+"""Exports a generator to ONNX: `generator.onnx`, for other runtimes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import torch
 from torch import Tensor
 
 from biggan.generation.sampler import Sampler
-from biggan.generation.torch_export import batch_axis, check_agreement, example
+from biggan.generation.torch_export import check_agreement, dynamic_shapes, example_inputs
 from biggan.generation.trained_generator import truncation_key
 
 FILE = "generator.onnx"
 
 
 def write(folder: Path, sampler: Sampler) -> dict[str, Any]:
-    """Write it, and run it with onnxruntime to compare: inputs `z` [N, z_dim] float32 and `y` [N] int64, any N; output
-    `images` [N, 3, R, R] in [-1, 1]."""
-    with warnings.catch_warnings(action="ignore"), torch.no_grad():  # of what torch's exporter does by itself
-        program = torch.export.export(sampler.network, example(sampler), dynamic_shapes=batch_axis())
+    """Write `generator.onnx`: inputs z float32 [N, z_dim] and y int64 [N], output images [N, 3, R, R] in [-1, 1].
+
+    N is any batch size. The file is run with onnxruntime and compared with the generator. Returns its entry of
+    `other_forms` in `generator.json`.
+    """
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():  # about the internals of torch's exporter
+        program = torch.export.export(sampler.network, example_inputs(sampler), dynamic_shapes=dynamic_shapes())
         torch.onnx.export(
-            program.run_decompositions(),  # ONNX's attention takes four axes, ours has three: matrix products, then
+            program.run_decompositions(),  # into matrix products: ONNX's attention needs four axes, ours has three
             f=folder / FILE,
             input_names=["z", "y"],
             output_names=["images"],

@@ -1,4 +1,4 @@
-"""Images from a generator, each the same however many are asked for, and on any number of processes."""
+"""Images from a generator. An image does not depend on how many are requested, or on the number of processes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from biggan.generation.truncation import draw_latents
 from biggan.models.networks import Generator
 
 CHUNK_IMAGES = 32
-"""Every image is made in a batch of so many, filled up if need be: the kernels that a library chooses, and so the last
-bits of an image, depend on the batch's shape."""
+"""Batch size of every forward pass, padded if need be. The kernels that a library chooses, and so the last bits of an
+image, depend on the batch's shape."""
 
 
 @torch.no_grad()
 def make_chunk(generator: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-    """uint8 [n, R, R, 3], on the device, of n <= CHUNK_IMAGES latents [n, z_dim] there; in eval mode.
+    """Return images uint8 [n, R, R, 3], on the device, from n <= CHUNK_IMAGES latents z [n, z_dim] on it.
 
-    A grey generator's images have three equal channels.
-    `y`: labels int64 [n], or class embeddings float [n, class_embedding_dim] (biggan.generation.interpolation).
+    `y` holds labels int64 [n], or class embeddings float [n, class_embedding_dim] (biggan.generation.interpolation).
+    The generator must be in evaluation mode. A grey generator's images have three equal channels.
     """
     assert not generator.training, "a generator in training mode would use and move batch statistics"
     forward = generator.from_condition if y.is_floating_point() else generator
-    images = forward(filled(z), filled(y))[: len(z)].float().expand(-1, 3, -1, -1)  # type: ignore[operator]
+    images = forward(padded(z), padded(y))[: len(z)].float().expand(-1, 3, -1, -1)  # type: ignore[operator]
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def generate(generator: nn.Module, z: Tensor, y: Tensor, device: torch.device) -> NDArray[np.uint8]:
-    """Images uint8 [N, R, R, 3] of latents [N, z_dim] and labels [N] or class embeddings [N, E]; in eval mode."""
+    """Return images uint8 [N, R, R, 3] from latents z [N, z_dim] and labels y [N] or class embeddings y [N, E].
+
+    The generator must be in evaluation mode and on `device`; z and y may be elsewhere.
+    """
     images = [
         make_chunk(generator, z_part.to(device), y_part.to(device)).cpu()
         for z_part, y_part in zip(z.split(CHUNK_IMAGES), y.split(CHUNK_IMAGES), strict=True)
@@ -39,8 +42,8 @@ def generate(generator: nn.Module, z: Tensor, y: Tensor, device: torch.device) -
     return torch.cat(images).numpy()
 
 
-def filled(rows: Tensor) -> Tensor:
-    """[n, ...] -> [CHUNK_IMAGES, ...]: the first row fills up what is missing."""
+def padded(rows: Tensor) -> Tensor:
+    """Pad [n, ...] to [CHUNK_IMAGES, ...] with copies of the first row."""
     return torch.cat([rows, rows[:1].expand(CHUNK_IMAGES - len(rows), *rows.shape[1:])])
 
 
@@ -52,9 +55,9 @@ def generate_rows(
     seed: int,
     device: torch.device,
 ) -> NDArray[np.uint8]:
-    """uint8 [rows, per_class, R, R, 3]: a row per class number, or per class embedding of [rows, E].
+    """Return images uint8 [rows, per_class, R, R, 3]: one row for each class number or class embedding [rows, E].
 
-    Row r, column c is image c * rows + r of the seed: a wider grid begins with the narrower one.
+    Row r, column c is image c * rows + r of the seed, so a wider grid starts with the columns of a narrower one.
     """
     y = torch.as_tensor(classes)
     z = draw_latents(range(len(y) * per_class), generator, truncation, seed)

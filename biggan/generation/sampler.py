@@ -1,6 +1,6 @@
-"""A trained generator in three lines: what `biggan.load_generator` gives.
+"""Loads an exported generator and draws images from it: `biggan.load_generator`.
 
-Needs torch, numpy and safetensors, and nothing else that training needs.
+Needs torch, numpy and safetensors, and no other dependency of training.
 """
 
 from __future__ import annotations
@@ -24,51 +24,53 @@ from biggan.models.networks import Discriminator
 
 
 class Sampler:
-    """Draws images from an exported generator at one truncation.
+    """Exported generator to draw images from, at one truncation.
 
-    `network(z, y)` is the generator itself: float32 [N, z_dim] and int64 [N] on `device` to float32 [N, 3, R, R] in
-    [-1, 1], in evaluation mode, with the standing statistics of the truncation.
+    `network(z, y)` is the generator itself, in evaluation mode, with the standing statistics of the truncation. It
+    takes z float32 [N, z_dim] and y int64 [N] on `device`, and returns images float32 [N, C, R, R] in [-1, 1].
     """
 
-    def __init__(self, source: TrainedGenerator, truncation: float | None = None):
+    def __init__(self, trained: TrainedGenerator, truncation: float | None = None):
         check_truncation(truncation, "truncation")
-        self._source = source
+        self._trained = trained
         self.truncation = truncation
-        self.network = source.at(truncation)
-        self.classes = source.classes
+        self.network = trained.at(truncation)
+        self.classes = trained.classes
         self.resolution, self.z_dim = self.network.resolution, self.network.z_dim
         self.device = next(self.network.parameters()).device
 
     def at(self, truncation: float | None) -> Sampler:
-        """The same generator at another truncation (None: none). One that the export holds no statistics for takes a
-        while: they are taken anew."""
-        return Sampler(self._source, truncation)
+        """Return the same generator at another truncation (None: no truncation).
+
+        Statistics that the export does not store are computed, which takes a while.
+        """
+        return Sampler(self._trained, truncation)
 
     def sample(
         self, classes: str | int | Sequence[str | int] | None = None, count: int | None = None, seed: int = 0
     ) -> NDArray[np.uint8]:
-        """Images uint8 [count, R, R, 3], RGB in 0 to 255.
+        """Return images uint8 [count, R, R, 3], RGB in 0 to 255.
 
-        `classes`: a name or number, or several, used in turn; None: all of them. `count`: as many as classes if left
-        out. Image k depends on `seed`, k and its class alone.
-        Raises InputError for a class that is not there, or a count below 1.
+        `classes` is a class name or number, or several, which are repeated in order; None stands for all classes.
+        `count` defaults to the number of classes. Image k depends on `seed`, k and its class alone.
+        Raises InputError for an unknown class, or a count below 1.
         """
         if classes is None:
             classes = range(len(self.classes))
-        wanted = [classes] if isinstance(classes, str | int) else classes
-        numbers = [self.class_number(name) for name in wanted]
+        requested = [classes] if isinstance(classes, str | int) else classes
+        numbers = [self.class_number(name) for name in requested]
         count = len(numbers) if count is None else count
         if count < 1 or not numbers:
-            raise InputError(f"count: {count} images of {len(numbers)} classes; ask for at least one")
+            raise InputError(f"count: {count} images of {len(numbers)} classes; use at least one of each")
         z = draw_latents(range(count), self.network, self.truncation, seed)
         return self.images(z, torch.tensor([numbers[k % len(numbers)] for k in range(count)]))
 
     def images(self, z: Tensor, y: Tensor) -> NDArray[np.uint8]:
-        """Images uint8 [N, R, R, 3] of your own latents float32 [N, z_dim] and class numbers int64 [N]."""
+        """Return images uint8 [N, R, R, 3] for latents z float32 [N, z_dim] and class numbers y int64 [N]."""
         return generate(self.network, z, y, self.device)
 
     def class_number(self, name: str | int) -> int:
-        """The number of a class by name, or by number; raises InputError if there is no such class."""
+        """Return the number of a class given by name or number; raise InputError if there is no such class."""
         if isinstance(name, int) and 0 <= name < len(self.classes):
             return name
         return class_number(str(name), self.classes, "classes")
@@ -77,30 +79,30 @@ class Sampler:
 def load_generator(
     path: str | Path, truncation: float | None = None, device: str | torch.device | None = None
 ) -> Sampler:
-    """The generator in a folder that `biggan export` wrote, ready to draw from; `device` None: the GPU if there is one.
+    """Load the generator from a folder that `biggan export` wrote. `device` None: the GPU if there is one.
 
-    Raises InputError, one line that names the file or argument, if the folder is no export or damaged, or torch has no
-    such device. Pickles are never read.
+    Raises InputError, one line that names the file or argument, if the folder is not an export or is corrupt, or if
+    torch has no such device. Pickles are never read.
     """
     check_truncation(truncation, "truncation")
-    return Sampler(read_export(Path(path), _usable(device)), truncation)
+    return Sampler(read_export(Path(path), _checked_device(device)), truncation)
 
 
 def load_discriminator(path: str | Path, device: str | torch.device | None = None) -> Discriminator:
-    """The discriminator of an export made with `--discriminator`, in training mode, as training left it: to go on.
+    """Load the discriminator of an export made with `--discriminator`, as it was trained, in training mode.
 
-    Raises InputError as `load_generator` does, and if the export holds none.
+    Raises InputError as `load_generator` does, and if the export has no discriminator.
     """
-    return read_discriminator(Path(path), _usable(device))
+    return read_discriminator(Path(path), _checked_device(device))
 
 
-def _usable(device: str | torch.device | None) -> torch.device:
-    """The device that was asked for; raises InputError, before any file is read, if torch has none by that name."""
+def _checked_device(device: str | torch.device | None) -> torch.device:
+    """Return the device of that name; raise InputError, before any file is read, if torch does not have it."""
     if device is None:
         return this_device()
     try:
         torch.zeros(1, device=device).cpu()
         return torch.device(device)
-    except (RuntimeError, AssertionError, TypeError) as error:  # no such device; torch built without it; no device
+    except (RuntimeError, AssertionError, TypeError) as error:  # unknown device; torch built without it; not a device
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         raise InputError(f"device: {device!r}: {reason}; use cpu, or leave it out") from None

@@ -1,4 +1,4 @@
-"""Does another form of a generator make the same images?"""
+"""Exports a generator with torch.export, and compares an exported form's images with the generator's."""
 
 from __future__ import annotations
 
@@ -15,59 +15,60 @@ from biggan.generation.trained_generator import truncation_key
 from biggan.models.networks import Generator
 from biggan.random import keyed_generator
 
-MOST_DIFFERENCE = 1e-4
-"""Of another form's images, in [-1, 1], from the generator's."""
+FILE = "generator.pt2"
+MAX_DIFFERENCE = 1e-4
+"""Largest accepted |difference| between an exported form's images and the generator's, which are in [-1, 1]."""
 BATCH_SIZES = (1, 2, 5, 32)
 
 
 @torch.no_grad()
 def worst_difference(generator: Generator, other: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """The largest |difference| of images, over random latents and labels, in batches of each of BATCH_SIZES.
+    """Return the largest |difference| of images, over random latents and labels, in batches of each of BATCH_SIZES.
 
-    Both take z [N, z_dim] and y [N] on the CPU. NaN, or another shape of images, is infinitely different.
+    Both take z [N, z_dim] and y [N] on the CPU. The difference is infinite for NaN and for another shape of images.
     """
     worst = 0.0
     for size in BATCH_SIZES:
         random = keyed_generator("agreement", size)
         z = torch.randn(size, generator.z_dim, generator=random)
         y = torch.randint(generator.classes, (size,), generator=random)
-        expected, found = generator(z, y), other(z, y)
-        if found.shape != expected.shape or not found.isfinite().all():
+        expected, actual = generator(z, y), other(z, y)
+        if actual.shape != expected.shape or not actual.isfinite().all():
             return float("inf")
-        worst = max(worst, float((found - expected).abs().max()))
+        worst = max(worst, float((actual - expected).abs().max()))
     return worst
 
 
 def check_agreement(generator: Generator, other: Callable[[Tensor, Tensor], Tensor], name: str) -> float:
-    """`worst_difference`; raises InputError, which names the format, if that is more than MOST_DIFFERENCE."""
+    """Return `worst_difference`; raise InputError, which names the format, if it exceeds MAX_DIFFERENCE."""
     worst = worst_difference(generator, other)
-    if not worst <= MOST_DIFFERENCE:
+    if not worst <= MAX_DIFFERENCE:
         raise InputError(
-            f"--format {name}: its images differ by {worst:.2g} from the generator's, more than {MOST_DIFFERENCE:g}: "
+            f"--format {name}: its images differ from the generator's by {worst:.2g}, more than {MAX_DIFFERENCE:g}: "
             f"nothing is written; leave this format out"
         )
     return worst
 
 
-FILE = "generator.pt2"
-
-
-def example(sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
-    """z and y of a batch of two: of one, torch.export would take the size for a constant."""
+def example_inputs(sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return z and y of a batch of two. With a batch of one, torch.export would make the size a constant."""
     return torch.zeros(2, sampler.z_dim), torch.zeros(2, dtype=torch.int64)
 
 
-def batch_axis() -> dict[str, dict[int, torch.export.Dim]]:
-    """Of both arguments the first axis may have any size."""
+def dynamic_shapes() -> dict[str, dict[int, torch.export.Dim]]:
+    """Return the shape specification for torch.export: z and y have a dynamic batch dimension."""
     batch = torch.export.Dim("batch", min=1)
     return {"z": {0: batch}, "y": {0: batch}}
 
 
 def write(folder: Path, sampler: Sampler) -> dict[str, Any]:
-    """Write it, and read it back to compare with the generator: (z [N, z_dim], y [N]) -> images, for any N."""
+    """Write `generator.pt2`: z [N, z_dim], y [N] -> images [N, 3, R, R], for any N.
+
+    The file is read back and compared with the generator. Returns its entry of `other_forms` in `generator.json`.
+    """
     with torch.no_grad():
-        program = torch.export.export(sampler.network, example(sampler), dynamic_shapes=batch_axis())
+        program = torch.export.export(sampler.network, example_inputs(sampler), dynamic_shapes=dynamic_shapes())
     torch.export.save(program, folder / FILE)
-    read = torch.export.load(folder / FILE).module()
-    worst = check_agreement(sampler.network, read, "torch-export")
+    exported = torch.export.load(folder / FILE).module()
+    worst = check_agreement(sampler.network, exported, "torch-export")
     return {"file": FILE, "truncation": truncation_key(sampler.truncation), "max_abs_difference": worst}

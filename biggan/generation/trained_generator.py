@@ -1,4 +1,4 @@
-"""A trained generator and where it comes from."""
+"""A trained generator, with its classes, its origin and its stored statistics."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ class TrainedGenerator:
     """A generator to sample from or to evaluate."""
 
     generator: Generator
-    """The average (EMA), on the device, in evaluation mode, with BatchNorm's running statistics of training."""
+    """EMA generator, on the device, in evaluation mode, with the running BatchNorm statistics of training."""
     classes: tuple[str, ...]
     origin: str
-    """`runs/a@1200`, or an export's folder."""
+    """`runs/a@1200`, or the path of an export."""
     step: int | None
     images_seen: int | None
-    """Real images that training had seen."""
+    """Number of real images that training had used."""
     standing: Mapping[str, Mapping[str, Tensor]]
-    """By `truncation_key`: standing statistics (BatchNorm's buffers by name) that an export holds; a run has none."""
+    """Stored standing statistics, by `truncation_key`: BatchNorm buffers by name. Empty for a run."""
     run: Path | None = None
-    """The run's folder; None of an export, and of a checkpoint by itself."""
+    """Folder of the run. None for an export, and for a checkpoint outside its run."""
 
     def at(self, truncation: float | None, on_batch: Callable[[], object] = lambda: None) -> Generator:
-        """A copy with standing statistics for `truncation`: the export's own, or taken anew, which takes a while.
+        """Return a copy with standing statistics for `truncation`.
 
-        `on_batch()` is called after each batch that they are taken of.
+        Stored statistics are used if there are any. Otherwise they are computed, which takes a while, and `on_batch()`
+        is called after each batch.
         """
-        stored = self.held(truncation)
+        stored = self.stored_statistics(truncation)
         if stored is None:
             return standing_statistics(self.generator, truncation, on_batch=on_batch)
         copied = copy.deepcopy(self.generator)
@@ -45,10 +46,11 @@ class TrainedGenerator:
         assert not unknown, unknown
         return copied
 
-    def held(self, truncation: float | None) -> Mapping[str, Tensor] | None:
-        """The statistics for `truncation` that an export holds; None if they would have to be taken anew.
+    def stored_statistics(self, truncation: float | None) -> Mapping[str, Tensor] | None:
+        """Return the stored statistics for `truncation`; None if they would have to be computed.
 
-        Of the released generators (`scaled_latents`), which have them in small steps, also between two steps: linearly.
+        The released generators (`scaled_latents`) store statistics in small steps of the truncation. Between two steps
+        they are interpolated linearly.
         """
         exact = self.standing.get(truncation_key(truncation))
         if exact is not None or truncation is None or not self.generator.scaled_latents:
@@ -59,15 +61,15 @@ class TrainedGenerator:
             return None
         low, high = steps[above - 1], steps[above]
         before, after = self.standing[truncation_key(low)], self.standing[truncation_key(high)]
-        share = (truncation - low) / (high - low)
-        return {name: torch.lerp(statistic, after[name], share) for name, statistic in before.items()}
+        fraction = (truncation - low) / (high - low)
+        return {name: torch.lerp(statistic, after[name], fraction) for name, statistic in before.items()}
 
-    def nearest_held(self, truncation: float) -> float | None:
-        """Of the truncations that an export holds statistics for, the nearest; None if there is only that without."""
-        held = [float(key) for key in self.standing if key != truncation_key(None)]
-        return min(held, key=lambda t: abs(t - truncation), default=None)
+    def nearest_stored_truncation(self, truncation: float) -> float | None:
+        """Return the truncation nearest to `truncation` that has stored statistics; None if only `none` has any."""
+        stored = [float(key) for key in self.standing if key != truncation_key(None)]
+        return min(stored, key=lambda t: abs(t - truncation), default=None)
 
 
 def truncation_key(truncation: float | None) -> str:
-    """What a truncation is called in files: `none`, `1.0`, `0.5`."""
+    """Return the name of a truncation in files: `none`, `1.0`, `0.5`."""
     return "none" if truncation is None else str(float(truncation))

@@ -1,4 +1,4 @@
-"""Where many images go: a folder of PNG files, or one tar file of a webdataset's samples."""
+"""Outputs of bulk sampling: a folder of PNG files, or one tar file of webdataset samples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,99 +20,99 @@ from biggan.files import sync_file, sync_folder, write_atomically
 from biggan.generation.bulk import BulkRequest, Output
 
 MANIFEST = "sampling.json"
-"""The request, beside its images: an interrupted one goes on only as itself."""
+"""File name of the request, beside its images: an interrupted command resumes only with the same request."""
 
 
 def output_at(path: Path, request: BulkRequest) -> Output:
-    """A tar file if `path` ends in .tar, or .TAR, else a folder."""
+    """Return a tar file if `path` ends in .tar or .TAR, else a folder."""
     return Tar(path, request) if path.name.lower().endswith(".tar") else Folder(path, request)
 
 
-def key(number: int) -> str:
-    """The name of an image's files, as in packed data sets."""
-    return f"{number:09d}"
+def key(index: int) -> str:
+    """Return the name of an image's files without suffix, as in packed data sets."""
+    return f"{index:09d}"
 
 
 class Folder:
-    """DIR/000000012.png, flat as pytorch-fid and others read it, and DIR/labels.csv, which is written last."""
+    """Folder with DIR/000000012.png, flat as pytorch-fid reads it, and DIR/labels.csv, which is written last."""
 
     def __init__(self, path: Path, request: BulkRequest):
         self.path, self.request = path, request
 
-    def begin(self) -> list[range]:
-        """The chunks that lack a file, or hold one that a power cut damaged."""
-        open_folder(self.path, self.request, self.path)
-        there = {file.name for file in self.path.iterdir()}
+    def prepare(self) -> list[range]:
+        """Return the chunks with a file that is missing, or incomplete after a power failure."""
+        prepare_folder(self.path, self.request, self.path)
+        existing = {file.name for file in self.path.iterdir()}
         return [
-            numbers
-            for numbers in self.request.chunks()
-            if not all(f"{key(k)}.png" in there and is_whole(self.path / f"{key(k)}.png") for k in numbers)
+            indices
+            for indices in self.request.chunks()
+            if not all(f"{key(k)}.png" in existing and is_complete_png(self.path / f"{key(k)}.png") for k in indices)
         ]
 
-    def write(self, numbers: range, images: NDArray[np.uint8]) -> None:
-        """One file per image. None waits for the disk: `begin` looks whether they reached it."""
-        for number, image in zip(numbers, images, strict=True):
-            file = self.path / f"{key(number)}.png"
+    def write(self, indices: range, images: NDArray[np.uint8]) -> None:
+        """Write one file per image, without waiting for the disk: `prepare` checks which files reached it."""
+        for index, image in zip(indices, images, strict=True):
+            file = self.path / f"{key(index)}.png"
             partial = file.with_name(file.name + ".partial")
             partial.write_bytes(png(image))
             partial.replace(file)
 
     def finish(self) -> None:
-        """Write labels.csv: file, label, class."""
+        """Write labels.csv, with the columns file, label and class."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["file", "label", "class"])
-        for number in range(self.request.images):
-            which = number % len(self.request.labels)
-            table.writerow([f"{key(number)}.png", self.request.labels[which], self.request.classes[which]])
+        for index in range(self.request.images):
+            k = index % len(self.request.labels)
+            table.writerow([f"{key(index)}.png", self.request.labels[k], self.request.classes[k]])
         write_atomically(self.path / "labels.csv", text.getvalue())
 
 
 class Tar:
-    """One tar file of KEY.png and KEY.cls (the label as text), the samples of our data sets and of webdataset.
+    """Tar file of KEY.png and KEY.cls (the label as text), the sample format of webdataset and of packed data sets.
 
-    Its chunks, written by all processes, are whole members that wait in a folder beside it; at last one process puts
-    them together, which is copying.
+    All processes write chunks, as complete tar members, into a folder beside the file. At the end one process
+    concatenates them.
     """
 
     def __init__(self, path: Path, request: BulkRequest):
         self.path, self.request = path, request
         self.parts = path.with_name(f".{path.name}.partial")
 
-    def begin(self) -> list[range]:
-        """The chunks that have no part yet."""
+    def prepare(self) -> list[range]:
+        """Return the chunks that have no part yet; raise InputError if the tar file exists."""
         if self.path.exists():
-            raise InputError(f"--out: {self.path} is there already; remove it or choose another")
-        open_folder(self.parts, self.request, self.path)
-        return [numbers for numbers in self.request.chunks() if not self._part(numbers).is_file()]
+            raise InputError(f"--out: {self.path} exists already; remove it or choose another")
+        prepare_folder(self.parts, self.request, self.path)
+        return [indices for indices in self.request.chunks() if not self._part(indices).is_file()]
 
-    def write(self, numbers: range, images: NDArray[np.uint8]) -> None:
-        """One part: the members of a chunk."""
+    def write(self, indices: range, images: NDArray[np.uint8]) -> None:
+        """Write one part: the tar members of a chunk."""
         members = []
-        for number, image in zip(numbers, images, strict=True):
-            label = self.request.labels[number % len(self.request.labels)]
-            members += [member(f"{key(number)}.png", png(image)), member(f"{key(number)}.cls", str(label).encode())]
-        write_atomically(self._part(numbers), b"".join(members))
+        for index, image in zip(indices, images, strict=True):
+            label = self.request.labels[index % len(self.request.labels)]
+            members += [member(f"{key(index)}.png", png(image)), member(f"{key(index)}.cls", str(label).encode())]
+        write_atomically(self._part(indices), b"".join(members))
 
     def finish(self) -> None:
-        """Put the parts together under the final name, and remove them."""
-        whole = self.parts / "whole"
-        with whole.open("wb") as file:
-            for numbers in self.request.chunks():
-                with self._part(numbers).open("rb") as part:
+        """Concatenate the parts into the tar file, and remove them."""
+        complete = self.parts / "whole"
+        with complete.open("wb") as file:
+            for indices in self.request.chunks():
+                with self._part(indices).open("rb") as part:
                     shutil.copyfileobj(part, file, 2**20)
-            file.write(bytes(2 * tarfile.BLOCKSIZE))  # how a tar file ends
-        sync_file(whole)
-        whole.replace(self.path)
+            file.write(bytes(2 * tarfile.BLOCKSIZE))  # the end marker of a tar file
+        sync_file(complete)
+        complete.replace(self.path)
         sync_folder(self.path.parent)
         shutil.rmtree(self.parts, ignore_errors=True)
 
-    def _part(self, numbers: range) -> Path:
-        return self.parts / f"{key(numbers.start)}.part"
+    def _part(self, indices: range) -> Path:
+        return self.parts / f"{key(indices.start)}.part"
 
 
-def open_folder(folder: Path, request: BulkRequest, out: Path) -> None:
-    """Begin `folder` for this request, or go on in it; raises InputError, which names `out`, if it is another's."""
+def prepare_folder(folder: Path, request: BulkRequest, out: Path) -> None:
+    """Create `folder` for this request, or reopen it; raise InputError, which names `out`, if it has other content."""
     manifest = folder / MANIFEST
     now = json.loads(json.dumps(asdict(request)))
     if folder.exists() and not folder.is_dir():
@@ -119,43 +120,48 @@ def open_folder(folder: Path, request: BulkRequest, out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not manifest.exists():
         if any(file.name != f"{MANIFEST}.partial" for file in folder.iterdir()):
-            raise InputError(f"--out: {out} is not empty and was not begun by `biggan sample --num`; choose another")
+            raise InputError(f"--out: {out} has files that `biggan sample --num` did not write; choose another")
         write_atomically(manifest, json.dumps(now, indent=1) + "\n")
         return
+    _check_same_request(manifest, now, out)
+
+
+def _check_same_request(manifest: Path, now: dict[str, Any], out: Path) -> None:
+    """Raise InputError, which names `out` and the first difference, unless `manifest` holds the request `now`."""
     try:
         before = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError:
         before = None
     if not isinstance(before, dict):
-        raise InputError(f"{manifest}: not what `biggan sample` writes; remove {folder} or choose another")
+        raise InputError(f"{manifest}: not written by `biggan sample`; remove {manifest.parent} or choose another")
     if changed := [name for name in now if before.get(name) != now[name]]:
         name = changed[0]
-        mend = "name the checkpoint, as in RUN@STEP, " if name == "generator" else "ask for the same to go on, "
+        fix = "name the checkpoint, as in RUN@STEP, " if name == "generator" else "repeat that request to resume it, "
         raise InputError(
             f"--out: {out} holds images of another request ({name}: {before.get(name)} there, {now[name]} now); "
-            f"{mend}or choose another"
+            f"{fix}or choose another"
         )
 
 
-def is_whole(file: Path) -> bool:
-    """Whether a PNG file is there to its end, by its own checksums."""
+def is_complete_png(file: Path) -> bool:
+    """Return True if a PNG file is complete and matches its own checksums."""
     try:
         with Image.open(file) as image:
             image.verify()
-    except (OSError, SyntaxError):  # what Pillow raises for a damaged PNG
+    except (OSError, SyntaxError):  # Pillow's errors for a corrupt PNG
         return False
     return True
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """A PNG file's bytes; level 4 costs two thirds of the default's time and 1% of size."""
+    """Return the bytes of a PNG file. Level 4 takes two thirds of the default level's time, and files grow by 1%."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", compress_level=4)
     return file.getvalue()
 
 
 def member(name: str, content: bytes) -> bytes:
-    """A tar member's bytes; no time, no owner: equal images give equal bytes."""
+    """Return the bytes of a tar member, without time and owner: equal images give equal bytes."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from biggan.data.dataset import Dataset
 from biggan.errors import InputError
-from biggan.generation.architecture_json import shapes_of
+from biggan.generation.architecture_json import meta_networks
 from biggan.importing.imported_checkpoint import ImportedCheckpoint, State
 from biggan.models.architecture import Architecture
 from biggan.models.networks import Generator
@@ -32,8 +32,8 @@ def checked_generator(imported: ImportedCheckpoint, source: Path) -> Generator:
 
     Raises InputError, one line that names the tensor, unless all tensors exist, fit, and give finite images and logits.
     """
-    ema, discriminator = shapes_of(imported.networks)
-    generator = shapes_of(imported.networks)[0]
+    ema, discriminator = meta_networks(imported.networks)
+    generator = meta_networks(imported.networks)[0]
     load_tensors(ema, imported.ema, f"{source}: the EMA generator")
     z, y = torch.zeros(2, ema.z_dim), torch.arange(2) % ema.classes
     images = ema.eval()(z, y)

@@ -45,7 +45,7 @@ class ImportRequest:
 def content(imported: ImportedCheckpoint, generator: Generator, request: ImportRequest) -> Content:
     """Return the content of the export, with all statistics by truncation that the source contains."""
     stored = [None if key == truncation_key(None) else float(key) for key in imported.standing]
-    source = TrainedGenerator(
+    trained = TrainedGenerator(
         generator=generator,
         classes=request.classes,
         origin=f"{request.source.name}, imported",
@@ -54,8 +54,8 @@ def content(imported: ImportedCheckpoint, generator: Generator, request: ImportR
         standing=imported.standing,
     )
     return Content(
-        source=source,
-        networks=imported.networks,
+        trained=trained,
+        architecture=imported.networks,
         truncations=tuple(dict.fromkeys([*request.truncations, *stored])),
         license=request.license,
         weights=f"imported from {imported.format}; spectral norm folded in",

@@ -10,7 +10,7 @@ from torch import Tensor
 from biggan.config import Config
 from biggan.config.families import FAMILIES
 from biggan.errors import InputError
-from biggan.generation.architecture_json import shapes_of
+from biggan.generation.architecture_json import meta_networks
 from biggan.models.architecture import Architecture
 
 State = Mapping[str, Tensor]
@@ -65,7 +65,7 @@ def summary(imported: ImportedCheckpoint) -> list[tuple[str, str]]:
     """Return the rows (label, value) that describe an import to the user."""
     networks = imported.networks
     pair = imported.is_run
-    counts = [sum(p.numel() for p in network.parameters()) for network in shapes_of(networks)]
+    counts = [sum(p.numel() for p in network.parameters()) for network in meta_networks(networks)]
     has_depth = FAMILIES[networks.family].has_depth
     return [
         ("format", imported.format),

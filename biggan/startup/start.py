@@ -167,7 +167,7 @@ def start_from(
     """Load the tensors of `transfer` into a new run's networks and record them in its folder. Collective."""
     if transfer is None:
         return
-    transfer.begin(state.gan)
+    transfer.apply(state.gan)
     notes += transfer.lines()
     process.together(lambda: transfer.write(config.run.dir) if process.is_main else None)
 

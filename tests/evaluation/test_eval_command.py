@@ -27,7 +27,7 @@ from biggan.evaluation.output_paths import default_out
 from biggan.evaluation.pretrained import TorchvisionFeatures
 from biggan.evaluation.reference_statistics import RealSplit
 from biggan.generation.bulk import digest
-from biggan.generation.load import open_source
+from biggan.generation.load import open_generator
 from biggan.generation.standing_stats import standing_statistics
 from biggan.generation.trained_generator import TrainedGenerator
 
@@ -64,7 +64,7 @@ def test_truncation_sweep_against_a_file_of_statistics(run, digits, mobilenet, t
     assert results[0]["metrics"].keys() == {"fid", "inception_score", "inception_score_std"}
     assert results[0]["origin"] == f"{run}@3"
     assert results[0]["step"] == 3
-    assert results[0]["generator"] == digest(open_source(str(run), torch.device("cpu"), print).generator)
+    assert results[0]["generator"] == digest(open_generator(str(run), torch.device("cpu"), print).generator)
     for result in results:
         assert f"{result['metrics']['fid']:.4g}" in output
     assert "torchvision:mobilenet_v3_small features" in output
@@ -168,7 +168,7 @@ def test_result_records_weights_and_batchnorm_statistics(digits, tmp_path):
 
 def test_default_folder_of_a_run_and_of_a_moved_checkpoint(run, tmp_path):
     def out_of(path):
-        source = open_source(str(path), torch.device("cpu"), print)
+        source = open_generator(str(path), torch.device("cpu"), print)
         return default_out(source, "classifier", Settings(10), [None])
 
     assert out_of(run) == out_of(f"{run}@3") == run / "evaluation" / "step_00000003-classifier-10-images.json"

@@ -11,7 +11,7 @@ from biggan.finetuning.block_mapping import d_candidates, g_candidates
 from biggan.finetuning.class_mapping import class_rows, summary
 from biggan.finetuning.plan import check_frozen
 from biggan.finetuning.transfer import left_vector, transferred
-from biggan.generation.architecture_json import shapes_of
+from biggan.generation.architecture_json import meta_networks
 from biggan.models.architecture import Architecture
 from biggan.models.folding import folded
 
@@ -132,7 +132,7 @@ def partners(mine, theirs):
     rows = class_rows(KNOWN, KNOWN, [])
     found = []
     for name, k, candidates in (("G", 0, g_candidates), ("D", 1, d_candidates)):
-        transfer = transferred(name, shapes_of(mine)[k], shapes_of(theirs)[k], candidates(mine, theirs), rows)
+        transfer = transferred(name, meta_networks(mine)[k], meta_networks(theirs)[k], candidates(mine, theirs), rows)
         blocks = {}
         for row in transfer.rows:
             if row.part.startswith(f"{name}.blocks") and row.outcome in ("taken", "adapted"):
@@ -219,7 +219,11 @@ def test_a_table_of_classes_is_never_taken_for_a_map_of_the_same_shape():
     for mine, theirs in ((0, 8), (8, 0)):
         mine, theirs = (replace(plain, class_embedding_dim=size) for size in (mine, theirs))
         G = transferred(
-            "G", shapes_of(mine)[0], shapes_of(theirs)[0], g_candidates(mine, theirs), class_rows(names, names, [])
+            "G",
+            meta_networks(mine)[0],
+            meta_networks(theirs)[0],
+            g_candidates(mine, theirs),
+            class_rows(names, names, []),
         )
         assert not [name for name in G.tensors if name.endswith(("gain.weight", "bias.weight"))]
         assert "blocks.0.conv1.weight" in G.tensors

@@ -1,4 +1,4 @@
-"""A run that has checkpoints without having been trained, and an export of it."""
+"""Fixtures: a run with checkpoints of untrained networks, and an export of it."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ PROTOCOL = {"features": "classifier", "truncation": None, "num_images": 2000}
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Path:
-    """Its networks have random weights and BatchNorm statistics, others at each step; 5 is the best, 3 the good one."""
+    """Run with different random weights and BatchNorm statistics at each step. Step 5 is best, step 3 is good."""
     folder = tmp_path_factory.mktemp("runs") / "a"
     folder.mkdir()
     preset = folder / "config.yaml"
@@ -33,7 +33,7 @@ def run(tmp_path_factory) -> Path:
     preset.write_text(yaml.safe_dump(tree))
     config = resolve(preset)
     preset.write_text(config.to_yaml())
-    measured = []
+    results = []
     for step in FIDS:
         torch.manual_seed(step)
         ema, D = (
@@ -46,7 +46,7 @@ def run(tmp_path_factory) -> Path:
                 images = ema(torch.randn(16, ema.z_dim), torch.randint(10, (16,)))
                 D(images, torch.randint(10, (16,)))
         result = {"step": step, "metrics": {"kid": step / 100}, "protocol": PROTOCOL, "generator": digest(ema)}
-        measured.append(result)
+        results.append(result)
         tensors = {"ema": ema.state_dict(), "generator": ema.state_dict(), "discriminator": D.state_dict()}
         score = {"step": step, "metric": "fid", "metrics": {"fid": FIDS[step]}, "protocol": PROTOCOL}
         state = {"step": step, "images_seen": 24 * step, "classes": CLASSES, "evaluation": score}
@@ -54,9 +54,9 @@ def run(tmp_path_factory) -> Path:
     (folder / "checkpoints" / "pinned.json").write_text('{"good": 3, "pinned": {}}')
     (folder / "lineage.json").write_text('{"parent": "runs/z", "step": 2, "changes": {"optimizer.g_lr": [0.1, 0.2]}}')
     (folder / "evaluation").mkdir()
-    # The last is of step 8 from before a rollback: another generator.
+    # The last entry is step 8 before a rollback: another generator.
     before = [result, result | {"protocol": PROTOCOL | {"truncation": 0.5}}, result | {"generator": "0" * 16}]
-    (folder / "evaluation" / "classifier.json").write_text(json.dumps({"results": [*measured[:-1], *before]}))
+    (folder / "evaluation" / "classifier.json").write_text(json.dumps({"results": [*results[:-1], *before]}))
     for k, other in enumerate(({"step": 8}, {"generator": result["generator"]}, 3, result | {"protocol": "none"})):
         (folder / "evaluation" / f"other{k}.json").write_text(json.dumps({"results": [other]}))
     (folder / "evaluation" / "broken.json").write_text('{"results": [3')
@@ -70,7 +70,7 @@ def request(run: Path, out: Path, step: int = 8, truncations=(None,), discrimina
 
 @pytest.fixture(scope="session")
 def exported(run, tmp_path_factory) -> Path:
-    """Of step 8, with statistics for no truncation and 0.5, and the discriminator."""
+    """Export of step 8, with statistics for no truncation and 0.5, and with the discriminator."""
     out = tmp_path_factory.mktemp("exports") / "letters"
     export(request(run, out, truncations=(None, 0.5), discriminator=True), {}, CPU, lambda: None)
     return out

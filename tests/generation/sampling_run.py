@@ -1,4 +1,4 @@
-"""Small generators with random weights, and a run folder that holds one: sampling needs no training."""
+"""Small generators with random weights, and a run folder with one: sampling needs no training."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ CLASSES = ("ant", "bee", "cat", "dog")
 
 
 def small_generator(seed: int = 0, class_embedding_dim: int = 6) -> BigGANGenerator:
-    """32 px, with attention and arbitrary BatchNorm means; z is 4 chunks of 4, one without a shared embedding."""
+    """32 px, with attention and random BatchNorm means. z has 4 chunks of 4, or 1 without shared embedding."""
     torch.manual_seed(seed)
     generator = BigGANGenerator(32, 4, len(CLASSES), 16, class_embedding_dim, class_embedding_dim > 0, [16])
     initialize(generator, "orthogonal")
@@ -27,7 +27,7 @@ def small_generator(seed: int = 0, class_embedding_dim: int = 6) -> BigGANGenera
 
 
 def saved_run(folder: Path, steps=(3,), **model) -> Path:
-    """A run folder in `folder`, with checkpoints of these steps, each of other weights."""
+    """Create a run folder in `folder`, with checkpoints of these steps, each with different weights."""
     preset = folder / "preset.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     preset.write_text(TINY)

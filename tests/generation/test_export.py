@@ -1,4 +1,4 @@
-"""An export reproduces the averaged generator, exists completely or not at all, and says what it is."""
+"""An export reproduces the EMA generator, exists completely or not at all, and describes itself."""
 
 import json
 import re
@@ -16,72 +16,72 @@ from biggan.errors import InputError
 from biggan.generation import trained_generator
 from biggan.generation.export import batches, export
 from biggan.generation.export_reader import read_export
-from biggan.generation.load import open_source
+from biggan.generation.load import open_generator
 from biggan.generation.sample import generate_rows
 from biggan.generation.standing_stats import standing_statistics
 from biggan.generation.torch_export import worst_difference
 
 
-def test_an_export_is_the_averaged_generator(run, exported):
-    trained, read = open_source(str(run), CPU, print), read_export(exported, CPU)
+def test_export_reproduces_the_ema_generator(run, exported):
+    trained, read = open_generator(str(run), CPU, print), read_export(exported, CPU)
     assert worst_difference(trained.generator, read.generator) <= 1e-5
     assert (read.classes, read.step, read.images_seen) == (CLASSES, 8, 192)
     assert read.standing.keys() == {"none", "0.5"}
 
 
-def test_every_truncation_has_statistics_of_its_own_held_or_taken_anew(run, exported):
-    trained, G = open_source(str(run), CPU, print).generator, load_generator(exported, device="cpu")
+def test_every_truncation_has_its_own_statistics_stored_or_computed(run, exported):
+    trained, G = open_generator(str(run), CPU, print).generator, load_generator(exported, device="cpu")
     expected = {t: standing_statistics(trained, t) for t in (None, 0.5, 0.8)}
-    loaded = {t: G.at(t).network for t in expected}  # 0.8 is not held
+    loaded = {t: G.at(t).network for t in expected}  # 0.8 is not stored
     for a, b in product(expected, expected):
         difference = worst_difference(expected[a], loaded[b])
         assert (difference <= 1e-5) if a == b else (difference > 1e-3)
 
 
-def test_what_is_held_is_not_taken_anew(exported, monkeypatch):
-    monkeypatch.setattr(trained_generator, "standing_statistics", lambda *_: pytest.fail("taken anew"))
+def test_stored_statistics_are_not_computed_again(exported, monkeypatch):
+    monkeypatch.setattr(trained_generator, "standing_statistics", lambda *_: pytest.fail("computed again"))
     load_generator(exported, 0.5, device="cpu").at(None)
 
 
-def test_images_by_name_by_number_and_by_seed(exported):
+def test_sample_takes_class_names_and_numbers_and_a_seed(exported):
     G = load_generator(str(exported), truncation=0.5, device="cpu")
     images = G.sample(["b", 3], count=4, seed=1)
     assert (images.shape, images.dtype) == ((4, 32, 32, 3), np.uint8)
     rows = generate_rows(G.network, [1, 3], 2, 0.5, 1, CPU)
-    assert np.array_equal(images, rows.swapaxes(0, 1).reshape(images.shape))  # as `biggan sample` draws them
+    assert np.array_equal(images, rows.swapaxes(0, 1).reshape(images.shape))  # the order of `biggan sample`
     assert np.array_equal(G.sample("b", seed=1), images[:1])
     assert not np.array_equal(G.sample("b", seed=2), images[:1])
     assert len(G.sample()) == 10
-    for wanted, message in (("bee", "no class 'bee'"), (10, "no class '10'"), (-1, "numbers go from 0 to 9")):
-        with pytest.raises(InputError, match=message):
-            G.sample(wanted)
+    for unknown in ("bee", 10, -1):
+        with pytest.raises(InputError, match=f"^classes: .*'{unknown}'.* 0 .* 9"):
+            G.sample(unknown)
     for count in (0, -1):
-        with pytest.raises(InputError, match="count: "):
+        with pytest.raises(InputError, match=f"^count: {count} "):
             G.sample("b", count=count)
-    with pytest.raises(InputError, match="count: 0 images of 0 classes"):
+    with pytest.raises(InputError, match=r"^count: 0 .* 0 classes"):
         G.sample([])
     for truncation in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(InputError, match=r"truncation: .* use a number above 0"):
+        with pytest.raises(InputError, match=f"^truncation: {truncation};"):
             G.at(truncation)
 
 
-def test_loading_leaves_torchs_random_state_alone(exported):
+def test_loading_leaves_the_global_random_state_unchanged(exported):
     before = torch.random.get_rng_state()
     load_generator(exported, 0.5).sample("a")
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_discriminator_can_be_trained_on(run, exported):
+def test_exported_discriminator_can_be_trained(run, exported):
     trained = load_file(run / "checkpoints" / "step_00000008" / "discriminator.safetensors")
     D = load_discriminator(exported, "cpu")
     assert D.state_dict().keys() == trained.keys()
     assert all(torch.equal(tensor, trained[name]) for name, tensor in D.state_dict().items())
     D(torch.randn(4, 3, 32, 32), torch.arange(4)).sum().backward()
-    assert not torch.equal(D.blocks[0].conv1.u, trained["blocks.0.conv1.u"])  # in training mode its vectors move on
+    assert not torch.equal(D.blocks[0].conv1.u, trained["blocks.0.conv1.u"])  # power iteration moves u in training mode
     assert all(p.grad is not None for name, p in D.named_parameters())
 
 
-def test_generator_json_and_the_card_say_what_it_is(run, exported):
+def test_generator_json_and_model_card_describe_the_export(run, exported):
     information = json.loads((exported / "generator.json").read_text())
     assert information["origin"] == f"{run}@8"
     assert information["lineage"] == {"parent": "runs/z", "step": 2, "changes": {"optimizer.g_lr": [0.1, 0.2]}}
@@ -107,34 +107,34 @@ def test_generator_json_and_the_card_say_what_it_is(run, exported):
 
 
 def test_progress_is_counted_in_batches(run, tmp_path):
-    seen = []
-    wanted = request(run, tmp_path / "out", truncations=(1.0,))
-    export(wanted, {}, CPU, lambda: seen.append(1))
-    assert len(seen) == batches(wanted)
+    calls = []
+    one = request(run, tmp_path / "out", truncations=(1.0,))
+    export(one, {}, CPU, lambda: calls.append(1))
+    assert len(calls) == batches(one)
 
 
-def lying(folder, sampler):
+def disagreeing(folder, sampler):
     (folder / "generator.lie").write_text("half")
-    raise InputError("--format lie: its images differ")
+    raise InputError("--format lie: other images")
 
 
-def full(folder, sampler):
+def disk_full(folder, sampler):
     (folder / "generator.big").write_text("half")
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize(("addition", "message"), [(lying, "its images differ"), (full, "No space left on device")])
-def test_what_cannot_be_finished_leaves_nothing(run, tmp_path, addition, message):
+@pytest.mark.parametrize(("addition", "message"), [(disagreeing, "--format lie"), (disk_full, "OUT: .*No space left")])
+def test_failed_export_leaves_no_files(run, tmp_path, addition, message):
     with pytest.raises(InputError, match=message):
         export(request(run, tmp_path / "out"), {"x": addition}, CPU, lambda: None)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_stays_and_what_a_kill_left_does_not(run, tmp_path):
+def test_existing_output_is_kept_and_leftovers_of_a_kill_are_removed(run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match=f"^OUT: {out} "):
         export(request(run, out), {}, CPU, lambda: None)
     assert [f.name for f in out.iterdir()] == ["thesis.txt"]
     leftover = tmp_path / ".new.partial"

@@ -1,4 +1,4 @@
-"""`biggan sample` as users type it: alone, killed, under torchrun, and with what cannot be done."""
+"""The command `biggan sample`: alone, killed, under torchrun, and with bad arguments."""
 
 import os
 import resource
@@ -18,7 +18,7 @@ from biggan.cli.sample_command import save_picture
 from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.generation.bulk import BulkRequest, write_images
-from biggan.generation.writers import Folder, is_whole
+from biggan.generation.writers import Folder, is_complete_png
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def sample(monkeypatch, capsys, tmp_path):
-    """`biggan sample` in this process, in an empty folder: (exit code, output)."""
+    """Return a function that runs `biggan sample` in this process, in an empty folder: (exit code, output)."""
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments):
@@ -52,58 +52,59 @@ def images(folder):
     return {file.name: file.read_bytes() for file in folder.glob("*.png")}
 
 
-REFUSED = [
-    ("--truncation 0", "--truncation: 0.0; use a number above 0"),
-    ("--truncation -1", "--truncation: -1.0; use a number above 0"),
-    ("--truncation nan", "--truncation: nan; use a number above 0"),
-    ("--truncation inf", "--truncation: inf; use a number above 0"),
-    ("--truncation big", "--truncation: 'big'; use a number above 0, or none"),
-    ("--num 0 --out a", "--num: 0; use 1 or more"),
-    ("--num -5 --out a", "--num: -5; use 1 or more"),
-    ("--per-class 0", "--per-class: 0; use 1 or more"),
-    ("--interpolate z --steps 1", "--steps: 1; use 2 or more"),
-    ("--classes ant,catt", "--classes: no class 'catt' (nearest: cat; numbers go from 0 to 3)"),
-    ("--classes 4", "--classes: no class '4'"),
-    ("--mix catt=1", "--mix: no class 'catt' (nearest: cat; numbers go from 0 to 3)"),
-    ("--mix cat", "--mix: 'cat'; write NAME=WEIGHT"),
-    ("--mix cat=1 --interpolate z", "--interpolate: means nothing with --mix"),
-    ("--num 5 --mix cat=1 --out a", "--mix: means nothing with --num"),
-    ("--num 5 --per-class 3 --out a", "--per-class: means nothing with --num"),
-    ("--interpolate class --classes ant", "--classes: one class; --interpolate class goes"),
-    ("--num 5", "--num: where to? give --out FOLDER"),
-    ("--num 5 --out a.zip", "--out: a.zip: --num writes a folder of PNG files"),
-    ("--num 5 --out .zip", "--out: .zip: --num writes a folder of PNG files"),
-    ("--out a.txt", "--out: a.txt: no kind of picture"),
-    ("--out a", "--out: a: no kind of picture"),
-    ("--out /dev/null/a/b.png", "--out: /dev/null/a/b.png: cannot be written (Not a directory)"),
-    ("--num 5 --out /dev/null/a", "--out: /dev/null/a: cannot be written (Not a directory)"),
-    ("--num 5 --out /dev/null/a.tar", "--out: /dev/null/a.tar: cannot be written (Not a directory)"),
-]
+REFUSED = {
+    "--truncation 0": ("--truncation: 0.0;",),
+    "--truncation -1": ("--truncation: -1.0;",),
+    "--truncation nan": ("--truncation: nan;",),
+    "--truncation inf": ("--truncation: inf;",),
+    "--truncation big": ("--truncation: 'big';", "none"),
+    "--num 0 --out a": ("--num: 0;", "1"),
+    "--num -5 --out a": ("--num: -5;", "1"),
+    "--per-class 0": ("--per-class: 0;", "1"),
+    "--interpolate z --steps 1": ("--steps: 1;", "2"),
+    "--classes ant,catt": ("--classes: ", "'catt'", "cat;", "0", "3"),
+    "--classes 4": ("--classes: ", "'4'"),
+    "--mix catt=1": ("--mix: ", "'catt'", "cat;", "0", "3"),
+    "--mix cat": ("--mix: 'cat';", "NAME=WEIGHT"),
+    "--mix cat=1 --interpolate z": ("--interpolate: ", "--mix"),
+    "--num 5 --mix cat=1 --out a": ("--mix: ", "--num"),
+    "--num 5 --per-class 3 --out a": ("--per-class: ", "--num"),
+    "--interpolate class --classes ant": ("--classes: ", "--interpolate class "),
+    "--num 5": ("--num: ", "--out FOLDER"),
+    "--num 5 --out a.zip": ("--out: a.zip: ", "--num"),
+    "--num 5 --out .zip": ("--out: .zip: ", "--num"),
+    "--out a.txt": ("--out: a.txt: ", ".png"),
+    "--out a": ("--out: a: ", ".png"),
+    "--out /dev/null/a/b.png": ("--out: /dev/null/a/b.png: ", "Not a directory"),
+    "--num 5 --out /dev/null/a": ("--out: /dev/null/a: ", "Not a directory"),
+    "--num 5 --out /dev/null/a.tar": ("--out: /dev/null/a.tar: ", "Not a directory"),
+}
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[a for a, _ in REFUSED])
-def test_what_cannot_be_done_is_one_line_and_writes_nothing(sample, run, tmp_path, arguments, message):
-    code, output = sample(run, *arguments.split(), "--running")
-    assert (code, message in output, len(output.strip().splitlines())) == (2, True, 1), output
+def assert_refused(result, *parts):
+    """Exit code 2 and exactly one line, which has every one of `parts`."""
+    code, output = result
+    assert (code, len(output.strip().splitlines())) == (2, 1), output
+    assert [part for part in parts if part not in output] == [], output
+
+
+@pytest.mark.parametrize(("arguments", "parts"), REFUSED.items(), ids=list(REFUSED))
+def test_bad_arguments_are_refused_in_one_line_and_nothing_is_written(sample, run, tmp_path, arguments, parts):
+    assert_refused(sample(run, *arguments.split(), "--running"), *parts)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoints_and_generators_that_will_not_do(sample, run, tmp_path):
-    for arguments, message in (
-        ([f"{run}@4"], "has no checkpoint of step 4; nearest"),
-        ([f"{run}@x"], "write RUN@STEP"),
-        ([tmp_path], "neither a checkpoint nor a run with one"),
-    ):
-        code, output = sample(*arguments)
-        assert (code, message in output, len(output.strip().splitlines())) == (2, True, 1), output
+def test_missing_checkpoints_and_unsuitable_generators_are_refused(sample, run, tmp_path):
+    assert_refused(sample(f"{run}@4"), f"{run}@4: ", f"{run}@3")
+    assert_refused(sample(f"{run}@x"), "RUN@STEP")
+    assert_refused(sample(tmp_path), f"{tmp_path}: ", "step_*")
     plain = saved_run(tmp_path / "plain", class_embedding_dim=0, hierarchical_z="false")
     for arguments in (["--mix", "cat=1,dog=1"], ["--interpolate", "both"]):
-        code, output = sample(plain, *arguments)
-        assert (code, "no shared class embedding" in output, len(output.strip().splitlines())) == (2, True, 1), output
+        assert_refused(sample(plain, *arguments), "model.class_embedding_dim: 0")
     assert sample(plain, "--interpolate", "z", "--out", "z.png")[0] == 0
 
 
-def test_a_full_disk_leaves_no_half_picture_and_the_one_before(tmp_path):
+def test_full_disk_leaves_no_partial_picture_and_keeps_the_previous_one(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     before, after = map(Image.fromarray, noise)
     kept, new = tmp_path / "kept.png", tmp_path / "new.jpg"
@@ -112,7 +113,7 @@ def test_a_full_disk_leaves_no_half_picture_and_the_one_before(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         for path in (kept, new):
-            with pytest.raises(InputError, match=rf"--out: {path}: cannot be written \(File too large\)"):
+            with pytest.raises(InputError, match=f"^--out: {path}: .*File too large"):
                 save_picture(after, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -120,7 +121,7 @@ def test_a_full_disk_leaves_no_half_picture_and_the_one_before(tmp_path):
     assert np.array_equal(pixels(kept), noise[0])
 
 
-def test_pictures_are_of_the_request(sample, run):
+def test_pictures_show_what_was_requested(sample, run):
     def picture(name, *arguments, of=run, statistics="--running"):
         code, output = sample(of, *arguments, statistics, "--out", f"{name}.png")
         assert code == 0, output
@@ -147,7 +148,7 @@ def test_pictures_are_of_the_request(sample, run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("out", ["many", "many.tar"])
-def test_killed_and_continued_is_as_if_never_killed(sample, run, tmp_path, out):
+def test_killed_and_resumed_equals_uninterrupted(sample, run, tmp_path, out):
     many = [str(run), "--num", "1500", "--running", "--seed", "2", "--out"]
     path, parts = tmp_path / out, tmp_path / (f".{out}.partial" if out.endswith("tar") else out)
     job = start(["sample", *many, str(path)])
@@ -158,7 +159,7 @@ def test_killed_and_continued_is_as_if_never_killed(sample, run, tmp_path, out):
     job.wait()
     assert not path.is_file()
     assert not (path / "labels.csv").exists()
-    assert all(map(is_whole, path.glob("*.png")))
+    assert all(map(is_complete_png, path.glob("*.png")))
     assert sample(*many, path)[0] == 0
     assert sample(*many, tmp_path / f"whole{path.suffix}")[0] == 0
     if path.is_file():
@@ -170,7 +171,7 @@ def test_killed_and_continued_is_as_if_never_killed(sample, run, tmp_path, out):
 
 
 @pytest.mark.slow
-def test_the_same_bits_on_one_two_and_three_processes(sample, run, tmp_path):
+def test_bits_are_the_same_on_one_two_and_three_processes(sample, run, tmp_path):
     def made(name, number, processes=1, *more):
         arguments = [str(run), "--num-images", str(number), *more, "--out", str(tmp_path / name)]
         if processes == 1:
@@ -195,6 +196,6 @@ def test_processes_that_see_different_checkpoints_are_refused(tmp_path):
             return [value, BulkRequest("b", ("cat",), (0,), 5, None, 0, False)]
 
     process = Other(0, 2, torch.device("cpu"), None)
-    with pytest.raises(InputError, match="do not see the same checkpoint"):
+    with pytest.raises(InputError, match="RUN@STEP"):
         write_images(None, request, Folder(tmp_path / "a", request), process, print)
     assert not (tmp_path / "a").exists()

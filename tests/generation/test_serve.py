@@ -1,4 +1,4 @@
-"""The page of `biggan serve` in a real browser: what is moved there changes the picture."""
+"""The page of `biggan serve` in a real browser: its controls change the images."""
 
 import io
 import shutil
@@ -59,13 +59,13 @@ def browser():
 
 
 def opened(browser, address: str, width: int) -> tuple[Page, list[str]]:
-    """The page, drawn, and every address it has asked for."""
-    page, asked = browser.new_page(viewport={"width": width, "height": 1000}), []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("websocket", lambda socket: asked.append(socket.url))
+    """Return the loaded page, and the list of all addresses it has requested."""
+    page, requested = browser.new_page(viewport={"width": width, "height": 1000}), []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("websocket", lambda socket: requested.append(socket.url))
     page.goto(address)
     expect(pictures(page)).to_have_count(2, timeout=60_000)
-    return page, asked
+    return page, requested
 
 
 def pictures(page: Page):
@@ -73,7 +73,7 @@ def pictures(page: Page):
 
 
 def changed(page: Page, act) -> np.ndarray:
-    """Pixels of the grid of images after `act()`, once they are others than before."""
+    """Return the pixels of the grid of images after `act()`, once they have changed."""
     before = pictures(page).first.get_attribute("src")
     act()
     expect(pictures(page).first).not_to_have_attribute("src", before, timeout=30_000)
@@ -85,19 +85,19 @@ def pixels(page: Page) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(body)).convert("RGB"))
 
 
-def test_moving_a_control_changes_the_picture(browser, address, exported, tmp_path):
-    page, asked = opened(browser, address, 1400)
+def test_every_control_changes_the_images(browser, address, exported, tmp_path):
+    page, requested = opened(browser, address, 1400)
     start = pixels(page)
     share, truncation = page.get_by_role("slider").all()
 
-    stronger = changed(page, lambda: truncation.press("Home"))  # to the least truncation
+    stronger = changed(page, lambda: truncation.press("Home"))  # to the smallest truncation
     assert not np.array_equal(stronger, start)
     mixed = changed(page, lambda: share.press("End"))
     assert not np.array_equal(mixed, stronger)
     seeded = changed(page, lambda: page.get_by_test_id("stNumberInputStepUp").click())
     assert not np.array_equal(seeded, mixed)
 
-    # What is shown, and what is downloaded, is what Python draws: the second class, wholly, at seed 1.
+    # The page and the download show the images that Python draws: the second class alone, at seed 1.
     with page.expect_download() as download:
         page.get_by_role("button", name="Download").first.click()
     saved = tmp_path / "images.png"
@@ -108,36 +108,36 @@ def test_moving_a_control_changes_the_picture(browser, address, exported, tmp_pa
     first = Image.fromarray(draw_as_the_page(G)).resize((64, 64), Image.Resampling.NEAREST)
     left = shown.shape[1] - 6 * 66
     assert np.array_equal(shown[:64, left : left + 64], np.asarray(first))
-    assert not [url for url in asked if not url.startswith(LOCAL)]
+    assert not [url for url in requested if not url.startswith(LOCAL)]
 
 
 def draw_as_the_page(G) -> np.ndarray:
-    """Image 0 of seed 1 and class b, with the statistics that the export holds nearest to truncation 0.1."""
-    held = G.at(0.5)
-    held.truncation = 0.1
-    return held.sample("b", seed=1)[0]
+    """Return image 0 of seed 1 and class b, with the stored statistics nearest to truncation 0.1."""
+    nearest = G.at(0.5)
+    nearest.truncation = 0.1
+    return nearest.sample("b", seed=1)[0]
 
 
 @pytest.mark.parametrize("width", [1400, 390])
-def test_nothing_is_wider_than_the_window(browser, address, width):
+def test_page_fits_the_width_of_the_window(browser, address, width):
     page, _ = opened(browser, address, width)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert all(box["x"] + box["width"] <= width for box in (p.bounding_box() for p in pictures(page).all()))
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
-def test_only_this_machine_reaches_it(address):
+def test_other_machines_cannot_reach_the_page(address):
     port = int(address.rpartition(":")[2])
     other = socket.gethostbyname(socket.gethostname())
     with socket.socket() as probe:
         assert other.startswith("127.0.0.1") or probe.connect_ex((other, port)) != 0
 
 
-def test_what_cannot_be_served_is_said_in_one_line(address, exported, run, tmp_path, run_command):
+def test_bad_arguments_are_refused_in_one_line(address, exported, run, tmp_path, run_command):
     port = address.rpartition(":")[2]
     for arguments, message in (
-        ([str(run)], "not an export; make one"),
-        ([str(tmp_path / "none")], "none: no such folder"),
+        ([str(run)], f"biggan export {run} OUT"),
+        ([str(tmp_path / "none")], f"{tmp_path / 'none'}: "),
         ([str(exported), "--port", port], f"--host, --port: 127.0.0.1:{port}: Address already in use"),
         ([str(exported), "--host", "999.1.1.1"], "--host, --port: 999.1.1.1:8501: "),
     ):

@@ -1,4 +1,4 @@
-"""An export is used in three lines, with torch, numpy, safetensors and ours alone."""
+"""Three lines sample from an export, with torch, numpy, safetensors and this package alone."""
 
 import subprocess
 import sys
@@ -10,16 +10,16 @@ HOOK = """
 import sys
 ALLOWED = {
     "biggan", "torch", "torchgen", "functorch", "numpy", "safetensors",
-    # what torch itself imports:
+    # dependencies of torch:
     "typing_extensions", "sympy", "mpmath", "filelock", "fsspec", "jinja2", "markupsafe", "networkx", "setuptools",
     "pkg_resources", "_distutils_hack",
 }
-class Forbidding:
+class ForbiddenImports:
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
         if top not in ALLOWED and top not in sys.stdlib_module_names:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Forbidding())
+sys.meta_path.insert(0, ForbiddenImports())
 """
 
 
@@ -29,7 +29,7 @@ def python(code: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_three_lines(exported):
+def test_three_lines_sample_from_an_export(exported):
     lines = f"""
 from biggan import load_generator
 G = load_generator({str(exported)!r}, truncation=0.5)
@@ -41,11 +41,11 @@ print(images.shape, images.dtype, G.at(None).sample("c").std() > 1)
 
 
 @pytest.mark.parametrize("module", ["pydantic", "mlflow", "PIL"])
-def test_the_hook_forbids(module):
+def test_import_hook_refuses_other_packages(module):
     assert "ModuleNotFoundError" in python(HOOK + f"import {module}").stderr
 
 
-def test_importing_the_package_imports_nothing_else():
+def test_importing_the_package_imports_no_dependency():
     done = python(
         "import sys\nbefore = {m.partition('.')[0] for m in sys.modules}\nimport biggan\n"
         "print({m.partition('.')[0] for m in sys.modules} - before - sys.stdlib_module_names)\n"

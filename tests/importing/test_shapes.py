@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from biggan.generation.architecture_json import shapes_of
+from biggan.generation.architecture_json import meta_networks
 from biggan.importing.shapes import UNKNOWN_EPS, infer_architecture
 from biggan.models.architecture import Architecture
 
@@ -48,7 +48,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("architecture", SETTINGS.values(), ids=SETTINGS.keys())
 def test_architecture_is_inferred_from_shapes(architecture):
-    G, D = (network.state_dict() for network in shapes_of(architecture))
+    G, D = (network.state_dict() for network in meta_networks(architecture))
     assert infer_architecture(G, D, "G", "D") == architecture
     like_g = replace(architecture, d_channels=architecture.channels, d_depth=architecture.depth, d_attention=())
     assert infer_architecture(G, None, "G", "D") == like_g
