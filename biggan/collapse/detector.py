@@ -147,7 +147,7 @@ def judge(history: Mapping[str, Series], step: int, thresholds: Thresholds) -> V
     return Verdict(step, level, departures)
 
 
-def speaks_of(name: str) -> bool:
+def affects_verdict(name: str) -> bool:
     """Whether a verdict can depend on the signal `name`: the others need no history."""
     parts = {name for _, *both, _ in DERIVED for name in both}
     return name in parts or bool(rules_of(name))

@@ -68,7 +68,7 @@ class QualityProbe:
         self._scale = mean_distance(to_unit(train.images))
         shown = evenly_spaced(classes, CLASSES)
         self._batches = [
-            FixedBatch.of_class(k, z_dim, seed, process.device) for k in shown[process.rank :: process.world_size]
+            FixedBatch.for_class(k, z_dim, seed, process.device) for k in shown[process.rank :: process.world_size]
         ]
 
     def measure(self, generator: nn.Module, ema: nn.Module, discriminator: nn.Module) -> dict[str, float]:

@@ -78,7 +78,7 @@ class Spectrum:
         self.layers: tuple[str, ...] = tuple(layer.name for layer in layers)
         assert len(set(self.layers)) == len(layers), "a module owns two weights"
         self._top = top
-        owners = shared_out([layer.weight.numel() + OVERHEAD_ELEMENTS for layer in layers], world_size)
+        owners = assign_to_processes([layer.weight.numel() + OVERHEAD_ELEMENTS for layer in layers], world_size)
         mine = [layer for layer, owner in zip(layers, owners, strict=True) if owner == rank]
         self._stacks = stacked(mine)
         self._random = {layer.name: layer.random_rows(top + OVERSAMPLING) for layer in mine}
@@ -127,7 +127,7 @@ class Spectrum:
             self._bases[name] = torch.cat([known, random[len(known) :]])
 
 
-def shared_out(costs: Sequence[int], world_size: int) -> list[int]:
+def assign_to_processes(costs: Sequence[int], world_size: int) -> list[int]:
     """The process that takes each item: the costliest first, each to whoever has least to do (Graham 1969)."""
     load = [0] * world_size
     owners = [0] * len(costs)

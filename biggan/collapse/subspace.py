@@ -24,7 +24,7 @@ NEGLIGIBLE = 1e-5
 """What is left of a unit vector, if it is shorter than this, is rounding errors and joins no basis."""
 INFINITE = 1e35
 """What maps a unit vector this far is taken for non-finite: some other vector's image might overflow float32."""
-MOST_EXPANSIONS = 48
+MAX_EXPANSIONS = 48
 """Bounds the time. Past it the values stand as they are, too small if anything, and the next measurement goes on."""
 
 
@@ -43,9 +43,9 @@ def top_singular_values(weights: Tensor, start: Tensor, count: int) -> tuple[Ten
     finite = (gram.abs() < INFINITE**2).flatten(1).all(1)
     if not finite.all():
         return _of_the_finite(weights, start, count, finite)
-    for expansion in range(MOST_EXPANSIONS + 1):
+    for expansion in range(MAX_EXPANSIONS + 1):
         squares, vectors, residual, small = _ritz(weights, basis, images, gram, start.shape[1])
-        if expansion == MOST_EXPANSIONS or (expansion and small[:, :count].all()):
+        if expansion == MAX_EXPANSIONS or (expansion and small[:, :count].all()):
             break
         new = orthonormal(residual, basis)
         new_images = new @ weights

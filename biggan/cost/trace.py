@@ -54,7 +54,7 @@ class Trace:
 
 def record(config: Config, images: int) -> Trace:
     """Record a G iteration of a process that has `images` of each micro-batch; on a GPU, so `auto` is bfloat16."""
-    config = config.settled(bfloat16=True)
+    config = config.with_precision(bfloat16=True)
     t = config.training
     micro_steps = min(2, t.accumulation)  # the first and the last; those between are like the first
     with FakeTensorMode(), fake_group() as group, warnings.catch_warnings():

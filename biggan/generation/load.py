@@ -52,10 +52,10 @@ def find_checkpoint(path: str, on_damaged: Callable[[str], object]) -> Path:
     if is_export(folder):
         raise InputError(f"{path}: is an export already ({INFORMATION}); name the run it was made from")
     root = run_folder.checkpoints(folder)
-    if root.is_dir() and (newest := checkpoint.newest_whole(root, on_damaged)):
+    if root.is_dir() and (newest := checkpoint.newest_complete(root, on_damaged)):
         return newest
     if "@" in path and not folder.is_dir():
-        return lineage.ancestor(path, path).checkpoint
+        return lineage.find_ancestor(path, path).checkpoint
     raise InputError(f"{path}: {_what_else(folder)}")
 
 

@@ -181,7 +181,7 @@ def recent_growth(curve: Curve, span: Span) -> float:
     return max(recent) / statistics.median(before)
 
 
-def worst_first(curves: Curves, alarmed: Sequence[str]) -> list[tuple[str, float]]:
+def rank_layers(curves: Curves, alarmed: Sequence[str]) -> list[tuple[str, float]]:
     """Layers and the recent growth of their sigma_0: those that alarms named come first, then by growth."""
     growth = {layer: recent_growth(curve, curves.span) for layer, curve in curves.sigma_0().items()}
     return sorted(growth.items(), key=lambda item: (item[0] not in alarmed, -item[1], item[0]))

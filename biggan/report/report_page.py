@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from biggan.files import write_atomically
 from biggan.report.axes import Kind, number
 from biggan.report.charts import Chart, Line, draw, marks_of
-from biggan.report.curves import View, worst_first
+from biggan.report.curves import View, rank_layers
 from biggan.report.run_record import SEVERE, Record, read_record
 from biggan.report.sample_grids import good_and_bad, grids_along_time
 
@@ -135,7 +135,7 @@ def layer_charts(view: View, record: Record, marks: str) -> list[Chart]:
     """sigma_0..2 of every layer: those that the latest alarm named first, then by recent growth of sigma_0."""
     alarmed = record.alarm.layers if record.alarm is not None else ()
     charts = []
-    for layer, growth in worst_first(view.now, alarmed):
+    for layer, growth in rank_layers(view.now, alarmed):
         lines = [Line(f"sigma/{layer}/{k}", f"σ{'₀₁₂'[k]}", of_attempts=k == 0) for k in range(3)]
         note = ("named by the alarm; " if layer in alarmed else "") + f"σ₀ × {number(growth)} lately"
         charts.append(draw(view, layer, Kind.LOG, lines, marks, note))

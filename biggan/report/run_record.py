@@ -43,7 +43,7 @@ class Event:
         return self.level != HEALTHY
 
     @property
-    def begins_step(self) -> int:
+    def start_step(self) -> int:
         """The estimated onset, or else the step of the alarm."""
         return self.step if self.onset_step is None else self.onset_step
 
@@ -119,8 +119,8 @@ def near_span(whole: Span, alarm: Event | None) -> Span | None:
     """The steps around an alarm; None without one, or where they are a good part of the run anyway."""
     if alarm is None:
         return None
-    margin = max(MIN_NEAR_STEPS, 2 * (alarm.step - alarm.begins_step))
-    near = Span(max(whole.first, alarm.begins_step - margin), min(whole.last, alarm.step + margin))
+    margin = max(MIN_NEAR_STEPS, 2 * (alarm.step - alarm.start_step))
+    near = Span(max(whole.first, alarm.start_step - margin), min(whole.last, alarm.step + margin))
     return near if 3 * (near.last - near.first) < whole.last - whole.first else None
 
 

@@ -52,8 +52,8 @@ def good_and_bad(record: Record) -> tuple[Grid | None, Grid | None]:
         return None, None
     folder = record.run_dir / "samples"
     left = record.run_dir / "collapse" / f"attempt_{record.attempts:02d}" if alarm.action == ROLLED_BACK else folder
-    before = [step for step in _steps(folder) if step < alarm.begins_step]
-    ill = [step for step in _steps(left) if step >= alarm.begins_step]
+    before = [step for step in _steps(folder) if step < alarm.start_step]
+    ill = [step for step in _steps(left) if step >= alarm.start_step]
     first_ill = next((step for step in ill if step >= alarm.step), ill[-1] if ill else None)
     good = _grid(folder, before[-1], "the last before the onset", PAIR_PIXELS) if before else None
     note = "after the onset" if first_ill is None or first_ill < alarm.step else "the first from the alarm on"

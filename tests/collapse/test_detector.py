@@ -3,7 +3,7 @@
 import math
 import random
 
-from biggan.collapse.detector import Level, Thresholds, judge, speaks_of
+from biggan.collapse.detector import Level, Thresholds, affects_verdict, judge
 from biggan.collapse.signals import DENSE, History, Series
 
 THRESHOLDS = Thresholds(deviations=4.0, patience_observations=2, minimum_observations=30, agreeing_signals=2)
@@ -120,10 +120,10 @@ def test_memorisation_alone_only_warns():
 
 
 def test_signals_no_rule_speaks_of_are_not_kept():
-    assert speaks_of("sigma/G.linear/0")
-    assert speaks_of("d_accuracy_held_out")
-    assert not speaks_of("sigma/G.linear/1")
-    assert not speaks_of("images_seen")
+    assert affects_verdict("sigma/G.linear/0")
+    assert affects_verdict("d_accuracy_held_out")
+    assert not affects_verdict("sigma/G.linear/1")
+    assert not affects_verdict("images_seen")
 
 
 def test_a_series_is_dense_near_now_thins_backwards_and_is_bounded():
@@ -148,5 +148,5 @@ def test_a_history_comes_back_from_its_tensors():
 
 
 def test_what_a_layer_applies_is_no_witness_beside_its_raw_singular_value():
-    assert speaks_of("sigma/G.linear/0")
-    assert not any(speaks_of(f"sigma/G.linear/{name}") for name in ("normalized_0", "ratio", "slope", "1"))
+    assert affects_verdict("sigma/G.linear/0")
+    assert not any(affects_verdict(f"sigma/G.linear/{name}") for name in ("normalized_0", "ratio", "slope", "1"))

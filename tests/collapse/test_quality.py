@@ -91,7 +91,7 @@ def test_distances_are_those_of_tiles():
 
 def test_steepness_of_a_linear_generator_is_that_of_its_map():
     generator = Linear().eval()
-    batch = FixedBatch.of_class(1, 5, 0, CPU)
+    batch = FixedBatch.for_class(1, 5, 0, CPU)
     with torch.no_grad():
         change = batch.direction / math.sqrt(1 + 1e-5) @ generator.map.weight.T
         found = steepness(generator, batch, generator(batch.z, batch.y))

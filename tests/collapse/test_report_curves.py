@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from biggan.report.axes import Kind, scale_for, step_ticks
-from biggan.report.curves import BUCKETS, Span, last_row, read_views, worst_first
+from biggan.report.curves import BUCKETS, Span, last_row, rank_layers, read_views
 
 
 def read(tmp_path, points, span, key="g_loss"):
@@ -57,7 +57,7 @@ def test_layers_are_ordered_by_recent_growth(tmp_path):
         for step in range(10, 101, 10):
             now = {f"sigma/{layer}/0": 3.0 * (factor if step == 100 else 1) for layer, factor in grown.items()}
             out.write(json.dumps({"step": step, **now, "sigma/b/ratio": 99.0}) + "\n")
-    order = worst_first(read_views(file, [], [Span(0, 100)])[0].now, ["named"])
+    order = rank_layers(read_views(file, [], [Span(0, 100)])[0].now, ["named"])
     assert [layer for layer, _ in order] == ["named", "c", "d", "a", "b"]
     assert dict(order) == {"named": pytest.approx(0.9), "c": math.inf, "d": 7.0, "a": 1.5, "b": 1.0}
 

@@ -12,7 +12,7 @@ from runs import biggan, environment, torchrun, weights
 from biggan.errors import InputError
 from biggan.runs import checkpoint, rollback
 from biggan.runs.checkpoint import Checkpoint
-from biggan.runs.lineage import ancestor, begin_child, child_config
+from biggan.runs.lineage import child_config, create_child, find_ancestor
 from biggan.runs.ring import steps_on_disk
 
 PLANTED = Path(__file__).with_name("planted.py")
@@ -100,7 +100,7 @@ def test_killed_in_a_rollback_the_run_ends_as_if_it_had_not_been(tiny, tmp_path)
 def test_a_child_of_a_run_that_rolled_back_keeps_what_that_put_in_force(tiny, tmp_path):
     assert planted([*tiny, *STEPS, "collapse.on_collapse=rollback", "rollback.r1_gamma=1.0"], ALARM_STEP="10")[0] == 0
     run = tmp_path / "run"
-    before, after = (child_config(ancestor(f"{run}@{step}", "--resume"), tmp_path / "c", []) for step in (6, 14))
+    before, after = (child_config(find_ancestor(f"{run}@{step}", "--resume"), tmp_path / "c", []) for step in (6, 14))
     assert (before.intervention.g_lr_factor, before.intervention.r1_gamma) == (1.0, 0.0)
     assert (after.intervention.g_lr_factor, after.intervention.r1_gamma) == (0.5, 1.0)
 
@@ -135,8 +135,8 @@ def test_a_halt_pins_names_the_last_good_checkpoint_and_the_way_on(tiny, tmp_pat
     assert (lineage["parent"], lineage["step"]) == (str(run), 6)
     assert lineage["changes"]["optimizer.g_lr"] == [0.0002, 0.0001]
     assert sorted(f.name for f in (child / "checkpoints").glob("step_*")) == ["step_00000006", "step_00000008"]
-    grandchild = child_config(ancestor(f"{child}@6", "--resume"), tmp_path / "grandchild", [])
-    begin_child(ancestor(f"{child}@6", "--resume"), grandchild, fresh=False)  # from what the parent began with
+    grandchild = child_config(find_ancestor(f"{child}@6", "--resume"), tmp_path / "grandchild", [])
+    create_child(find_ancestor(f"{child}@6", "--resume"), grandchild, fresh=False)  # from what the parent began with
     assert (tmp_path / "grandchild/lineage.json").is_file()
 
 
@@ -166,12 +166,12 @@ def test_a_child_without_changes_walks_its_parents_path(tiny, tmp_path):
     biggan(resume)
     ends = [weights(tmp_path / name / "checkpoints/step_00000014") for name in ("run", "child")]
     assert [k for k in ends[0] if not torch.equal(ends[0][k], ends[1][k])] == []
-    parent = ancestor(f"{tmp_path / 'run'}@6", "--resume")
-    begin_child(parent, child_config(parent, tmp_path / "child", []), fresh=False)  # it is there, and the same
+    parent = find_ancestor(f"{tmp_path / 'run'}@6", "--resume")
+    create_child(parent, child_config(parent, tmp_path / "child", []), fresh=False)  # it is there, and the same
     with pytest.raises(InputError, match="and no child of"):
-        begin_child(parent, child_config(parent, tmp_path / "child", ["optimizer.g_lr=1e-4"]), fresh=False)
+        create_child(parent, child_config(parent, tmp_path / "child", ["optimizer.g_lr=1e-4"]), fresh=False)
     with pytest.raises(InputError, match="is there already"):
-        begin_child(parent, child_config(parent, tmp_path / "child", []), fresh=True)
+        create_child(parent, child_config(parent, tmp_path / "child", []), fresh=True)
     for text, message in (
         ("@5", "has no checkpoint of step 5; nearest:"),
         ("@good", "no alarm has named a good checkpoint"),
@@ -179,6 +179,6 @@ def test_a_child_without_changes_walks_its_parents_path(tiny, tmp_path):
         ("/nowhere@6", "is no run folder"),
     ):
         with pytest.raises(InputError, match=message):
-            ancestor(f"{tmp_path / 'run'}{text}", "--resume")
+            find_ancestor(f"{tmp_path / 'run'}{text}", "--resume")
     with pytest.raises(InputError, match=r"model\.channels: a child run has its parent's"):
         child_config(parent, tmp_path / "x", ["model.channels=4"])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from biggan.collapse import subspace
-from biggan.collapse.spectrum import Spectrum, shared_out
+from biggan.collapse.spectrum import Spectrum, assign_to_processes
 from biggan.config import Config
 from biggan.config.preset import resolve
 from biggan.distributed.finite import FiniteGuard
@@ -135,7 +135,7 @@ def test_a_warm_start_follows_a_drifting_weight_in_a_few_passes(passes):
 
 
 def test_the_time_is_bounded_and_goes_on_where_it_stopped(passes, monkeypatch):
-    monkeypatch.setattr(subspace, "MOST_EXPANSIONS", 3)
+    monkeypatch.setattr(subspace, "MAX_EXPANSIONS", 3)
     weight = flat(384, 1500)
     spectrum = Spectrum({"G": network_of(weight)}, 3, 0, 1)
     first = measured(spectrum)
@@ -224,7 +224,7 @@ RANDOM_COSTS = (torch.rand(40, generator=torch.Generator().manual_seed(0)) ** 4 
 @pytest.mark.parametrize("costs", [[1, 1, 2], [2, 1, 1], RANDOM_COSTS], ids=["last", "first", "random"])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_no_process_has_much_more_to_do_than_its_share(costs, world_size):
-    owners = shared_out(costs, world_size)
+    owners = assign_to_processes(costs, world_size)
     loads = [sum(c for c, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(world_size)]
     assert sum(loads) == sum(costs)
     # Graham 1969: within 4/3 of the best that any assignment can do, which is at least this.

@@ -55,10 +55,10 @@ def test_what_is_not_there(run, tmp_path):
     for name, message in (
         (f"{run}@4", f"^{run}@4: .* has no checkpoint of step 4; nearest"),
         (f"{run}@soon", "write RUN@STEP"),
-        (f"{bare}@good", "no alarm has named a good checkpoint of .*; name a step, of: 3, 5, 8"),
+        (f"{bare}@good", f"^{bare}@good: .*3, 5, 8"),
         (str(tmp_path), "neither a checkpoint nor a run with one, nor an export"),
-        (f"{tmp_path}/none@3", "none is no run folder"),
-        (f"{tmp_path}/bars@3", rf"bars is no run folder \(no config.yaml\); nearest: {bare}$"),
+        (f"{tmp_path}/none@3", r"none@3: .*config\.yaml"),
+        (f"{tmp_path}/bars@3", rf"bars@3: .*nearest: {bare}$"),
         (f"{tmp_path}/bars", f"bars: no such folder; nearest: {bare}$"),
         (f"{tmp_path}/x", f"x: no such folder; make a run: `biggan train CONFIG run.dir={tmp_path}/x`$"),
     ):
@@ -67,9 +67,7 @@ def test_what_is_not_there(run, tmp_path):
     for folder in (bare / "checkpoints").glob("step_*"):
         state = json.loads((folder / "state.json").read_text())
         (folder / "state.json").write_text(json.dumps(state | {"evaluation": None}))
-    with pytest.raises(
-        InputError, match=r"no evaluation has named a best checkpoint of .* or train with evaluation\.every_steps=N$"
-    ):
+    with pytest.raises(InputError, match=r"@best: .*evaluation\.every_steps=N$"):
         open_source(f"{bare}@best", CPU, pytest.fail)
     shutil.rmtree(bare / "checkpoints")
     with pytest.raises(InputError, match=f"without a whole checkpoint; train it: `biggan train {bare}/config.yaml`"):

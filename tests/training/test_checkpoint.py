@@ -12,7 +12,7 @@ import torch
 from biggan.errors import CheckpointError
 from biggan.runs import checkpoint
 from biggan.runs.checkpoint import Checkpoint, Writer
-from biggan.runs.ring import Pins, Ring, read_pins, write_pins
+from biggan.runs.ring import PinnedCheckpoints, Ring, read_pins, write_pins
 from biggan.training.state import host_copy
 
 LAST = Ring(keep_last=1, horizon_steps=0, keep_every_steps=0, max_bytes=0)
@@ -50,7 +50,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, harm
     write(tmp_path, 1, 2)
     harm(tmp_path / "step_00000002")
     said = []
-    assert checkpoint.newest_whole(tmp_path, said.append) == tmp_path / "step_00000001"
+    assert checkpoint.newest_complete(tmp_path, said.append) == tmp_path / "step_00000001"
     assert len(said) == 1
     assert "step_00000002" in said[0]
     with pytest.raises(CheckpointError, match="step_00000002"):
@@ -62,7 +62,7 @@ def test_one_flipped_bit_is_damage(tmp_path):
     data = bytearray((folder / "generator.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "generator.safetensors").write_bytes(data)
-    assert "generator.safetensors is damaged" in checkpoint.damage(folder)
+    assert "generator.safetensors is damaged" in checkpoint.find_corruption(folder)
 
 
 def test_a_full_disk_leaves_nothing_behind_and_the_earlier_ones_whole(tmp_path, monkeypatch):
@@ -75,12 +75,12 @@ def test_a_full_disk_leaves_nothing_behind_and_the_earlier_ones_whole(tmp_path, 
     with pytest.raises(CheckpointError, match=r"step_00000002: .*No space left"):
         write(tmp_path, 2)
     assert [f.name for f in tmp_path.iterdir()] == ["step_00000001"]
-    assert checkpoint.damage(tmp_path / "step_00000001") is None
+    assert checkpoint.find_corruption(tmp_path / "step_00000001") is None
 
 
 def test_keeps_the_last_k_every_nth_and_the_pinned(tmp_path):
     write(tmp_path, *range(1, 10))
-    write_pins(tmp_path, Pins(3, {3: "why"}))
+    write_pins(tmp_path, PinnedCheckpoints(3, {3: "why"}))
     checkpoint.thin(tmp_path, Ring(2, 0, 4, 0), pytest.fail)
     assert checkpoint.steps_on_disk(tmp_path) == [3, 4, 8, 9]
     checkpoint.thin(tmp_path, LAST, pytest.fail)
@@ -91,13 +91,13 @@ def test_the_size_of_a_checkpoint_is_known_before_it_is_written(tmp_path):
     tensors = {f"blocks.{k}.a_rather_long_name_of_a_weight": torch.zeros(3, 2, 1, 1) for k in range(200)}
     for k, value in enumerate((contents(1.0), Checkpoint({"a": tensors, "b": tensors}, {"bad": ["ä" * 999]}, "ä"))):
         written = checkpoint.bytes_in(checkpoint.save(tmp_path, k, value))
-        assert written <= checkpoint.most_bytes(value) < written + 50 * 400 + 4096
+        assert written <= checkpoint.max_size_bytes(value) < written + 50 * 400 + 4096
 
 
 def test_room_is_made_before_a_checkpoint_is_written(tmp_path, monkeypatch):
     """So that at no moment there is more than the limit: here three, with the one being written."""
     large = Checkpoint({"generator": {"w": torch.zeros(9999)}}, {}, "")
-    limit = 3 * checkpoint.most_bytes(large)
+    limit = 3 * checkpoint.max_size_bytes(large)
     held = []
     sync_file = checkpoint.sync_file
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_kept_within_the_limit_is_said(tmp_path):
     for folder in write(tmp_path, 4, 5):
         folder.rename(f"{folder}.damaged")
     size = checkpoint.bytes_in(tmp_path / "step_00000001")
-    write_pins(tmp_path, Pins(2, {1: "earlier", 2: "why"}))
+    write_pins(tmp_path, PinnedCheckpoints(2, {1: "earlier", 2: "why"}))
     said = []
     checkpoint.thin(tmp_path, Ring(3, 0, 0, 5 * size), said.append, size)
     assert [f.name for f in tmp_path.glob("*.damaged")] == ["step_00000005.damaged"]
@@ -129,7 +129,7 @@ def test_what_cannot_be_kept_within_the_limit_is_said(tmp_path):
     assert not [*tmp_path.glob("*.damaged")]
     checkpoint.thin(tmp_path, Ring(1, 0, 0, int(3.5 * size)), said.append, size)
     assert checkpoint.steps_on_disk(tmp_path) == [2, 3]
-    assert read_pins(tmp_path) == Pins(2, {2: "why"})
+    assert read_pins(tmp_path) == PinnedCheckpoints(2, {2: "why"})
     assert [line.split("; ")[1] for line in said] == ["step 1 is given up"]
     checkpoint.thin(tmp_path, Ring(1, 0, 0, 2 * size), said.append, size)
     assert checkpoint.steps_on_disk(tmp_path) == [2, 3]
@@ -153,24 +153,24 @@ def test_an_alarm_pins_after_the_write_in_progress(tmp_path, monkeypatch):
     assert reached.wait(30)
     writer.pin(onset_step=4, good_step=3, reason="spread fell")
     writer.close()
-    assert read_pins(tmp_path) == Pins(3, {3: "before the collapse suspected from step 4 on: spread fell"})
+    assert read_pins(tmp_path) == PinnedCheckpoints(3, {3: "before the collapse suspected from step 4 on: spread fell"})
 
 
 def test_a_rollback_removes_what_is_later_and_its_pins(tmp_path):
     write(tmp_path, 1, 2, 3, 4)
-    write_pins(tmp_path, Pins(3, {1: "a", 3: "b"}))
+    write_pins(tmp_path, PinnedCheckpoints(3, {1: "a", 3: "b"}))
     checkpoint.remove_after(tmp_path, 2)
     assert checkpoint.steps_on_disk(tmp_path) == [1, 2]
-    assert read_pins(tmp_path) == Pins(None, {1: "a"})
+    assert read_pins(tmp_path) == PinnedCheckpoints(None, {1: "a"})
 
 
 def test_going_on_before_damaged_checkpoints_sets_them_aside(tmp_path):
     """Else they would count among the newest that are kept, and the good ones be removed for them."""
     write(tmp_path, 1, 2, 3)
-    checkpoint.set_aside_after(tmp_path, 1)
+    checkpoint.quarantine_after(tmp_path, 1)
     write(tmp_path, 2)
     checkpoint.thin(tmp_path, LAST, pytest.fail)
-    assert checkpoint.newest_whole(tmp_path, pytest.fail) == tmp_path / "step_00000002"
+    assert checkpoint.newest_complete(tmp_path, pytest.fail) == tmp_path / "step_00000002"
 
 
 def test_other_folders_are_left_alone(tmp_path):
@@ -183,7 +183,7 @@ def test_what_an_interrupted_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_pa
     (folder,) = write(tmp_path, 1)
     folder.rename(tmp_path / ".step_00000002.partial")
     (tmp_path / "pinned.json.partial").write_text("{")
-    assert checkpoint.newest_whole(tmp_path, pytest.fail) is None
+    assert checkpoint.newest_complete(tmp_path, pytest.fail) is None
     checkpoint.clean_up(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -214,7 +214,7 @@ def test_a_kill_while_a_step_is_saved_again_leaves_it_whole(tmp_path, renames):
         os._exit(0)
     assert os.waitpid(child, 0)[1] == (signal.SIGKILL if renames < 2 else 0)
     checkpoint.clean_up(tmp_path)
-    newest = checkpoint.newest_whole(tmp_path, pytest.fail)
+    newest = checkpoint.newest_complete(tmp_path, pytest.fail)
     assert newest is not None
     assert checkpoint.load(newest).tensors["generator"]["w"][0] == 3
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from biggan.runs.ring import MOST_PINNED, PINNED, Pins, Ring, pin_before, read_pins, write_pins
+from biggan.runs.ring import MAX_PINNED, PINNED, PinnedCheckpoints, Ring, pin_before, read_pins, write_pins
 
 HISTORIES = 150
 SAVES = 250
@@ -34,14 +34,14 @@ class History:
         """As the writer does: make room, write, thin. What the first of these was given and has left."""
         incoming = size if self.ring.max_bytes else 0
         before = dict(self.sizes)
-        self.remove(self.ring.doomed(self.sizes, self.pinned, incoming, self.good))
+        self.remove(self.ring.steps_to_remove(self.sizes, self.pinned, incoming, self.good))
         left = dict(self.sizes)
         stray = self.chance.choice([0, 0, self.chance.randrange(self.cadence)])  # a stop between two
         step = max(self.sizes, default=0) + self.cadence - stray
         self.sizes[step] = size
         self.written.append(step)
         self.reach = step if self.reach < 0 else self.reach
-        self.remove(self.ring.doomed(self.sizes, self.pinned, 0, self.good))
+        self.remove(self.ring.steps_to_remove(self.sizes, self.pinned, 0, self.good))
         return before, left
 
     def remove(self, doomed):
@@ -53,7 +53,7 @@ class History:
         steps = sorted(self.sizes)
         self.good = self.chance.choice(steps[-6:])
         before = [s for s in steps if s <= self.good]
-        self.pinned = sorted({*self.pinned, before[0], *before[1 - MOST_PINNED :]})
+        self.pinned = sorted({*self.pinned, before[0], *before[1 - MAX_PINNED :]})
         if roll_back:
             self.remove([s for s in steps if s > self.good])
             self.written = [s for s in self.written if s <= self.good]
@@ -98,7 +98,7 @@ def test_the_horizon_is_covered_and_pins_stay():
             assert {*newest} <= {*history.sizes}
             for_good = history.ring.keep_every_steps
             assert not for_good or all(s in history.sizes for s in history.written if s % for_good == 0)
-            assert history.ring.doomed(history.sizes, history.pinned, 0, history.good) == []
+            assert history.ring.steps_to_remove(history.sizes, history.pinned, 0, history.good) == []
             disturb(history)
     assert covered > HISTORIES * SAVES / 3
 
@@ -126,11 +126,11 @@ def test_the_number_kept_is_bounded_and_grows_with_the_logarithm(keep_last, hori
     sizes, most = {}, 0
     for step in range(10, 16_000, 10):
         sizes[step] = 1
-        for doomed in ring.doomed(sizes, ()):
+        for doomed in ring.steps_to_remove(sizes, ()):
             del sizes[doomed]
         most = max(most, len(sizes))
         assert step - min(sizes) <= max(1.5 * ring.horizon_steps, 10 * keep_last)
-    assert keep_last <= most <= ring.most_kept(10) <= most + 4
+    assert keep_last <= most <= ring.max_kept(10) <= most + 4
 
 
 def test_the_limit_holds_and_what_it_costs_first():
@@ -180,7 +180,7 @@ def test_with_room_for_four_the_far_end_stays_near_the_horizon(room, horizon):
     ring, sizes = Ring(3, horizon, 0, room), {}
     for step in range(1, 6 * horizon):
         for making_room in (1, 0):
-            for doomed in ring.doomed(sizes, (), making_room):
+            for doomed in ring.steps_to_remove(sizes, (), making_room):
                 del sizes[doomed]
             if making_room:
                 assert len(sizes) < room
@@ -194,7 +194,7 @@ def test_what_is_kept_for_good_yields_before_the_ring_does_and_pins_last():
 
     def left(limit, good=5):
         sizes = dict.fromkeys([5, 10, 20, 37, 39, 40], 1)
-        doomed = Ring(1, 4, 10, limit).doomed(sizes, [5], 0, good)
+        doomed = Ring(1, 4, 10, limit).steps_to_remove(sizes, [5], 0, good)
         return [s for s in sizes if s not in doomed]
 
     assert left(6) == [5, 10, 20, 37, 39, 40]
@@ -220,9 +220,9 @@ def test_an_alarm_pins_the_last_three_before_it_and_the_oldest(tmp_path):
 
 def test_earlier_pins_stay_and_those_of_checkpoints_that_are_gone_do_not(tmp_path):
     folders(tmp_path, 10, 20, 30, 40, 50)
-    write_pins(tmp_path, Pins(15, {15: "gone", 40: "earlier"}))
-    assert read_pins(tmp_path) == Pins(None, {40: "earlier"})
-    assert pin_before(tmp_path, 8, 9, "nothing is that old") == Pins(None, {40: "earlier"})
+    write_pins(tmp_path, PinnedCheckpoints(15, {15: "gone", 40: "earlier"}))
+    assert read_pins(tmp_path) == PinnedCheckpoints(None, {40: "earlier"})
+    assert pin_before(tmp_path, 8, 9, "nothing is that old") == PinnedCheckpoints(None, {40: "earlier"})
     assert {*pin_before(tmp_path, 25, 20, "w").reasons} == {10, 20, 40}
     assert read_pins(tmp_path).reasons[40] == "earlier"
 
@@ -230,4 +230,4 @@ def test_earlier_pins_stay_and_those_of_checkpoints_that_are_gone_do_not(tmp_pat
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"good": [], "pinned": {}}', '{"good": 1, "pinned": {"x": 1}}'])
 def test_damaged_pins_are_no_pins(tmp_path, text):
     (tmp_path / PINNED).write_text(text)
-    assert read_pins(tmp_path) == Pins()
+    assert read_pins(tmp_path) == PinnedCheckpoints()
