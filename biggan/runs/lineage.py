@@ -76,7 +76,7 @@ def find_ancestor(text: str, flag: str) -> Ancestor:
 
 
 def child_config(parent: Ancestor, run_dir: Path, overrides: Sequence[str]) -> Config:
-    """Return the child's config: the parent's as of the checkpoint, with the interventions in force, and `overrides`."""
+    """Return the child's config: the parent's as of the checkpoint, the interventions in force, and `overrides`."""
     for override in overrides:
         if override.startswith(INHERITED_KEYS):
             key = override.partition("=")[0]
