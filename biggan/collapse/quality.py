@@ -125,7 +125,7 @@ class FixedBatch:
     y: Tensor
 
     @staticmethod
-    def of_class(number: int, z_dim: int, seed: int, device: torch.device) -> FixedBatch:
+    def for_class(number: int, z_dim: int, seed: int, device: torch.device) -> FixedBatch:
         """Draw the batch of class `number`, keyed by (seed, class)."""
         random = keyed_generator("quality", seed, number)
         z, direction = torch.randn(2, PER_CLASS, z_dim, generator=random).to(device)

@@ -11,7 +11,7 @@ EVERY = 10
 
 
 def history(until=1000, onset=None, **changed):
-    """Return noisy signals of a healthy run, with trends; after `onset`, `changed` ones are functions of steps since."""
+    """Return noisy signals of a healthy run; after `onset`, `changed` ones are functions of the steps since then."""
     noise = random.Random(0)
     plain = {
         "d_loss_real": lambda t: 0.6 - 0.0002 * t + noise.gauss(0, 0.05),

@@ -81,7 +81,7 @@ def test_a_rollback_changes_the_training_trajectory(tiny, tmp_path):
 
 @pytest.mark.long
 def test_a_run_killed_during_a_rollback_ends_with_the_same_weights(tiny, tmp_path):
-    """An alarm at step 12 with onset 9 rolls back to step 8; the checkpoint of step 10 is on the abandoned trajectory."""
+    """An alarm at step 12 with onset 9 rolls back to step 8; checkpoint 10 is on the abandoned trajectory."""
     arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback"]
     assert planted([*arguments, f"run.dir={tmp_path / 'whole'}"], ALARM_STEP="12")[0] == 0
     whole = weights(tmp_path / "whole/checkpoints/step_00000014")

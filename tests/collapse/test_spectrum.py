@@ -280,7 +280,7 @@ def test_every_weight_of_a_trained_run_matches_svdvals(tiny, tmp_path, initializ
     _, gan = gan_of(tiny, *overrides)
     networks = networks_of(gan)
     spectrum = Spectrum(networks, 3, 0, 1)
-    spectrum.measure()  # of the initial weights: the trained ones are then measured from a warm start, and below from a cold one
+    spectrum.measure()  # of the initial weights, for a warm start on the trained ones; the second spectrum starts cold
     checkpoint = tmp_path / "run" / "checkpoints" / "step_00000012"
     networks["G"].load_state_dict(load_file(checkpoint / "generator.safetensors"))
     networks["D"].load_state_dict(load_file(checkpoint / "discriminator.safetensors"))
