@@ -165,7 +165,7 @@ def find_corruption(folder: Path) -> str | None:
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != expected["bytes"] or sha256_of(file) != expected["sha256"]:
-                return f"{name} is damaged (its checksum is not the manifest's)"
+                return f"{name} is damaged (its size or checksum differs from the manifest)"
     except OSError as error:
         return f"cannot be read ({error})"
     except (ValueError, KeyError, TypeError, AttributeError) as error:

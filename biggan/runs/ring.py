@@ -106,7 +106,7 @@ class Ring:
         """Return the maximum number of kept checkpoints, without pinned and permanent ones.
 
         Checkpoints are written every `every_steps` generator steps. Beyond the newest `keep_last`, take ages n in units
-        of `every_steps`: n + 1 at least doubles from each checkpoint to the next but one.
+        of `every_steps`: n + 1 at least doubles with every second checkpoint.
         """
         ratio = (1 + self.horizon_steps / every_steps) / self.keep_last
         return self.keep_best + self.keep_last + (2 + math.floor(2 * math.log2(ratio)) if ratio > 1 else 0)

@@ -50,7 +50,7 @@ def test_last_row_returns_the_last_complete_row_of_a_long_file(tmp_path):
 
 
 def test_layers_are_ordered_by_recent_growth(tmp_path):
-    """Of ten points, growth is the last one (the last tenth) over the one before."""
+    """Growth of ten points is the last one (the last tenth) over the one before."""
     grown = {"a": 1.5, "b": 1.0, "c": math.nan, "named": 0.9, "d": 7.0}
     file = tmp_path / "metrics.jsonl"
     with file.open("w") as out:
