@@ -123,7 +123,7 @@ def test_the_alarm_view_covers_the_margin_around_the_alarm(run):
     assert [(level, x) for level, x, _ in marks] == [("warning", x_of(2990, 2400)), ("collapsing", x_of(3100, 2400))]
 
 
-def test_curves_and_earlier_attempts(run):
+def test_curves_show_last_values_and_earlier_attempts(run):
     page = page_of(run)
     charts = titles(section(page, "curves"))
     assert charts[0] == "Losses"
@@ -223,7 +223,7 @@ def test_non_finite_values_are_marked_and_interrupt_the_curve(run):
     assert not [p for p in curves.iter("polyline") if re.search("nan|inf", p.get("points"))]
 
 
-def test_run_folders_with_few_files(tmp_path):
+def test_a_run_folder_with_few_files_gives_a_page(tmp_path):
     (tmp_path / "config.yaml").write_text("run: {dir: x}\n")
     page = page_of(tmp_path)
     assert text_of(section(page, "verdict")).startswith("no verdict")
