@@ -107,13 +107,13 @@ def create_child(parent: Ancestor, config: Config, fresh: bool) -> None:
     """Create the child's run folder, with the parent's checkpoint as its first; do nothing if it exists already.
 
     The folder exists completely or not at all. Raises InputError if the folder holds another run, or any run if
-    `fresh`.
+    `fresh`, and if the parent's checkpoint leaves no step to train.
     """
     folder = config.run.dir
     if config.training.steps <= parent.step:
         raise InputError(
-            f"training.steps: {config.training.steps}, but {parent.run}@{parent.step} has done as many; "
-            f"add training.steps=N with N over {parent.step}"
+            f"training.steps: {config.training.steps}, but {parent.run}@{parent.step} is already at step {parent.step}; "
+            f"add training.steps=N with N above {parent.step}"
         )
     before = resolve(parent.checkpoint / run_folder.CONFIG)
     lineage = Lineage(str(parent.run), parent.step, changes(before, config))
@@ -126,6 +126,12 @@ def create_child(parent: Ancestor, config: Config, fresh: bool) -> None:
                 f"choose another folder"
             )
         return
+    _write_child(parent, config, lineage)
+
+
+def _write_child(parent: Ancestor, config: Config, lineage: Lineage) -> None:
+    """Write the child's run folder beside its place and rename it."""
+    folder = config.run.dir
     saved = checkpoint.load(parent.checkpoint)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
