@@ -25,19 +25,19 @@ CONTRACT = {
 }
 
 
-def test_keys_other_programs_rely_on_exist():
+def test_config_has_all_contract_keys():
     assert {f"{section}.{key}" for section, names in CONTRACT.items() for key in names} <= set(keys())
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
-def test_presets_resolve_and_their_yaml_reproduces_them(preset, tmp_path):
+def test_presets_resolve_and_their_yaml_resolves_to_an_equal_config(preset, tmp_path):
     config = resolve(preset)
     saved = tmp_path / "config.yaml"
     saved.write_text(config.to_yaml())
     assert resolve(saved) == config
 
 
-def test_imagenet128_is_the_papers():
+def test_imagenet128_preset_has_the_settings_of_the_paper():
     config = resolve(CONFIGS / "imagenet128.yaml")
     m, t, o = config.model, config.training, config.optimizer
     assert (m.channels, m.z_dim, m.class_embedding_dim, m.g_attention, m.d_attention) == (96, 120, 128, (64,), (64,))
@@ -45,7 +45,7 @@ def test_imagenet128_is_the_papers():
     assert (config.regularization.orthogonal, config.ema.decay) == (1e-4, 0.9999)
 
 
-def test_overrides_are_applied_in_order_and_typed():
+def test_overrides_apply_in_order_and_have_yaml_types():
     config = resolve(DIGITS, ["optimizer.g_lr=5e-5", "model.g_attention=[16]", "training.steps=3", "training.steps=7"])
     assert config.optimizer.g_lr == 5e-5
     assert config.model.g_attention == (16,)
@@ -53,63 +53,62 @@ def test_overrides_are_applied_in_order_and_typed():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "parts"),
     [
-        ("model.depth=3", "model.depth: "),
-        ("training.loss=wasserstein", "training.loss: should be 'hinge' or 'non_saturating'"),
-        ("model.image_channels=4", "model.image_channels: should be 1 or 3"),
-        ("training.stepz=3", "training.stepz: no such key; nearest: training.steps"),
-        ("training.g_lr=1", "training.g_lr: no such key; nearest: optimizer.g_lr"),
-        ("stepz=3", "stepz: no such key"),
-        ("modle.channels=4", "modle.channels: no such key; nearest: model.channels"),
-        ("training.steps.more=4", "training.steps.more: no such key; nearest: training.steps"),
-        ("training.steps", "'training.steps': overrides are written key.sub=value"),
-        ("training.steps=many", "training.steps: should be a valid integer, not 'many'"),
-        ("training.steps=1.5", "training.steps: should be a valid integer"),
-        ("training.steps=0", "training.steps: should be greater than 0, not 0"),
-        ("training.precision=float16", "training.precision: should be 'auto', 'float32' or 'bfloat16', not 'float16'"),
-        ("model.resolution=48", "model.resolution: should be 32, 64, 128, 256 or 512, not 48"),
-        ("model.family=stylegan", "model.family: should be 'biggan' or 'biggan-deep', not 'stylegan'"),
-        ("distributed.engine=horovod", "distributed.engine: should be 'ddp' or 'deepspeed', not 'horovod'"),
-        ("optimizer.g_lr=.nan", "optimizer.g_lr: "),
-        ("optimizer.g_lr=fast", "optimizer.g_lr: should be a valid number, not 'fast'"),
-        ("ema.decay=1.0", "ema.decay: should be less than 1, not 1.0"),
-        ("model.g_attention=[64]", "model.g_attention: a 32 px network has no 64 px features; it has 8, 16, 32 (near"),
-        (
-            "model.d_attention=[32]",
-            "model.d_attention: a 32 px network has no 32 px features; it has 8, 16 (near",
-        ),
-        ("model.class_embedding_dim=0", "model.hierarchical_z: needs a shared class embedding"),
-        ("model.z_dim=3", "model.z_dim: 3 is less than the 4 chunks"),
-        ("training.accumulation=3", "training.accumulation: 3 does not divide training.batch_size 32; 2 or 4 would"),
-        ("data.streams=5", "data.streams: 5 streams cannot fill a micro-batch of 32 evenly; 4 or 8 would"),
-        ("data.path=", "data.path: string should have at least 1 character"),
+        ("model.depth=3", ["model.depth: "]),
+        ("training.loss=wasserstein", ["training.loss: ", "'hinge'", "'non_saturating'"]),
+        ("model.image_channels=4", ["model.image_channels: ", "1 or 3", "4"]),
+        ("training.stepz=3", ["training.stepz: ", "training.steps"]),
+        ("training.g_lr=1", ["training.g_lr: ", "optimizer.g_lr"]),
+        ("stepz=3", ["stepz: "]),
+        ("modle.channels=4", ["modle.channels: ", "model.channels"]),
+        ("training.steps.more=4", ["training.steps.more: ", "nearest: training.steps"]),
+        ("training.steps", ["'training.steps': ", "key.sub=value"]),
+        ("training.steps=many", ["training.steps: ", "integer", "'many'"]),
+        ("training.steps=1.5", ["training.steps: ", "integer", "1.5"]),
+        ("training.steps=0", ["training.steps: ", "greater than 0, not 0"]),
+        ("training.precision=float16", ["training.precision: ", "'auto', 'float32' or 'bfloat16', not 'float16'"]),
+        ("model.resolution=48", ["model.resolution: ", "32, 64, 128, 256 or 512, not 48"]),
+        ("model.family=stylegan", ["model.family: ", "'biggan' or 'biggan-deep', not 'stylegan'"]),
+        ("distributed.engine=horovod", ["distributed.engine: ", "'ddp' or 'deepspeed', not 'horovod'"]),
+        ("optimizer.g_lr=.nan", ["optimizer.g_lr: "]),
+        ("optimizer.g_lr=fast", ["optimizer.g_lr: ", "number", "'fast'"]),
+        ("ema.decay=1.0", ["ema.decay: ", "less than 1, not 1.0"]),
+        ("model.g_attention=[64]", ["model.g_attention: ", "64 px", "8, 16, 32", "nearest: 32"]),
+        ("model.d_attention=[32]", ["model.d_attention: ", "32 px", "8, 16", "nearest: 16"]),
+        ("model.class_embedding_dim=0", ["model.hierarchical_z: ", "model.class_embedding_dim"]),
+        ("model.z_dim=3", ["model.z_dim: 3 ", "at least 4"]),
+        ("training.accumulation=3", ["training.accumulation: 3 ", "training.batch_size 32", "2 or 4"]),
+        ("data.streams=5", ["data.streams: 5 ", "32", "4 or 8"]),
+        ("data.path=", ["data.path: ", "at least 1 character"]),
     ],
 )
-def test_bad_values_get_one_line_naming_the_key(override, message):
+def test_an_invalid_value_gives_one_line_with_the_key(override, parts):
     with pytest.raises(InputError) as error:
         resolve(DIGITS, [override])
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    message = str(error.value)
+    assert message.startswith(parts[0])
+    assert all(part in message for part in parts)
+    assert "\n" not in message
 
 
-def test_missing_preset_names_the_nearest():
-    with pytest.raises(InputError, match=r"digit\.yaml: no such config; nearest: .*digits\.yaml"):
+def test_a_missing_preset_gives_the_nearest_file():
+    with pytest.raises(InputError, match=r"digit\.yaml: .*digits\.yaml"):
         resolve(CONFIGS / "digit.yaml")
 
 
-def test_missing_keys_are_named(tmp_path):
+def test_a_missing_section_gives_its_key(tmp_path):
     preset = tmp_path / "empty.yaml"
     preset.write_text("run: {dir: r}")
-    with pytest.raises(InputError, match="data: missing"):
+    with pytest.raises(InputError, match=r"^data: "):
         resolve(preset)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not valid YAML"), ("- 1", "expected sections"), ("run: 3", "run: expected keys below it")],
+    [("a: [", r"bad\.yaml: .*YAML"), ("- 1", r"bad\.yaml: .*list"), ("run: 3", "^run: .*3")],
 )
-def test_files_that_are_no_presets(tmp_path, text, message):
+def test_a_file_that_is_not_a_preset_is_refused(tmp_path, text, message):
     preset = tmp_path / "bad.yaml"
     preset.write_text(text)
     with pytest.raises(InputError, match=message):
@@ -117,38 +116,31 @@ def test_files_that_are_no_presets(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    ("override", "processes", "message"),
+    ("override", "processes", "parts"),
     [
-        (
-            "data.streams=8",
-            3,
-            "training.batch_size: 32 does not divide over 3 processes with training.acc",
-        ),
-        (
-            "training.batch_size=24",
-            3,
-            "data.streams: 8 streams do not divide over 3 processes; these would: 3, 6, 12",
-        ),
-        ("distributed.batchnorm_group_size=3", 4, "groups of 3 do not divide 4 processes; 2 or 4 would"),
+        ("data.streams=8", 3, ["training.batch_size: 32 ", "3 processes", "training.accumulation=1", "30 or 33"]),
+        ("training.batch_size=24", 3, ["data.streams: 8 ", "3 processes", "3, 6, 12"]),
+        ("distributed.batchnorm_group_size=3", 4, ["distributed.batchnorm_group_size: 3 ", "4 processes", "2 or 4"]),
     ],
 )
-def test_world_sizes_that_do_not_divide_are_refused_with_what_would(override, processes, message):
+def test_a_world_size_that_does_not_divide_is_refused_with_valid_values(override, processes, parts):
     with pytest.raises(InputError) as error:
         resolve(DIGITS, [override]).check_world_size(processes)
-    assert message in str(error.value)
+    assert str(error.value).startswith(parts[0])
+    assert all(part in str(error.value) for part in parts)
 
 
 @pytest.mark.parametrize(
     ("group", "before", "now", "message"),
     [
-        (2, 4, 2, "batchnorm_group_size: .* 16 images.* 32.*distributed.batchnorm_group_size=1$"),
-        (1, 2, 4, "batchnorm_group_size: .* 16 images.* 8.*distributed.batchnorm_group_size=2$"),
+        (2, 4, 2, r"\b16 images.*\b32\b.*distributed\.batchnorm_group_size=1"),
+        (1, 2, 4, r"\b16 images.*\b8\b.*distributed\.batchnorm_group_size=2"),
         (0, 4, 2, None),
         (2, 4, 4, None),
-        (2, 8, 2, "batchnorm_group_size: .* 8 images.* 32; no group size keeps them$"),
+        (2, 8, 2, r"\b8 images.*\b32\b(?!.*_size=\d)"),
     ],
 )
-def test_a_number_of_processes_that_changes_batchnorms_statistics_is_refused_with_what_keeps_them(
+def test_a_number_of_processes_that_changes_batchnorm_statistics_is_refused_with_the_group_size_that_keeps_them(
     group, before, now, message
 ):
     config = resolve(DIGITS, [f"distributed.batchnorm_group_size={group}"])
@@ -160,13 +152,15 @@ def test_a_number_of_processes_that_changes_batchnorms_statistics_is_refused_wit
             check_statistics(config, now, images)
 
 
-def test_z_is_rounded_as_the_papers_code_does_and_said_so():
+def test_z_dim_is_rounded_down_to_a_multiple_of_the_chunks_with_a_note():
     config = resolve(DIGITS, ["model.z_dim=70"])
     assert config.model.effective_z_dim == 68
-    assert config.notes() == ["model.z_dim: 70 is rounded down to 68, 4 chunks of 17"]
+    (note,) = config.notes()
+    assert note.startswith("model.z_dim: 70 ")
+    assert all(number in note for number in ("68", "4 chunks", "17"))
 
 
-def test_the_tree_is_frozen():
+def test_the_config_is_frozen():
     config = resolve(DIGITS)
     with pytest.raises(ValueError, match="frozen"):
         config.training.steps = 3
@@ -177,13 +171,13 @@ def test_the_tree_is_frozen():
     ("override", "message"),
     [
         ("model.hierarchical_z=false", "model.hierarchical_z: "),
-        ("model.class_embedding_dim=0", "model.hierarchical_z: needs a shared class embedding"),
+        ("model.class_embedding_dim=0", "^model.hierarchical_z: .*model.class_embedding_dim"),
         ("model.residual=false", "model.residual: "),
         ("model.d_conv_shortcuts=widening", "model.d_conv_shortcuts: "),
         ("model.channels=6", "model.channels: "),
         ("model.d_channels=6", "model.d_channels: "),
     ],
 )
-def test_what_biggan_deep_cannot_be(override, message):
+def test_settings_that_biggan_deep_does_not_have_are_refused(override, message):
     with pytest.raises(InputError, match=message):
         resolve(CONFIGS / "imagenet128-deep.yaml", [override])

@@ -46,10 +46,10 @@ def train(
         if resume is None or as_run is None:
             raise InputError("--resume RUN@STEP and --as NEWRUN go together: a checkpoint, and the child's folder")
         changes = [*([] if config is None else [config]), *(overrides or [])]
-        known = lineage.continued(resume, as_run, changes)
+        known = lineage.existing_child_config(resume, as_run, changes)
         if known is None:
-            parent = lineage.ancestor(resume, "--resume")
-        resolved = known or lineage.child_config(lineage.ancestor(resume, "--resume"), as_run, changes)
+            parent = lineage.find_ancestor(resume, "--resume")
+        resolved = known or lineage.child_config(lineage.find_ancestor(resume, "--resume"), as_run, changes)
     elif config is None:
         raise InputError("CONFIG: which? give a preset such as configs/digits.yaml, or --resume RUN@STEP --as NEWRUN")
     else:
@@ -84,7 +84,7 @@ def probe(
     from biggan.startup import probe as probing
     from biggan.startup.start import train as train_run
 
-    parent = lineage.ancestor(checkpoint, "RUN@STEP")
+    parent = lineage.find_ancestor(checkpoint, "RUN@STEP")
 
     def train_child(run_dir: Path, changes: list[str]) -> None:
         train_run(lineage.child_config(parent, run_dir, [*(overrides or []), *changes]), False, parent)
@@ -106,12 +106,12 @@ def _print_warnings(config: Config) -> None:
         return
     from biggan.finetuning.plan import plan
     from biggan.finetuning.trained_networks import locate
-    from biggan.runs.run_folder import has_begun
+    from biggan.runs.run_folder import has_checkpoints
     from biggan.startup.checks import trainable_dataset
 
     dataset, found = trainable_dataset(config)
     sys.stdout.writelines(f"warning: {warning}\n" for warning in found)
-    if config.init.source and not has_begun(config.run.dir):
+    if config.init.source and not has_checkpoints(config.run.dir):
         source = locate(config.init.source, lambda message: sys.stdout.write(f"{message}\n"))
         beginning = plan(config, dataset.classes, source)
         sys.stdout.writelines(f"{line}\n" for line in beginning.lines())

@@ -1,1 +1,1 @@
-"""Watching a run for collapse: what is seen, what is made of it, and what is done against it."""
+"""Collapse detection: signals of a run, their history, and the verdict."""

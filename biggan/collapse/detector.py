@@ -1,8 +1,8 @@
-"""From the history of a run to a verdict: is it collapsing, since when, and what says so? Pure; no tensors.
+"""Judges the history of a run: is it collapsing, since which step, and which signals show it? Pure, without tensors.
 
-Every signal is compared with its own past, never with an absolute number, and no signal alone convicts: networks
-differ, and a discriminator that wins for a while, or one layer that grows, is healthy in many runs (Brock et al.
-2018, section 4). docs/collapse.md says why each rule is there and what was measured of it.
+Every signal is compared with its own past, never with an absolute number. No single signal confirms a collapse:
+networks differ, and a discriminator that wins for a while, or one layer that grows, is healthy in many runs (Brock et
+al. 2018, section 4). docs/collapse.md gives the reason for each rule and the measurements.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from biggan.collapse.signals import Series
 
 
 class Level(StrEnum):
-    """How a run is doing."""
+    """State of a run."""
 
     HEALTHY = "healthy"
     WARNING = "warning"
@@ -27,13 +27,13 @@ class Level(StrEnum):
 
     @property
     def is_alarm(self) -> bool:
-        """Whether something is to be done."""
+        """True for `collapsing` and `collapsed`, the levels that trigger a reaction."""
         return self in (Level.COLLAPSING, Level.COLLAPSED)
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a departure is; `CollapseConfig` has the same names, with what they mean."""
+    """Definition of a departure; `CollapseConfig` has the same keys and explains them."""
 
     deviations: float
     patience_observations: int
@@ -43,17 +43,17 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Rule:
-    """What of one kind of signal is a departure: a change, up (`sign` 1), down (-1) or either way (0), of at least
-    `least`, of the logarithm if `log`. Twice that is severe."""
+    """Definition of a departure for one kind of signal: a change of at least `min_change`, upwards (`sign` 1),
+    downwards (-1) or either way (0), of the value or, if `log`, of its logarithm. A change twice as large is severe."""
 
     pattern: str
     family: str
-    """Signals of one family are one witness."""
+    """Signal family; all signals of a family count once."""
     sign: int
-    least: float
+    min_change: float
     log: bool = False
-    convicts: bool = True
-    """Whether it counts toward `collapsing`, or only warns."""
+    confirms: bool = True
+    """True if it counts toward `collapsing`; False if it only warns."""
 
 
 RULES = (
@@ -66,39 +66,39 @@ RULES = (
     Rule("duplicates/*", "duplicates", 1, 0.3),
     Rule("g_steepness", "steepness", -1, math.log(1.6), log=True),
     Rule("d_gradient", "gradient at samples", 0, math.log(3), log=True),
-    Rule("memorisation", "memorisation", 1, 0.3, convicts=False),
+    Rule("memorisation", "memorisation", 1, 0.3, confirms=False),
 )
 DERIVED = (
     ("d_loss", "d_loss_real", "d_loss_fake", 1),
     ("memorisation", "d_accuracy_train", "d_accuracy_held_out", -1),
 )
-"""Signals made of two observed ones: the first plus, or minus, the second."""
+"""Signals derived from two observed ones: name, first, second, and the sign of the second in their sum."""
 LAGS = (4, 8, 16, 32)
-"""Observations over which a signal may have changed: quick and slow departures are seen, and stay seen for a while."""
+"""Lengths of a change, in observations: fast and slow departures are detected, and stay detected for some time."""
 PAST = 64
-"""Changes over the same number of observations, from before, that one is compared with."""
+"""Maximum number of earlier changes, over the same number of observations, that a change is compared with."""
 
 
 @dataclass(frozen=True)
 class Departure:
-    """A signal that has left its past, in words, and since which step."""
+    """Departure of a signal from its past, with a description and its first step."""
 
     signal: str
     family: str
-    what: str
+    description: str
     onset_step: int
-    convicts: bool
+    confirms: bool
     severe: bool
 
     @property
     def layer(self) -> str | None:
-        """The layer whose weight it is about."""
+        """The layer that the signal belongs to; None for signals that are not of one layer."""
         return self.signal.split("/")[1] if self.signal.startswith("sigma/") else None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the history says at `step`."""
+    """Verdict on a run at `step`."""
 
     step: int
     level: Level
@@ -106,70 +106,77 @@ class Verdict:
 
     @property
     def onset_step(self) -> int | None:
-        """The first step at which a signal that convicts (or, without one, any) departed; None when nothing has."""
-        convicting = [d for d in self.departures if d.convicts]
-        return min((d.onset_step for d in convicting or self.departures), default=None)
+        """The first step at which a confirming signal (or, without one, any signal) departed; None without
+        departures."""
+        confirming = [d for d in self.departures if d.confirms]
+        return min((d.onset_step for d in confirming or self.departures), default=None)
 
     @property
     def families(self) -> list[str]:
-        """The witnesses."""
+        """The signal families that have departed."""
         return list(dict.fromkeys(d.family for d in self.departures))
 
     @property
     def layers(self) -> list[str]:
-        """The layers named, first those that departed first."""
+        """The layers that have departed, in order of their onset."""
         return [d.layer for d in sorted(self.departures, key=lambda d: d.onset_step) if d.layer is not None]
 
     @property
     def reasons(self) -> list[str]:
-        """One line each, what convicts first."""
-        return [d.what for d in sorted(self.departures, key=lambda d: not d.convicts)]
+        """One line per departure, confirming ones first."""
+        return [d.description for d in sorted(self.departures, key=lambda d: not d.confirms)]
 
 
 def judge(history: Mapping[str, Series], step: int, thresholds: Thresholds) -> Verdict:
-    """The verdict on a run whose signals, up to `step`, are `history`.
+    """Judge a run at `step` by its signals up to then, `history`: signal name -> series.
 
-    Non-finite steps are `collapsed` at once. Otherwise it takes `agreeing_signals` families for `collapsing`, and as
-    many severe ones for `collapsed`; less is a `warning`.
+    Non-finite steps give `collapsed` immediately. Otherwise `agreeing_signals` families that depart give `collapsing`,
+    as many severe ones `collapsed`, and fewer a `warning`.
     """
-    bad = history.get("non_finite_steps")
-    if bad is not None and bad.values[-1] > 0:
-        first = bad.steps[-1] - int(bad.values[-1]) + 1
-        what = f"a loss or gradient is not finite, since step {first}"
-        return Verdict(step, Level.COLLAPSED, (Departure("non_finite_steps", "non-finite", what, first, True, True),))
-    found = [departure(rule, name, series, thresholds) for name, series in signals(history) for rule in rules_of(name)]
-    departures = tuple(d for d in found if d is not None)
-    witnesses = {d.family for d in departures if d.convicts}
-    severe = {d.family for d in departures if d.convicts and d.severe}
-    if len(witnesses) < thresholds.agreeing_signals:
+    non_finite = history.get("non_finite_steps")
+    if non_finite is not None and non_finite.values[-1] > 0:
+        first = non_finite.steps[-1] - int(non_finite.values[-1]) + 1
+        reason = f"a loss or gradient is not finite, since step {first}"
+        return Verdict(step, Level.COLLAPSED, (Departure("non_finite_steps", "non-finite", reason, first, True, True),))
+    candidates = [
+        find_departure(rule, name, series, thresholds)
+        for name, series in with_derived_signals(history)
+        for rule in rules_for(name)
+    ]
+    departures = tuple(d for d in candidates if d is not None)
+    families = {d.family for d in departures if d.confirms}
+    severe = {d.family for d in departures if d.confirms and d.severe}
+    if len(families) < thresholds.agreeing_signals:
         return Verdict(step, Level.WARNING if departures else Level.HEALTHY, departures)
     level = Level.COLLAPSED if len(severe) >= thresholds.agreeing_signals else Level.COLLAPSING
     return Verdict(step, level, departures)
 
 
-def speaks_of(name: str) -> bool:
-    """Whether a verdict can depend on the signal `name`: the others need no history."""
-    parts = {name for _, *both, _ in DERIVED for name in both}
-    return name in parts or bool(rules_of(name))
+def affects_verdict(name: str) -> bool:
+    """Return True if a verdict can depend on the signal `name`; other signals need no history."""
+    operands = {operand for _, *both, _ in DERIVED for operand in both}
+    return name in operands or bool(rules_for(name))
 
 
-def signals(history: Mapping[str, Series]) -> Iterator[tuple[str, Series]]:
-    """The series that rules speak of: those observed, and two made of them."""
+def with_derived_signals(history: Mapping[str, Series]) -> Iterator[tuple[str, Series]]:
+    """Yield the name and series of every observed signal and of the signals derived from them."""
     yield from history.items()
     for name, first, second, sign in DERIVED:
         if first in history and second in history:
-            others = dict(zip(history[second].steps, history[second].values, strict=True))
-            both = [(s, v) for s, v in zip(history[first].steps, history[first].values, strict=True) if s in others]
-            yield name, Series([s for s, _ in both], [v + sign * others[s] for s, v in both])
+            second_at = dict(zip(history[second].steps, history[second].values, strict=True))
+            points = [
+                (s, v) for s, v in zip(history[first].steps, history[first].values, strict=True) if s in second_at
+            ]
+            yield name, Series([s for s, _ in points], [v + sign * second_at[s] for s, v in points])
 
 
-def rules_of(name: str) -> list[Rule]:
-    """The rules for a signal."""
+def rules_for(name: str) -> list[Rule]:
+    """Return the rules that apply to a signal."""
     return [rule for rule in RULES if fnmatchcase(name, rule.pattern)]
 
 
-def departure(rule: Rule, name: str, series: Series, thresholds: Thresholds) -> Departure | None:
-    """Whether the last `patience_observations` of a signal all depart, and how."""
+def find_departure(rule: Rule, name: str, series: Series, thresholds: Thresholds) -> Departure | None:
+    """Return the departure of a signal if its last `patience_observations` all depart, else None."""
     n, patience = len(series.values), thresholds.patience_observations
     values = [math.log(max(v, 1e-12)) for v in series.values] if rule.log else series.values
     excess = [excess_at(rule, values, k, thresholds) for k in range(max(0, n - patience), n)]
@@ -179,26 +186,29 @@ def departure(rule: Rule, name: str, series: Series, thresholds: Thresholds) -> 
     while first and excess_at(rule, values, first - 1, thresholds) >= 1:
         first -= 1
     past, now = statistics.median(series.values[max(0, first - LAGS[0]) : max(1, first)]), series.values[-1]
-    what = f"{name} {'rose' if now > past else 'fell'} from {past:.3g} to {now:.3g}"
-    return Departure(name, rule.family, what, series.steps[first], rule.convicts, severe=min(excess) >= 2)
+    description = f"{name} {'rose' if now > past else 'fell'} from {past:.3g} to {now:.3g}"
+    return Departure(name, rule.family, description, series.steps[first], rule.confirms, severe=min(excess) >= 2)
 
 
 def excess_at(rule: Rule, values: Sequence[float], k: int, thresholds: Thresholds) -> float:
-    """The largest change up to observation `k`, over any of LAGS, as a multiple of what counts as a departure."""
+    """Return the largest change up to observation `k` over any of LAGS, in multiples of the departure threshold."""
     if not math.isfinite(values[k]):
         return math.inf
     return max((_excess_over(lag, rule, values, k, thresholds) for lag in LAGS), default=0.0)
 
 
 def _excess_over(lag: int, rule: Rule, values: Sequence[float], k: int, thresholds: Thresholds) -> float:
-    """Of the change over `lag` observations, which is compared with those that ended before it began."""
+    """Return the change over `lag` observations up to `k`, in multiples of the departure threshold.
+
+    It is compared with changes that ended before it started.
+    """
     first = max(lag, k - lag - PAST)
     if k - lag - first < thresholds.minimum_observations:
         return 0.0
     past = [values[j] - values[j - lag] for j in range(first, k - lag)]
     usual = statistics.median(past)
-    scatter = 1.4826 * statistics.median(abs(change - usual) for change in past)
+    deviation = 1.4826 * statistics.median(abs(change - usual) for change in past)  # estimates the standard deviation
     change = values[k] - statistics.median(values[k - lag - 2 : k - lag + 1]) - usual
     if rule.sign * change < 0:
         return 0.0
-    return abs(change) / max(rule.least, thresholds.deviations * scatter)
+    return abs(change) / max(rule.min_change, thresholds.deviations * deviation)

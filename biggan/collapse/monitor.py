@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from biggan.collapse.detector import Thresholds, Verdict, judge, speaks_of
+from biggan.collapse.detector import Thresholds, Verdict, affects_verdict, judge
 from biggan.collapse.quality import QualityProbe
 from biggan.collapse.signals import History, Series, Window
 from biggan.collapse.spectrum import Spectrum
@@ -74,7 +74,7 @@ class Monitor:
         return step // every_steps > (step - self._log_every_steps) // every_steps
 
     def _remember(self, step: int, row: Mapping[str, float]) -> None:
-        self.history.add(step, {name: value for name, value in row.items() if speaks_of(name)})
+        self.history.add(step, {name: value for name, value in row.items() if affects_verdict(name)})
 
     def _singular_values(self, step: int) -> dict[str, float]:
         row: dict[str, float] = {}

@@ -1,7 +1,7 @@
-"""What shows a collapse before the eye does, and needs images of its own: diversity, steepness, memorisation.
+"""Collapse signals that need images: diversity, near-duplicates, steepness, gradient at samples, memorisation.
 
-Everything is measured in evaluation mode on fixed latents and fixed real images, so that values differ because
-the networks do; nothing of the training state moves.
+All of them are measured in evaluation mode on fixed latents and fixed real images, so values change only because the
+networks change. The training state is not modified.
 """
 
 from __future__ import annotations
@@ -22,90 +22,95 @@ from biggan.pictures import evenly_spaced
 from biggan.random import keyed_generator
 
 CLASSES = 10
+"""Maximum number of classes in the fixed batch; with more classes, evenly spaced ones are used."""
 PER_CLASS = 16
-"""Of the fixed batch: at most so many classes, evenly spaced, and images of each."""
+"""Number of images per class in the fixed batch."""
 REAL_IMAGES = 256
-"""Real images, at most, that distances are measured by and D is tested on."""
+"""Maximum number of real images that define the unit of distance and that D is tested on."""
 NEAR_DUPLICATE = 0.1
-"""Two images of a class are near-duplicates when they are closer than this share of two real images' distance."""
-STEP = 0.05
-"""Length of the change of z, relative to z's, that steepness is measured with."""
+"""Distance, relative to the mean distance of real images, below which two images of a class are near-duplicates."""
+Z_STEP = 0.05
+"""Length of the change of z for steepness, relative to the length of z."""
 
 
 def features(images: Tensor) -> Tensor:
-    """Images [N, 3, R, R] -> [N, 192] float32: colours of 8 x 8 tiles. Cheap, and the same for every data set."""
+    """Return the mean colours of 8 x 8 tiles: images [N, 3, R, R] -> float32 [N, 192]. They suit every data set."""
     return F.adaptive_avg_pool2d(images.float(), 8).flatten(1)
 
 
 def distances(images: Tensor) -> Tensor:
-    """Euclidean distances [N, N] between images, in feature space."""
+    """Return the Euclidean distances [N, N] between images [N, 3, R, R] in feature space."""
     x = features(images)
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def mean_distance(images: Tensor) -> float:
-    """Between two different images of [N, 3, R, R]; N >= 2."""
+    """Return the mean distance between two different images of [N, 3, R, R]; N >= 2."""
     n = len(images)
     return float(distances(images).sum()) / (n * (n - 1))
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """A fixed batch of real images: uint8 [N, 3, R, R] and labels [N], in host memory; N may be 0."""
+    """Fixed batch of real images: uint8 [N, 3, R, R] and labels [N], in host memory; N may be 0."""
 
     images: Tensor
     labels: Tensor
 
 
 class QualityProbe:
-    """Measures each process's share of a fixed batch; collective, and the same on any number of processes."""
+    """Measurement of the signals on a fixed batch, sharded by class over the processes.
+
+    The values do not depend on the number of processes.
+    """
 
     def __init__(
         self, *, classes: int, z_dim: int, seed: int, process: Process, train: RealImages, held_out: RealImages
     ):
-        """`train` (at least 2 images) and `held_out` (perhaps none) are whole, the same on every process."""
+        """Take all of `train` (at least 2 images) and of `held_out` (may be empty), equal on every process."""
         self._process, self._real = process, {"d_accuracy_train": train, "d_accuracy_held_out": held_out}
         self._scale = mean_distance(to_unit(train.images))
-        shown = evenly_spaced(classes, CLASSES)
+        measured_classes = evenly_spaced(classes, CLASSES)
         self._batches = [
-            FixedBatch.of_class(k, z_dim, seed, process.device) for k in shown[process.rank :: process.world_size]
+            FixedBatch.for_class(k, z_dim, seed, process.device)
+            for k in measured_classes[process.rank :: process.world_size]
         ]
 
     def measure(self, generator: nn.Module, ema: nn.Module, discriminator: nn.Module) -> dict[str, float]:
-        """Every signal, by its name in `metrics.jsonl`; waits for the device."""
+        """Return every signal by its name in `metrics.jsonl`. Collective; waits for the device."""
         with evaluating(generator, ema, discriminator):
-            mine: list[dict[str, float]] = []
+            local_rows: list[dict[str, float]] = []
             for batch in self._batches:
-                row, images = self._look(generator, batch)
+                row, images = self._measure_class(generator, batch)
                 row = {f"{name}/generator": value for name, value in row.items()}
                 row["g_steepness"] = steepness(generator, batch, images)
                 row["d_gradient"] = gradient_norm(discriminator, images, batch.y)
-                row |= {f"{name}/ema": value for name, value in self._look(ema, batch)[0].items()}
-                mine.append(row)
-            rows = [row for share in self._process.gather(mine) for row in share]
-            found = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
-            return found | self._accuracies(discriminator)
+                row |= {f"{name}/ema": value for name, value in self._measure_class(ema, batch)[0].items()}
+                local_rows.append(row)
+            rows = [row for shard in self._process.gather(local_rows) for row in shard]
+            means = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+            return means | self._accuracies(discriminator)
 
     @torch.no_grad()
-    def _look(self, generator: nn.Module, batch: FixedBatch) -> tuple[dict[str, float], Tensor]:
-        """Diversity and near-duplicates of one class, and its images."""
+    def _measure_class(self, generator: nn.Module, batch: FixedBatch) -> tuple[dict[str, float], Tensor]:
+        """Return diversity and near-duplicates of one class, and its images [PER_CLASS, 3, R, R]."""
         images = generator(batch.z, batch.y).float()
-        apart = distances(images).fill_diagonal_(torch.inf).amin(1) / self._scale
-        near = float((~(apart > NEAR_DUPLICATE)).float().mean())  # NaN images are no variety
-        return {"diversity": mean_distance(images) / self._scale, "duplicates": near}, images
+        nearest = distances(images).fill_diagonal_(torch.inf).amin(1) / self._scale
+        duplicates = float((~(nearest > NEAR_DUPLICATE)).float().mean())  # NaN images count as duplicates
+        return {"diversity": mean_distance(images) / self._scale, "duplicates": duplicates}, images
 
     @torch.no_grad()
     def _accuracies(self, discriminator: nn.Module) -> dict[str, float]:
-        """Share of real images, trained on and held out, that D takes for real."""
-        process, taken = self._process, dict.fromkeys(self._real, 0)
+        """Return D's accuracy on real images: the fraction of training and of held-out images with a positive logit."""
+        process, correct = self._process, dict.fromkeys(self._real, 0)
         for name, real in self._real.items():
             parts = zip(real.images.split(PER_CLASS), real.labels.split(PER_CLASS), strict=True)
             for images, labels in list(parts)[process.rank :: process.world_size]:
                 logits = discriminator(to_unit(images.to(process.device)), labels.to(process.device))
-                taken[name] += int((logits > 0).sum())
-        everybody = process.gather(taken)
+                correct[name] += int((logits > 0).sum())
+        gathered = process.gather(correct)
         return {
-            name: sum(counts[name] for counts in everybody) / len(real.images)
+            name: sum(counts[name] for counts in gathered) / len(real.images)
             for name, real in self._real.items()
             if len(real.images)
         }
@@ -113,15 +118,15 @@ class QualityProbe:
 
 @dataclass(frozen=True)
 class FixedBatch:
-    """Latents [PER_CLASS, z_dim] of one class, the directions they are changed in, and labels [PER_CLASS]."""
+    """Latents z [PER_CLASS, z_dim] of one class, directions of the same shape to move them in, labels y [PER_CLASS]."""
 
     z: Tensor
     direction: Tensor
     y: Tensor
 
     @staticmethod
-    def of_class(number: int, z_dim: int, seed: int, device: torch.device) -> FixedBatch:
-        """Keyed by (seed, class)."""
+    def for_class(number: int, z_dim: int, seed: int, device: torch.device) -> FixedBatch:
+        """Draw the batch of class `number`, keyed by (seed, class)."""
         random = keyed_generator("quality", seed, number)
         z, direction = torch.randn(2, PER_CLASS, z_dim, generator=random).to(device)
         return FixedBatch(z, direction, torch.full((PER_CLASS,), number, device=device))
@@ -129,17 +134,18 @@ class FixedBatch:
 
 @torch.no_grad()
 def steepness(generator: nn.Module, batch: FixedBatch, images: Tensor) -> float:
-    """How much `images`, those of `batch`, change with z: root mean square, per unit of z, along fixed directions.
+    """Return the root mean square change of `images`, the generator's for `batch`, per unit of z along fixed
+    directions.
 
-    What marks the turn from fitting to collapse in "Evolution of Discriminator and Generator Gradients in GAN
-    Training: From Fitting to Collapse" (TMLR 2025), as a finite difference: it needs no backward pass.
+    This quantity marks the turn from fitting to collapse in "Evolution of Discriminator and Generator Gradients in GAN
+    Training: From Fitting to Collapse" (TMLR 2025). It is a finite difference, so it needs no backward pass.
     """
-    moved = generator(batch.z + STEP * batch.direction, batch.y).float()
-    return float((moved - images).square().mean().sqrt()) / STEP
+    moved = generator(batch.z + Z_STEP * batch.direction, batch.y).float()
+    return float((moved - images).square().mean().sqrt()) / Z_STEP
 
 
 def gradient_norm(discriminator: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Mean Euclidean norm of D's gradient at images: the other of those two signals."""
+    """Return the mean Euclidean norm of D's gradient with respect to its images: the other signal of that paper."""
     x = images.detach().requires_grad_()
     with frozen(discriminator):
         (gradient,) = torch.autograd.grad(discriminator(x, labels).float().sum(), x)
@@ -148,7 +154,7 @@ def gradient_norm(discriminator: nn.Module, images: Tensor, labels: Tensor) -> f
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode, then as they were."""
+    """Set networks to evaluation mode; restore their modes on exit."""
     modes = [network.training for network in networks]
     for network in networks:
         network.eval()

@@ -1,7 +1,7 @@
-"""The largest singular values of every weight, followed through training (Brock et al. 2018, section 4.1).
+"""Tracks the largest singular values of every weight during training (Brock et al. 2018, section 4.1).
 
-On vectors of its own: the power iteration of spectral normalization is neither used nor advanced, so a run is the
-same with and without its spectrum.
+It uses its own vectors and neither reads nor advances the power iteration of spectral normalization, so it does not
+change the training trajectory.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from biggan.models.layers import SpectralNorm, as_matrix, owned_weights
 from biggan.random import keyed_generator
 
 OVERSAMPLING = 5
-"""Vectors followed besides those asked for: the gap to the first one left out decides the speed."""
+"""Number of additional tracked vectors: the gap to the first untracked singular value determines the convergence."""
 STACK_ELEMENTS = 2**22
-"""Equal shapes are measured together up to this size (16 MiB): it bounds the copy, and larger weights gain nothing."""
+"""Maximum number of elements of weights that are stacked (16 MiB): it bounds the copy; larger weights gain nothing."""
 OVERHEAD_ELEMENTS = 2**19
-"""What a weight costs besides its own elements, in elements, when weights are shared out over processes."""
+"""Fixed cost of measuring a weight, in elements, for distributing the weights over processes."""
 
 
 @dataclass(frozen=True)
 class SingularValues:
-    """Of one weight at one step."""
+    """Singular values of one weight at one step."""
 
     raw: tuple[float, ...]
-    """Of the weight as a matrix [out, rest], descending, as many as were asked for and there are; NaN when the weight
-    is not finite."""
+    """The `top` largest singular values (or all, if there are fewer) of the weight as a matrix [out, rest], descending;
+    NaN if the weight is not finite."""
     scale: float | None
-    """Spectral normalization's own estimate of the first, by which the layer would divide now; None without it."""
+    """Spectral normalization's estimate of the first one, which the layer divides by; None without spectral
+    normalization."""
 
     @property
     def normalized(self) -> tuple[float, ...] | None:
-        """Of the weight that the layer applies; the first is 1 where the estimate is right."""
+        """Singular values of the weight that the layer applies; the first one is 1 if the estimate is exact."""
         if self.scale is None:
             return None
         return tuple(value / self.scale if self.scale else math.nan for value in self.raw)
@@ -46,7 +47,7 @@ class SingularValues:
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight, by the name of the module that owns it."""
+    """Weight with the module that owns it and the module's name."""
 
     name: str
     module: nn.Module
@@ -54,23 +55,23 @@ class Layer:
 
     @property
     def matrix(self) -> Tensor:
-        """The weight, or its transpose, as [m, n] with m <= n, float32; a view where there can be one."""
+        """The weight or its transpose as float32 [m, n] with m <= n; a view if possible."""
         matrix = as_matrix(self.weight.detach()).float()
         return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.t()
 
     def random_rows(self, count: int) -> Tensor:
-        """[min(count, m), m], the same for this name whenever they are drawn."""
+        """Draw random rows [min(count, m), m], keyed by the layer's name."""
         m = self.matrix.shape[0]
         rows = torch.randn(min(count, m), m, generator=keyed_generator("spectrum", self.name))
         return rows.to(self.weight.device)
 
 
 class Spectrum:
-    """Follows the `top` largest singular values of every parameter with two or more axes.
+    """Tracker of the `top` largest singular values of every parameter with two or more axes.
 
-    `networks` are bare modules by the name that their layers' names begin with, on their device. Each of
-    `world_size` processes measures a share of the layers. What is kept between two measurements are float32 bases
-    [top + OVERSAMPLING, m], m the smaller side of the weight.
+    `networks` maps the prefix of layer names to the bare module, on its device. Each of `world_size` processes measures
+    its shard of the layers. Between measurements it keeps float32 bases [top + OVERSAMPLING, m], where m is the smaller
+    side of the weight.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], top: int, rank: int, world_size: int):
@@ -78,24 +79,24 @@ class Spectrum:
         self.layers: tuple[str, ...] = tuple(layer.name for layer in layers)
         assert len(set(self.layers)) == len(layers), "a module owns two weights"
         self._top = top
-        owners = shared_out([layer.weight.numel() + OVERHEAD_ELEMENTS for layer in layers], world_size)
-        mine = [layer for layer, owner in zip(layers, owners, strict=True) if owner == rank]
-        self._stacks = stacked(mine)
-        self._random = {layer.name: layer.random_rows(top + OVERSAMPLING) for layer in mine}
+        owners = assign_to_processes([layer.weight.numel() + OVERHEAD_ELEMENTS for layer in layers], world_size)
+        own = [layer for layer, owner in zip(layers, owners, strict=True) if owner == rank]
+        self._stacks = stack_by_shape(own)
+        self._random = {layer.name: layer.random_rows(top + OVERSAMPLING) for layer in own}
         self._bases = dict(self._random)
 
     def measure(self) -> dict[str, SingularValues]:
-        """The singular values of this process's share, as the weights are now."""
-        found: dict[str, SingularValues] = {}
+        """Return the current singular values of this process's layers, by layer name."""
+        values: dict[str, SingularValues] = {}
         for stack in self._stacks:
-            found |= self._measure(stack)
-        return found
+            values |= self._measure(stack)
+        return values
 
     @torch.no_grad()
     def _measure(self, stack: Sequence[Layer]) -> dict[str, SingularValues]:
         matrices = [layer.matrix for layer in stack]
         weights = torch.stack(matrices) if len(stack) > 1 else matrices[0][None]
-        # The last row is random every time: a singular value that grows in a direction that no basis knows is found.
+        # The last row is always random, to find a singular value that grows in a direction outside the basis.
         start = [torch.cat([self._bases[layer.name][:-1], self._random[layer.name][-1:]]) for layer in stack]
         with torch.autocast(weights.device.type, enabled=False):
             values, bases = top_singular_values(weights, torch.stack(start), min(self._top, weights.shape[1]))
@@ -108,27 +109,27 @@ class Spectrum:
         }
 
     def measure_all(self, process: Process) -> dict[str, SingularValues]:
-        """The singular values of every layer, in the order of `layers`, equal on all processes. Collective."""
-        found = {name: values for share in process.gather(self.measure()) for name, values in share.items()}
-        return {name: found[name] for name in self.layers}
+        """Return the singular values of every layer, in the order of `layers`, equal on all processes. Collective."""
+        gathered = {name: values for shard in process.gather(self.measure()) for name, values in shard.items()}
+        return {name: gathered[name] for name in self.layers}
 
     def state(self, process: Process) -> dict[str, Tensor]:
-        """Every layer's basis, in host memory, on every process. Collective."""
-        mine = {name: basis.to("cpu", copy=True) for name, basis in self._bases.items()}
-        return {name: basis for share in process.gather(mine) for name, basis in share.items()}
+        """Return every layer's basis, in host memory, on every process. Collective."""
+        own = {name: basis.to("cpu", copy=True) for name, basis in self._bases.items()}
+        return {name: basis for shard in process.gather(own) for name, basis in shard.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a `state` of any number of processes; layers that are not in it start anew.
+        """Restore a `state` written by any number of processes; layers missing from it start from random rows.
 
-        Bases of another `top` serve as far as they go.
+        If it was written with another `top`, the common rows are used.
         """
         for name, random in self._random.items():
             known = state.get(name, random)[: len(random)].to(random.device)
             self._bases[name] = torch.cat([known, random[len(known) :]])
 
 
-def shared_out(costs: Sequence[int], world_size: int) -> list[int]:
-    """The process that takes each item: the costliest first, each to whoever has least to do (Graham 1969)."""
+def assign_to_processes(costs: Sequence[int], world_size: int) -> list[int]:
+    """Return the rank for each item: the most expensive item first, each to the least loaded rank (Graham 1969)."""
     load = [0] * world_size
     owners = [0] * len(costs)
     for item in sorted(range(len(costs)), key=lambda k: -costs[k]):
@@ -137,13 +138,13 @@ def shared_out(costs: Sequence[int], world_size: int) -> list[int]:
     return owners
 
 
-def stacked(layers: Sequence[Layer]) -> list[list[Layer]]:
-    """Layers to be measured together: of one shape, and not more than STACK_ELEMENTS unless alone."""
+def stack_by_shape(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Group layers to measure together: of equal shape, and at most STACK_ELEMENTS elements unless a single layer."""
     by_shape: dict[torch.Size, list[Layer]] = {}
     for layer in layers:
         by_shape.setdefault(layer.matrix.shape, []).append(layer)
     stacks = []
-    for shape, alike in by_shape.items():
+    for shape, group in by_shape.items():
         height = max(1, STACK_ELEMENTS // shape.numel())
-        stacks += [alike[k : k + height] for k in range(0, len(alike), height)]
+        stacks += [group[k : k + height] for k in range(0, len(group), height)]
     return stacks

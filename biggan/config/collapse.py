@@ -1,4 +1,4 @@
-"""Keys against collapse: seeing it come, and what is done then."""
+"""Sections for collapse: detection, interventions and rollback."""
 
 from __future__ import annotations
 
@@ -6,79 +6,84 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from biggan.config.section import NonNegative, Positive, Section
+from biggan.config.sections import NonNegative, Positive, Section
 
 
 class InterventionConfig(Section):
-    """What is done against a collapse, from the step on at which a run or a child run starts, or a rollback goes
-    on. As it stands, nothing. docs/interventions.md says what the literature reports of each."""
+    """Measures against a collapse. They apply from the step at which a run or a child run starts, or at which a
+    rollback resumes. The defaults change nothing. docs/interventions.md summarises what the literature reports."""
 
     g_lr_factor: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """Multiplies the generator's learning rate; at each further rollback again."""
+    """Factor on the generator's learning rate, in (0, 100]; multiplied again at each further rollback."""
     d_lr_factor: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """Multiplies the discriminator's learning rate; at each further rollback again."""
+    """Factor on the discriminator's learning rate, in (0, 100]; multiplied again at each further rollback."""
     d_steps: NonNegative = 0
-    """Discriminator steps per generator step; 0 leaves `training.d_steps`."""
+    """Discriminator steps per generator step; 0 keeps `training.d_steps`."""
     r1_gamma: Annotated[float, Field(ge=0)] = 0.0
-    """R1: gamma / 2 * E||grad_x D(x)||^2 on real images (Mescheder et al. 2018)."""
+    """Strength of R1: gamma / 2 * E||grad_x D(x)||^2 on real images (Mescheder et al. 2018)."""
     r1_every_d_steps: Positive = 1
-    """Apply R1 in every so many discriminator steps, so many times as strong (lazy; Karras et al. 2019, StyleGAN2)."""
+    """Apply R1 every `n` discriminator steps, `n` times as strong (lazy regularization; Karras et al. 2019,
+    StyleGAN2)."""
     orthogonal: Annotated[float, Field(ge=0)] = 0.0
     """Added to `regularization.orthogonal`."""
     spectral_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Strength of the penalty (sigma_0 - target)^2 on raw weights whose sigma_0 is above the target."""
     spectral_clamp: bool = False
-    """After each update, pull sigma_0 of raw weights down to the target: W - max(0, sigma_0 - target) u_0 v_0^T."""
+    """After each update, reduce sigma_0 of raw weights to the target: W - max(0, sigma_0 - target) u_0 v_0^T."""
     spectral_target: Annotated[float, Field(ge=0)] = 0.0
-    """The target of both; 0 takes `spectral_ratio` * stopgrad(sigma_1)."""
+    """Target of the penalty and the clamp; 0 uses `spectral_ratio` * stopgrad(sigma_1)."""
     spectral_ratio: Annotated[float, Field(ge=1)] = 2.0
-    """The target as a multiple of each layer's sigma_1. Weights of one row or column have none and are left alone."""
+    """Target as a multiple of each layer's sigma_1, at least 1. Weights of one row or column have no sigma_1 and are
+    not changed."""
     spectral_layers: tuple[str, ...] = ("G.linear",)
-    """The weights of both: layer names, `*` matches anything (`G.*`, `D.blocks.0.*`). Each must match a weight."""
+    """Layers that the penalty and the clamp apply to: names in which `*` matches anything (`G.*`, `D.blocks.0.*`). Each
+    pattern must match a weight."""
     freeze_g_steps: NonNegative = 0
-    """Leave the generator's weights alone for so many generator steps (the paper's diagnostic)."""
+    """Generator steps for which the generator is frozen (the paper's diagnostic)."""
     freeze_d_steps: NonNegative = 0
-    """Leave the discriminator's weights alone for so many generator steps (the paper's diagnostic)."""
+    """Generator steps for which the discriminator is frozen (the paper's diagnostic)."""
 
     @model_validator(mode="after")
-    def _something_learns(self) -> InterventionConfig:
+    def _check_freezes(self) -> InterventionConfig:
         if self.freeze_g_steps and self.freeze_d_steps:
             section = "rollback" if isinstance(self, RollbackConfig) else "intervention"
             raise ValueError(
-                f"{section}.freeze_g_steps: with both networks frozen nothing learns; "
+                f"{section}.freeze_g_steps: both networks are frozen, so nothing is trained; "
                 f"set {section}.freeze_g_steps or {section}.freeze_d_steps to 0"
             )
         return self
 
 
 class RollbackConfig(InterventionConfig):
-    """What a rollback applies beside a new seed; what is left neutral here stays as `intervention` has it."""
+    """Interventions that a rollback applies in addition to a new seed. Keys at their neutral value keep the value of
+    `intervention`."""
 
     g_lr_factor: Annotated[float, Field(gt=0, le=100)] = 0.5
-    """Multiplies the generator's learning rate, at each further rollback again. (Of all changes of learning rates,
-    only this one delayed collapse in the paper.)"""
+    """Factor on the generator's learning rate, in (0, 100]; multiplied again at each further rollback. (Of all changes
+    of learning rates, only this one delayed collapse in the paper.)"""
 
 
 class CollapseConfig(Section):
-    """Seeing a collapse come, and what follows. docs/collapse.md says why these numbers."""
+    """Collapse detection and the reaction to it. docs/collapse.md gives the reasons for these defaults."""
 
     on_collapse: Literal["continue", "halt", "rollback"] = "halt"
-    """At the verdict `collapsing` or `collapsed`: go on, stop with exit code 7, or go back to the last good checkpoint,
-    apply `rollback.*` and walk another path. In each case the checkpoints from before are pinned. Non-finite gradients
-    never go on."""
+    """Reaction to the verdict `collapsing` or `collapsed`: continue, stop with exit code 7, or go back to the last good
+    checkpoint, apply `rollback.*` and continue on a new training trajectory. In each case earlier checkpoints are
+    pinned. A run with non-finite gradients never continues."""
     max_rollbacks: NonNegative = 3
-    """After so many rollbacks the next collapse halts the run."""
+    """Maximum number of rollbacks; the next collapse stops the run."""
     spectrum_every_steps: Positive = 50
-    """Cadence of the singular values of every weight."""
+    """Measure the largest singular values of every weight every `n` generator steps."""
     quality_every_steps: Positive = 250
-    """Cadence of what needs images of their own: diversity of a fixed batch, memorisation."""
+    """Measure the signals that need images (diversity of a fixed batch, memorisation) every `n` generator steps."""
     top_singular_values: Annotated[int, Field(ge=2, le=16)] = 3
-    """Singular values tracked of each weight."""
+    """Number of singular values measured per weight, 2 to 16."""
     minimum_observations: Annotated[int, Field(ge=16)] = 30
-    """Earlier changes of a signal that one must be compared with before it can be a witness."""
+    """Minimum number of earlier changes of a signal that a change is compared with, at least 16. A signal with a
+    shorter history does not count."""
     patience_observations: Positive = 2
-    """The newest observations that must all depart."""
+    """Number of newest observations that must all depart."""
     deviations: Annotated[float, Field(gt=0)] = 4.0
-    """A change departs when it is so many robust standard deviations from a signal's usual ones."""
+    """Threshold of a departure: the change of a signal, in robust standard deviations of its earlier changes."""
     agreeing_signals: Positive = 2
-    """Kinds of signals that must depart together for `collapsing`; fewer warn."""
+    """Number of signal families that must depart together for `collapsing`; fewer give a warning."""

@@ -1,6 +1,6 @@
-"""What is done against a collapse, from the config to what is in force after so many rollbacks.
+"""The interventions in force after a number of rollbacks, and checks of them.
 
-docs/interventions.md says what each does and what the literature reports of it.
+docs/interventions.md describes each intervention and what the literature reports of it.
 """
 
 from __future__ import annotations
@@ -17,45 +17,48 @@ NEUTRAL = InterventionConfig()
 
 
 def effective(config: Config, rollbacks: int) -> InterventionConfig:
-    """What is in force after `rollbacks` rollbacks: `intervention` itself after none.
+    """Return the interventions in force after `rollbacks` rollbacks; after none, `intervention` itself.
 
-    After that, each field of `rollback` that is not neutral stands in its place, and the factors of learning rates are
-    multiplied: `intervention`'s by `rollback`'s to the power of `rollbacks`.
+    After a rollback, each key of `rollback` that is not neutral replaces the key of `intervention`. The factors of
+    learning rates are `intervention`'s times `rollback`'s to the power of `rollbacks`.
     """
-    start, again = config.intervention, config.rollback
+    initial, rollback = config.intervention, config.rollback
     if not rollbacks:
-        return start
-    changes = {name: value for name, value in again if value != getattr(NEUTRAL, name)}
-    changes["g_lr_factor"] = start.g_lr_factor * again.g_lr_factor**rollbacks
-    changes["d_lr_factor"] = start.d_lr_factor * again.d_lr_factor**rollbacks
-    # A freeze counts from where the intervention began, and `intervention`'s was served before the rollback.
-    changes["freeze_g_steps"], changes["freeze_d_steps"] = again.freeze_g_steps, again.freeze_d_steps
-    return start.model_copy(update=changes)
+        return initial
+    changes = {name: value for name, value in rollback if value != getattr(NEUTRAL, name)}
+    changes["g_lr_factor"] = initial.g_lr_factor * rollback.g_lr_factor**rollbacks
+    changes["d_lr_factor"] = initial.d_lr_factor * rollback.d_lr_factor**rollbacks
+    # A freeze counts from the start of its intervention; `intervention`'s freeze ended before the rollback.
+    changes["freeze_g_steps"], changes["freeze_d_steps"] = rollback.freeze_g_steps, rollback.freeze_d_steps
+    return initial.model_copy(update=changes)
 
 
 def warnings(config: Config) -> list[str]:
-    """A line for each change of learning rates after which the paper saw immediate collapse."""
-    found = learning_rate_warnings("intervention.", config.intervention.g_lr_factor, config.intervention.d_lr_factor)
+    """Return one line for each change of learning rates that collapsed immediately in the paper."""
+    lines = learning_rate_warnings("intervention.", config.intervention.g_lr_factor, config.intervention.d_lr_factor)
     if config.collapse.on_collapse == "rollback":
-        found += learning_rate_warnings("rollback.", config.rollback.g_lr_factor, config.rollback.d_lr_factor)
-    return found
+        lines += learning_rate_warnings("rollback.", config.rollback.g_lr_factor, config.rollback.d_lr_factor)
+    return lines
 
 
 def learning_rate_warnings(section: str, g_factor: float, d_factor: float) -> list[str]:
-    """The same of learning rates that change by these factors, when training goes on from shortly before a collapse."""
-    found = []
+    """Return the warnings for these factors of learning rates; `section` is the prefix of the keys, with its dot.
+
+    They apply to training that resumes from shortly before a collapse.
+    """
+    lines = []
     for key, factor in (("g_lr_factor", g_factor), ("d_lr_factor", d_factor)):
         if factor > 1:
-            found.append(
-                f"{section}{key}: {factor} raises a learning rate; restarted before a collapse, that collapsed at once "
-                f"in the paper, even by a factor of 2"
+            lines.append(
+                f"{section}{key}: {factor} raises a learning rate; in the paper, runs restarted before a collapse with "
+                f"a higher rate collapsed immediately, even with a factor of 2"
             )
     if d_factor < 1 <= g_factor:
-        found.append(
-            f"{section}d_lr_factor: {d_factor} lowers the discriminator's learning rate alone; restarted before a "
-            f"collapse, that collapsed at once in the paper; lowering {section}g_lr_factor delayed it"
+        lines.append(
+            f"{section}d_lr_factor: {d_factor} lowers only the discriminator's learning rate; in the paper, runs "
+            f"restarted before a collapse with this change collapsed immediately; lower {section}g_lr_factor instead"
         )
-    return found
+    return lines
 
 
 def check_layers(config: Config, layers: Collection[str]) -> None:

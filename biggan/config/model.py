@@ -1,4 +1,4 @@
-"""The networks' keys."""
+"""The `model` section: architecture of both networks."""
 
 from __future__ import annotations
 
@@ -9,53 +9,55 @@ from pydantic import Field, model_validator
 
 from biggan.config import families
 from biggan.config.families import FAMILIES, FamilyName
-from biggan.config.section import NonNegative, Positive, Section
+from biggan.config.sections import NonNegative, Positive, Section
 
 
 class ModelConfig(Section):
-    """The generator and discriminator (Brock et al. 2018, appendix B), and by their settings those before them."""
+    """Architecture of generator and discriminator (Brock et al. 2018, appendix B), and of earlier GANs by their
+    settings."""
 
     family: FamilyName = "biggan"
-    """`biggan`; `biggan-deep` has bottleneck blocks, `depth` of them a stage, and z whole in every BatchNorm."""
+    """`biggan`, or `biggan-deep`: bottleneck blocks, `depth` of them per stage, and the whole of z in every
+    BatchNorm."""
     resolution: Literal[32, 64, 128, 256, 512]
-    """Image height and width, pixels."""
+    """Image height and width, in pixels."""
     image_channels: Literal[1, 3] = 3
-    """3 for colour, 1 for a data set packed with `--grey`."""
+    """Image channels: 3 for colour, 1 for a data set packed with `--grey`."""
     channels: Positive
     """Width multiplier `ch` of the networks (96 in the paper, 128 for BigGAN-deep)."""
     d_channels: NonNegative = 0
-    """The discriminator's; 0 takes `channels`."""
+    """Width multiplier of the discriminator; 0 uses `channels`."""
     depth: Annotated[int, Field(ge=1, le=64)] = 2
-    """Blocks a stage; of `biggan-deep` alone."""
+    """Blocks per stage, 1 to 64; only for `biggan-deep`."""
     d_depth: Annotated[int, Field(ge=0, le=64)] = 0
-    """The discriminator's; 0 takes `depth`."""
+    """Blocks per stage of the discriminator, 0 to 64; 0 uses `depth`."""
     classes: Positive
     """Number of classes; 1 is unconditional."""
     z_dim: Positive
-    """Size of the latent. With `hierarchical_z` it is rounded down to a multiple of the number of chunks
-    (one per block and one for the first layer), as the paper's code does."""
+    """Dimension of the latent z. With `hierarchical_z` it is rounded down to a multiple of the number of chunks (one
+    per block and one for the first layer), as in the paper's code."""
     class_embedding_dim: NonNegative = 128
-    """Size of the class embedding shared by all conditional BatchNorms; 0 gives each its own table."""
+    """Dimension of the class embedding shared by all conditional BatchNorms; 0 gives each BatchNorm its own table."""
     hierarchical_z: bool = True
-    """Feed a chunk of z to every block besides the first layer (needs a shared embedding). `biggan-deep` always feeds
+    """Feed a chunk of z to the first layer and to every block (needs a shared embedding). `biggan-deep` always feeds
     the whole of z to every block."""
     g_attention: tuple[Positive, ...] = ()
-    """Resolutions, in pixels, after which the generator has self-attention."""
+    """Resolutions, in pixels, of the generator's feature maps that are followed by self-attention."""
     d_attention: tuple[Positive, ...] = ()
-    """Resolutions, in pixels, after which the discriminator has self-attention."""
+    """Resolutions, in pixels, of the discriminator's feature maps that are followed by self-attention."""
     g_spectral_norm: bool = True
-    """Spectral normalization in the generator (SN-GAN has none there). The discriminator always has it."""
+    """Use spectral normalization in the generator (SN-GAN does not). The discriminator always has it."""
     residual: bool = True
-    """Blocks of two convolutions beside a shortcut; without, of one convolution, as in a DCGAN."""
+    """Use residual blocks of two convolutions. If false, a block has one convolution and no shortcut, as in DCGAN."""
     d_conv_shortcuts: Literal["downsampling", "widening"] = "downsampling"
-    """Which of the discriminator's shortcuts have a convolution: of every `downsampling` block, as in the PyTorch
-    code, or of those alone that are `widening`, as in TensorFlow's (fewer parameters from 256 px on)."""
+    """Discriminator blocks whose shortcut has a convolution: all `downsampling` blocks, as in the PyTorch code, or only
+    `widening` ones, as in the TensorFlow code (fewer parameters at 256 px and above)."""
     initialization: Literal["orthogonal", "glorot", "normal"] = "orthogonal"
-    """`orthogonal`; `glorot`, uniform; or `normal` for N(0, 0.02)."""
+    """Initialization of the weights: `orthogonal`, `glorot` (uniform), or `normal`: N(0, 0.02)."""
     sn_eps: Annotated[float, Field(gt=0)] = 1e-6
-    """Added to norms in the power iteration of spectral normalization."""
+    """Term added to norms in the power iteration of spectral normalization, above 0."""
     bn_eps: Annotated[float, Field(gt=0)] = 1e-5
-    """Added to variances in BatchNorm."""
+    """Term added to variances in BatchNorm, above 0."""
 
     @property
     def latent_chunks(self) -> int:
@@ -68,34 +70,34 @@ class ModelConfig(Section):
         return self.z_dim // self.latent_chunks * self.latent_chunks
 
     @model_validator(mode="after")
-    def _networks_exist(self) -> ModelConfig:
-        for key, wanted, available in (
+    def _check_networks(self) -> ModelConfig:
+        for key, requested, available in (
             ("g_attention", self.g_attention, families.g_resolutions(self.resolution)),
             ("d_attention", self.d_attention, families.d_resolutions(self.resolution)),
         ):
-            for r in wanted:
+            for r in requested:
                 if r not in available:
                     nearest = min(available, key=lambda a: abs(math.log2(a / r)))
                     raise ValueError(
-                        f"model.{key}: a {self.resolution} px network has no {r} px features; "
+                        f"model.{key}: a network of {self.resolution} px has no feature maps of {r} px; "
                         f"it has {', '.join(map(str, available))} (nearest: {nearest})"
                     )
-            if len(set(wanted)) != len(wanted):
-                raise ValueError(f"model.{key}: {list(wanted)} names a resolution twice")
+            if len(set(requested)) != len(requested):
+                raise ValueError(f"model.{key}: {list(requested)} contains a resolution twice; remove one")
         if self.hierarchical_z and not self.class_embedding_dim:
             raise ValueError(
-                "model.hierarchical_z: needs a shared class embedding; "
+                "model.hierarchical_z: true needs a shared class embedding; "
                 "set model.class_embedding_dim (128 in the paper) or model.hierarchical_z=false"
             )
         if self.effective_z_dim == 0:
             raise ValueError(
-                f"model.z_dim: {self.z_dim} is less than the {self.latent_chunks} chunks hierarchical z "
-                f"needs at {self.resolution} px; use at least {self.latent_chunks}"
+                f"model.z_dim: {self.z_dim} is too small: hierarchical z has {self.latent_chunks} chunks "
+                f"at {self.resolution} px; use at least {self.latent_chunks}"
             )
         return self
 
     @model_validator(mode="after")
-    def _family_has(self) -> ModelConfig:
+    def _check_family(self) -> ModelConfig:
         family = FAMILIES[self.family]
         for key, (value, reason) in family.fixed.items():
             if getattr(self, key) != value:

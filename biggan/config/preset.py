@@ -1,6 +1,6 @@
-"""From a YAML preset and `key.sub=value` overrides to a Config, or to one line that says what is wrong.
+"""Resolves a YAML preset and `key.sub=value` overrides to a Config, or to a one-line error.
 
-What they resolve to is saved as `config.yaml` in the run folder; that file alone reproduces the run.
+The result is saved as `config.yaml` in the run folder; that file alone reproduces the run.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from biggan.errors import InputError, nearest_path
 
 
 def resolve(preset: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read `preset` (YAML), apply `key.sub=value` overrides in order, validate.
+    """Read `preset` (YAML), apply `key.sub=value` overrides in order, and validate the result.
 
-    Raises InputError with one line that names the file, or the key and the nearest valid one.
+    Raises InputError with one line that names the file, or the key and the nearest valid key.
     """
-    return resolved(_read_preset(preset), overrides)
+    return resolve_tree(_read_preset(preset), overrides)
 
 
-def resolved(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """`resolve` of a preset's sections themselves, which take the overrides in; raises InputError as it does."""
+def resolve_tree(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Apply the overrides to the sections `tree` of a preset (in place) and validate it; raises InputError like
+    `resolve`."""
     for override in overrides:
         _apply(tree, override)
     try:
         return Config.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        raise InputError(_one_line(error)) from None
+        raise InputError(_message(error)) from None
 
 
 def keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the tree, in order."""
+    """Yield every dotted key of the tree, in order."""
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -51,7 +52,7 @@ def _read_preset(preset: Path) -> dict[str, Any]:
     try:
         tree = yaml.load(preset.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        hint = nearest_path(preset, preset.parent.glob("*.yaml")) or "; presets live in configs/"
+        hint = nearest_path(preset, preset.parent.glob("*.yaml")) or "; presets are in configs/"
         raise InputError(f"{preset}: no such config{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -60,27 +61,27 @@ def _read_preset(preset: Path) -> dict[str, Any]:
         reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
         raise InputError(f"{preset}: not valid YAML ({reason})") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{preset}: expected sections (run, data, model, ...), found {type(tree).__name__}")
+        raise InputError(f"{preset}: expected sections (run, data, model, ...), not {type(tree).__name__}")
     for section, values in tree.items():
         if values is not None and not isinstance(values, dict):
-            raise InputError(f"{section}: expected keys below it, found {values!r}")
+            raise InputError(f"{section}: expected keys below it, not {values!r}")
     return {section: {} if values is None else values for section, values in tree.items()}
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"'{override}': overrides are written key.sub=value, as in training.steps=1000")
+        raise InputError(f"'{override}': write overrides as key.sub=value, for example training.steps=1000")
     if key not in keys():
-        raise InputError(_unknown(key))
+        raise InputError(_unknown_key(key))
     section, leaf = key.split(".")
     try:
         tree.setdefault(section, {})[leaf] = yaml.load(text, Loader=_Loader) if text else ""
     except yaml.YAMLError:
-        raise InputError(f"{key}: '{text}' is not a YAML value; quote it") from None
+        raise InputError(f"{key}: '{text}' is not a valid YAML value; quote it") from None
 
 
-def _unknown(key: str) -> str:
+def _unknown_key(key: str) -> str:
     known = list(keys())
     leaf = key.rsplit(".", 1)[-1]
     same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
@@ -88,11 +89,11 @@ def _unknown(key: str) -> str:
     return f"{key}: no such key; nearest: {near[0]}"
 
 
-def _one_line(error: ValidationError) -> str:
+def _message(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return _unknown(key)
+        return _unknown_key(key)
     if first["type"] == "missing":
         return f"{key}: missing; set it in the config or with {key}=VALUE"
     message = first["msg"].removeprefix("Value error, ")
@@ -104,7 +105,7 @@ def _one_line(error: ValidationError) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose floats include `5e-5`, which PyYAML's YAML 1.1 reads as text."""
+    """YAML loader that reads `5e-5` as a float; PyYAML follows YAML 1.1 and reads it as text."""
 
 
 _Loader.add_implicit_resolver(

@@ -57,7 +57,7 @@ def record(config: Config, images: int) -> Trace:
 
     The run is assumed to be on a GPU, so the precision `auto` means bfloat16.
     """
-    config = config.settled(bfloat16=True)
+    config = config.with_precision(bfloat16=True)
     t = config.training
     micro_steps = min(2, t.accumulation)  # the first and the last; those between equal the first
     with FakeTensorMode(), fake_group() as group, warnings.catch_warnings():

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from biggan.config import Config
 from biggan.doctor.check import Check, Status, name_ranks, not_reached
-from biggan.runs.ring import MOST_PINNED
+from biggan.runs.ring import MAX_PINNED
 from biggan.runs.run_folder import checkpoints
 from biggan.startup import build
 
@@ -76,7 +76,7 @@ def ring_bytes(config: Config, checkpoint: int) -> int:
     keep, steps = config.checkpoint, config.training.steps
     permanent = steps // keep.keep_every_steps if keep.keep_every_steps else 0
     cadences = [keep.every_steps, *([config.evaluation.every_steps] if config.evaluation.every_steps else [])]
-    at_once = build.ring(config).most_kept(min(cadences)) + MOST_PINNED + permanent + 1
+    at_once = build.ring(config).max_kept(min(cadences)) + MAX_PINNED + permanent + 1
     written = sum(steps // every_steps for every_steps in cadences) + 1  # the last one may be between two cadences
     most = checkpoint * min(at_once, written)
     return min(most, limit) if (limit := build.ring(config).max_bytes) else most

@@ -46,12 +46,12 @@ def locate(path: str, on_corrupt: Callable[[str], object]) -> Path:
     try:
         return find_checkpoint(path, on_corrupt)
     except InputError as error:
-        if not run_folder.has_begun(Path(path)):
+        if not run_folder.has_checkpoints(Path(path)):
             raise InputError(f"{KEY}: {error}") from None
     root = run_folder.checkpoints(Path(path))
     newest = root / checkpoint.folder_name(steps_on_disk(root)[-1])
     raise InputError(
-        f"{KEY}: {path}: this run has no complete checkpoint; {newest}: {checkpoint.damage(newest)}; "
+        f"{KEY}: {path}: this run has no complete checkpoint; {newest}: {checkpoint.find_corruption(newest)}; "
         "restore it, or name another source"
     )
 

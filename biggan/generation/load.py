@@ -54,10 +54,10 @@ def find_checkpoint(path: str, on_corrupt: Callable[[str], object]) -> Path:
     if is_export(folder):
         raise InputError(f"{path}: is an export already ({INFORMATION}); name the run that it was exported from")
     root = run_folder.checkpoints(folder)
-    if root.is_dir() and (newest := checkpoint.newest_whole(root, on_corrupt)):
+    if root.is_dir() and (newest := checkpoint.newest_complete(root, on_corrupt)):
         return newest
     if "@" in path and not folder.is_dir():
-        return lineage.ancestor(path, path).checkpoint
+        return lineage.find_ancestor(path, path).checkpoint
     raise InputError(f"{path}: {_why_not_a_generator(folder)}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biggan.config.preset import resolved
+from biggan.config.preset import resolve_tree
 from biggan.errors import InputError
 from biggan.importing import reference_settings
 from biggan.importing.imported_checkpoint import ImportedCheckpoint, State, parse_step
@@ -77,7 +77,7 @@ def read(folder: Path, suffix: str, overrides: Sequence[str]) -> ImportedCheckpo
     reference_settings.check_against_tensors(config, networks, "D" in ours, where)
     tree = reference_settings.config_sections(settings, networks, step or 0)
     images_per_step = tree["training"]["d_steps"] * tree["training"]["batch_size"]
-    resolved_config = resolved(tree, overrides)
+    resolved_config = resolve_tree(tree, overrides)
     networks = with_epsilons(networks, configured_architecture(resolved_config.model))
     for name in ours.keys() - {"D"}:
         ours[name] = _with_one_eps(ours[name], networks.bn_eps)

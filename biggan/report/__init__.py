@@ -1,1 +1,1 @@
-"""The HTML report of a run."""
+"""HTML report of a run."""

@@ -1,4 +1,4 @@
-"""Axes: where a value stands, and which values are written beside it."""
+"""Axes: the position of a value on an axis, and the tick values."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-MOST_TICKS = 6
-MOST_DECADES = 6
-"""A logarithmic axis reaches this far below its highest value; what is lower lies on its edge."""
+MAX_TICKS = 6
+MAX_DECADES = 6
+"""Maximum number of decades of a logarithmic axis below its highest value; lower values are drawn on its edge."""
 
 
 class Kind(Enum):
-    """How values are laid out along an axis."""
+    """Layout of values along an axis."""
 
     LINEAR = "linear"
     LOG = "log"
-    """Logarithmic; for what is positive."""
+    """Logarithmic; for positive values."""
     SIGNED_LOG = "signed log"
-    """Linear where all is within -10 to 10; else asinh: linear near 0, logarithmic beyond 1 on either side."""
-    SHARE = "share"
-    """0 to 1."""
+    """Linear if all values are within -10 to 10; else asinh: linear near 0, logarithmic beyond -1 and 1."""
+    FRACTION = "fraction"
+    """Linear from 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis from `lowest` to `highest`, even in `warp(value)`."""
+    """Axis from `lowest` to `highest`, linear in `warp(value)`."""
 
     lowest: float
     highest: float
     warp: Callable[[float], float]
     ticks: tuple[float, ...]
 
-    def share(self, value: float) -> float:
-        """How far up the axis a value stands: 0 to 1, and on the edge if it is beyond."""
+    def fraction(self, value: float) -> float:
+        """Return the position of a value on the axis, 0 to 1; values beyond the axis are on its edge."""
         low, high = self.warp(self.lowest), self.warp(self.highest)
         return (self.warp(min(max(value, self.lowest), self.highest)) - low) / (high - low)
 
 
 def scale_for(kind: Kind, values: Sequence[float]) -> Scale:
-    """An axis that holds `values` (finite, at least one)."""
-    if kind is Kind.SHARE:
+    """Return an axis that contains `values` (finite, at least one)."""
+    if kind is Kind.FRACTION:
         return Scale(0.0, 1.0, float, (0.0, 0.25, 0.5, 0.75, 1.0))
     if kind is Kind.LOG and max(values) > 0:
         return _log_scale(values)
@@ -62,34 +62,34 @@ def _linear_scale(values: Sequence[float]) -> Scale:
 
 def _log_scale(values: Sequence[float]) -> Scale:
     highest = max(values)
-    lowest = min(value for value in values if value >= highest / 10**MOST_DECADES)
+    lowest = min(value for value in values if value >= highest / 10**MAX_DECADES)
     decades = range(math.floor(math.log10(lowest)) - 1, math.ceil(math.log10(highest)) + 2)
     marks = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
     first = max(k for k, mark in enumerate(marks) if mark <= lowest)
     last = max(first + 1, min(k for k, mark in enumerate(marks) if mark >= highest))
     ticks = marks[first : last + 1]
-    if len(ticks) > MOST_TICKS:
+    if len(ticks) > MAX_TICKS:
         ticks = [mark for mark in ticks if f"{mark:e}".startswith("1")]
     return Scale(marks[first], marks[last], math.log10, tuple(ticks))
 
 
 def _signed_log_scale(values: Sequence[float]) -> Scale:
     lowest, highest = min(*values, 0.0), max(*values, 0.0)
-    most = math.ceil(math.log10(max(-lowest, highest)))
-    sizes = [10.0**decade for decade in range(int(most > 2), most + 1, 1 + most // 4)]
+    decades = math.ceil(math.log10(max(-lowest, highest)))
+    sizes = [10.0**decade for decade in range(int(decades > 2), decades + 1, 1 + decades // 4)]
     marks = [*(-size for size in reversed(sizes)), 0.0, *sizes]
     return Scale(lowest, highest, math.asinh, tuple(mark for mark in marks if lowest <= mark <= highest))
 
 
 def step_ticks(first: int, last: int) -> list[int]:
-    """Round numbers of steps in a span, at most five."""
+    """Return round numbers of steps from `first` to `last`, at most five."""
     scale = _linear_scale([first, last])
     within = [round(tick) for tick in scale.ticks if first <= tick <= last and tick == round(tick)]
     return within if len(within) <= 5 else within[::2]
 
 
 def number(value: float) -> str:
-    """At most four significant digits: 0.0312, 3.14, 12,500, 3.2e+08."""
+    """Format a number with at most four significant digits: 0.0312, 3.14, 12,500, 3.2e+08."""
     if value and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.3g}"
     if abs(value) >= 1000:

@@ -1,4 +1,5 @@
-"""A run's metrics as curves, thinned while they are read: a long run takes no more memory than a short one."""
+"""A run's metrics as curves. They are thinned while they are read, so memory does not grow with the length of the
+run."""
 
 from __future__ import annotations
 
@@ -13,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 BUCKETS = 250
-"""Stretches of steps that a curve is thinned to; each keeps at most five points."""
+"""Number of intervals of steps that a curve is divided into; each keeps at most five points."""
 TAIL_BYTES = 2**20
-"""How far from its end a file's last whole row is looked for; a row of 150 layers is about 40 kB."""
+"""Number of bytes at the end of a file that are searched for its last complete row; a row of 150 layers has about 40
+kB."""
 SINGULAR_VALUES = ("0", "1", "2")
 
 
 @dataclass(frozen=True)
 class Span:
-    """Steps `first` to `last`: what a chart shows."""
+    """Steps `first` to `last`, both included: the range of a chart."""
 
     first: int
     last: int
@@ -29,15 +31,15 @@ class Span:
     def __contains__(self, step: int) -> bool:
         return self.first <= step <= self.last
 
-    def share(self, step: float) -> float:
-        """How far through the span `step` is: 0 at its first, 1 at its last."""
+    def fraction(self, step: float) -> float:
+        """Return the position of `step` in the span: 0 at its first step, 1 at its last."""
         return (step - self.first) / max(1, self.last - self.first)
 
 
 class Curve:
-    """One metric over the steps. Of each bucket it keeps the first, lowest, highest, last and non-finite point.
+    """One metric over the steps. In each bucket it keeps the first, lowest, highest, last and first non-finite point.
 
-    That is all a line chart of so many pixels can show of them (M4: Jugel et al., VLDB 2014), so spikes stay.
+    A line chart of this many pixels can show no more (M4: Jugel et al., VLDB 2014), so spikes stay visible.
     """
 
     def __init__(self) -> None:
@@ -62,12 +64,12 @@ class Curve:
             kept["highest"] = point
 
     def points(self) -> list[tuple[int, float]]:
-        """(step, value), ascending; values may be NaN or infinite."""
+        """Return the points (step, value) in ascending order; values may be NaN or infinite."""
         self._close_bucket()
         return list(zip(self._steps, self._values, strict=True))
 
     def finite(self) -> list[tuple[int, float]]:
-        """`points` without those that are NaN or infinite."""
+        """Return `points` without NaN and infinite values."""
         return [(step, value) for step, value in self.points() if math.isfinite(value)]
 
     def _close_bucket(self) -> None:
@@ -78,18 +80,18 @@ class Curve:
 
 
 class Curves:
-    """Curves by metric, of the rows of one file that lie in a span of steps."""
+    """Curves by metric, from the rows of one file within a span of steps."""
 
     def __init__(self, span: Span):
         self.span = span
         self._by_key: dict[str, Curve | None] = {}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row of `metrics.jsonl`; what is no number is passed over, and so are the many keys nobody draws."""
+        """Add a row of `metrics.jsonl`; values that are not numbers and keys that no chart needs are skipped."""
         step = row["step"]
         if step not in self.span:
             return
-        bucket = min(BUCKETS - 1, int(self.span.share(step) * BUCKETS))
+        bucket = min(BUCKETS - 1, int(self.span.fraction(step) * BUCKETS))
         for key, value in row.items():
             if key not in self._by_key:
                 self._by_key[key] = Curve() if not key.startswith("sigma/") or _layer_of(key) else None
@@ -97,18 +99,18 @@ class Curves:
                 curve.add(bucket, step, value)
 
     def get(self, key: str) -> Curve | None:
-        """The curve of a metric, if the file has any of it in the span."""
+        """Return the curve of a metric; None if the file has no value of it in the span."""
         return self._by_key.get(key)
 
     def sigma_0(self) -> dict[str, Curve]:
-        """The largest singular value, by layer."""
+        """Return the curve of the largest singular value of each layer, by layer name."""
         layers = ((curve, _layer_of(key)) for key, curve in self._by_key.items() if key.endswith("/0"))
         return {layer: curve for curve, layer in layers if curve is not None and layer is not None}
 
 
 @dataclass(frozen=True)
 class View:
-    """One span of steps: the path the run is on, and those that rollbacks left."""
+    """Curves of one span of steps: `now` of the current trajectory, `attempts` of those that rollbacks abandoned."""
 
     span: Span
     now: Curves
@@ -116,14 +118,15 @@ class View:
 
 
 def _layer_of(key: str) -> str | None:
-    """The layer of `sigma/LAYER/K`; None if the key is another."""
+    """Return LAYER of a key `sigma/LAYER/K`; None for other keys."""
     prefix, _, rest = key.partition("/")
     layer, _, which = rest.rpartition("/")
     return layer if prefix == "sigma" and which in SINGULAR_VALUES and layer else None
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .jsonl in order; none if it is not there. A line cut off (the run goes on) is passed over."""
+    """Yield the rows of a .jsonl file in order; none if it does not exist. Truncated lines (of a live run) are
+    skipped."""
     try:
         with path.open("rb") as file:
             for line in file:
@@ -142,7 +145,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def last_row(path: Path) -> dict[str, Any]:
-    """The last whole row of a .jsonl, without reading the rest; {} if there is none."""
+    """Return the last complete row of a .jsonl file without reading the rest; {} without one."""
     try:
         with path.open("rb") as file:
             file.seek(-min(file.seek(0, os.SEEK_END), TAIL_BYTES), os.SEEK_END)
@@ -153,7 +156,7 @@ def last_row(path: Path) -> dict[str, Any]:
 
 
 def read_views(now: Path, attempts: Sequence[Path], spans: Sequence[Span]) -> list[View]:
-    """One view per span; each file is read once."""
+    """Return one view per span; each file is read once."""
     by_file = []
     for path in (now, *attempts):
         curves = [Curves(span) for span in spans]
@@ -167,21 +170,21 @@ def read_views(now: Path, attempts: Sequence[Path], spans: Sequence[Span]) -> li
 
 
 def recent_growth(curve: Curve, span: Span) -> float:
-    """The highest value of the last tenth of the span, over the median of the tenth before it.
+    """Return the highest value in the last tenth of the span, divided by the median of the tenth before it.
 
-    Infinite if the last value is not finite; 1 if there is nothing to compare with.
+    The result is infinite if the last value is not finite, and 1 if there are no values to compare.
     """
     points = curve.points()
     if points and not math.isfinite(points[-1][1]):
         return math.inf
-    recent = [value for step, value in points if math.isfinite(value) and span.share(step) > 0.9]
-    before = [value for step, value in points if math.isfinite(value) and 0.8 < span.share(step) <= 0.9]
+    recent = [value for step, value in points if math.isfinite(value) and span.fraction(step) > 0.9]
+    before = [value for step, value in points if math.isfinite(value) and 0.8 < span.fraction(step) <= 0.9]
     if not recent or not before or statistics.median(before) <= 0:
         return 1.0
     return max(recent) / statistics.median(before)
 
 
-def worst_first(curves: Curves, alarmed: Sequence[str]) -> list[tuple[str, float]]:
-    """Layers and the recent growth of their sigma_0: those that alarms named come first, then by growth."""
+def rank_layers(curves: Curves, alarmed: Sequence[str]) -> list[tuple[str, float]]:
+    """Return (layer, recent growth of its sigma_0): the `alarmed` layers first, then in descending order of growth."""
     growth = {layer: recent_growth(curve, curves.span) for layer, curve in curves.sigma_0().items()}
     return sorted(growth.items(), key=lambda item: (item[0] not in alarmed, -item[1], item[0]))

@@ -1,4 +1,4 @@
-"""What a run folder says of itself, read while the run may be writing it: what is missing or cut is passed over."""
+"""Reads a run folder, also while the run is writing to it: missing files and truncated rows are skipped."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 HEALTHY = "healthy"
 SEVERE = ("collapsing", "collapsed")
 ROLLED_BACK = "rolled back"
-MOST_ATTEMPTS = 8
-"""Paths left by rollbacks that are drawn: the newest ones."""
-MIN_NEAR_STEPS = 500
-"""Least steps on either side of an alarm that the closer view shows: a collapse takes a few hundred."""
+MAX_ATTEMPTS = 8
+"""Maximum number of trajectories abandoned by rollbacks that are drawn: the newest ones."""
+MIN_MARGIN_STEPS = 500
+"""Minimum number of steps before and after an alarm in its view; a collapse takes a few hundred steps."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A row of `collapse/events.jsonl`: a change of verdict, and what was done."""
+    """Row of `collapse/events.jsonl`: a change of verdict, and the action taken."""
 
     step: int
     level: str
@@ -39,18 +39,18 @@ class Event:
 
     @property
     def is_alarm(self) -> bool:
-        """Whether it says anything but healthy."""
+        """True unless the verdict is `healthy`."""
         return self.level != HEALTHY
 
     @property
-    def begins_step(self) -> int:
-        """The estimated onset, or else the step of the alarm."""
+    def start_step(self) -> int:
+        """The estimated onset, or the step of the alarm without one."""
         return self.step if self.onset_step is None else self.onset_step
 
 
 @dataclass(frozen=True)
 class CheckpointMark:
-    """A checkpoint folder, as its names and sizes show it (nothing is hashed)."""
+    """Checkpoint folder, judged by file names and sizes only (no checksums are verified)."""
 
     step: int
     size_bytes: int
@@ -60,7 +60,7 @@ class CheckpointMark:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything the report says of a run, but for its pictures."""
+    """Contents of the report except its sample grids."""
 
     run_dir: Path
     config_text: str
@@ -71,9 +71,9 @@ class Record:
     checkpoints: tuple[CheckpointMark, ...]
     good_step: int | None
     attempts: int
-    whole: View
-    near: View | None
-    """Around the latest alarm, where the whole run is too long to show it."""
+    full_view: View
+    alarm_view: View | None
+    """Curves around the latest alarm; None if the full view shows the alarm well enough."""
 
     @property
     def step(self) -> int:
@@ -82,23 +82,25 @@ class Record:
 
     @property
     def alarm(self) -> Event | None:
-        """The latest alarm of the highest kind: a collapse if there was one, else a warning."""
+        """The latest collapse, or the latest warning without a collapse."""
         return _latest_alarm(self.events)
 
 
 def read_record(run_dir: Path) -> Record:
-    """Read a run folder; raises InputError if it is none."""
+    """Read a run folder; raises InputError if it is not one."""
     if not (run_dir / CONFIG).is_file() and not (run_dir / METRICS).is_file():
-        raise InputError(f"{run_dir}: not a run folder (no {CONFIG}); give the run.dir of a run, as in runs/digits")
+        raise InputError(
+            f"{run_dir}: not a run folder (no {CONFIG}); give the run.dir of a run, for example runs/digits"
+        )
     config_text = _text(run_dir / CONFIG)
     lineage = _json(run_dir / "lineage.json")
     events = tuple(_event(row) for row in rows(run_dir / "collapse" / "events.jsonl"))
     attempts = sorted((run_dir / "collapse").glob("attempt_*.jsonl"))
     last = last_row(run_dir / METRICS)
     ends = [last.get("step", 0), *(last_row(path).get("step", 0) for path in attempts), *(e.step for e in events)]
-    whole = Span(_whole_number(lineage.get("step")) or 0, max(ends))
-    near = near_span(whole, _latest_alarm(events))
-    views = read_views(run_dir / METRICS, attempts[-MOST_ATTEMPTS:], [whole] if near is None else [whole, near])
+    full = Span(_int_or_none(lineage.get("step")) or 0, max(ends))
+    near = alarm_span(full, _latest_alarm(events))
+    views = read_views(run_dir / METRICS, attempts[-MAX_ATTEMPTS:], [full] if near is None else [full, near])
     pinned = _json(run_dir / "checkpoints" / "pinned.json")
     return Record(
         run_dir=run_dir,
@@ -108,20 +110,20 @@ def read_record(run_dir: Path) -> Record:
         last_row=last,
         events=events,
         checkpoints=_checkpoints(run_dir / "checkpoints", pinned.get("pinned")),
-        good_step=_whole_number(pinned.get("good")) or (events[-1].good_step if events else None),
+        good_step=_int_or_none(pinned.get("good")) or (events[-1].good_step if events else None),
         attempts=len(attempts),
-        whole=views[0],
-        near=None if near is None else views[1],
+        full_view=views[0],
+        alarm_view=None if near is None else views[1],
     )
 
 
-def near_span(whole: Span, alarm: Event | None) -> Span | None:
-    """The steps around an alarm; None without one, or where they are a good part of the run anyway."""
+def alarm_span(full: Span, alarm: Event | None) -> Span | None:
+    """Return the steps around an alarm; None without an alarm, or if they are at least a third of the run."""
     if alarm is None:
         return None
-    margin = max(MIN_NEAR_STEPS, 2 * (alarm.step - alarm.begins_step))
-    near = Span(max(whole.first, alarm.begins_step - margin), min(whole.last, alarm.step + margin))
-    return near if 3 * (near.last - near.first) < whole.last - whole.first else None
+    margin = max(MIN_MARGIN_STEPS, 2 * (alarm.step - alarm.start_step))
+    near = Span(max(full.first, alarm.start_step - margin), min(full.last, alarm.step + margin))
+    return near if 3 * (near.last - near.first) < full.last - full.first else None
 
 
 def _latest_alarm(events: Sequence[Event]) -> Event | None:
@@ -134,29 +136,29 @@ def _event(row: Mapping[str, Any]) -> Event:
     return Event(
         step=row["step"],
         level=str(row.get("level", HEALTHY)),
-        onset_step=_whole_number(row.get("onset_step")),
-        reasons=_words(row.get("reasons")),
-        layers=_words(row.get("layers")),
-        signals=_words(row.get("signals")),
+        onset_step=_int_or_none(row.get("onset_step")),
+        reasons=_strings(row.get("reasons")),
+        layers=_strings(row.get("layers")),
+        signals=_strings(row.get("signals")),
         action=str(row.get("action", "none")),
-        good_step=_whole_number(row.get("good_step")),
+        good_step=_int_or_none(row.get("good_step")),
     )
 
 
 def _checkpoints(root: Path, pinned: object) -> tuple[CheckpointMark, ...]:
     reasons = pinned if isinstance(pinned, dict) else {}
     folders = [f for f in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", f.name)]
-    found = []
+    marks = []
     for folder in folders:
         step = int(folder.name.removeprefix("step_"))
         reason = reasons.get(str(step))
         size, names = _contents(folder)
-        found.append(CheckpointMark(step, size, "manifest.json" in names, None if reason is None else str(reason)))
-    return tuple(sorted(found, key=lambda checkpoint: checkpoint.step))
+        marks.append(CheckpointMark(step, size, "manifest.json" in names, None if reason is None else str(reason)))
+    return tuple(sorted(marks, key=lambda mark: mark.step))
 
 
 def _contents(folder: Path) -> tuple[int, set[str]]:
-    """Bytes and names of a folder's files; the run may be removing it."""
+    """Return the size in bytes and the names of a folder's files; the run may be removing it."""
     size, names = 0, set()
     try:
         for file in folder.iterdir():
@@ -190,9 +192,9 @@ def _yaml(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _whole_number(value: object) -> int | None:
+def _int_or_none(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _words(value: object) -> tuple[str, ...]:
+def _strings(value: object) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list) else ()

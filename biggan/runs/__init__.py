@@ -1,1 +1,1 @@
-"""The files a run leaves on disk: folder, checkpoints, lineage, metrics, rollback record."""
+"""Files of a run on disk: run folder, checkpoints, lineage, metrics, rollback record."""

@@ -1,7 +1,7 @@
-"""Checkpoints: folders that exist completely or not at all. `ring` decides which are kept.
+"""Checkpoints: folders that exist completely or not at all. `ring` decides which ones are kept.
 
-A checkpoint is written beside its place, synced, checksummed and renamed. Tensors are safetensors and the
-rest is JSON and YAML, so loading one executes nothing.
+A checkpoint is written to a temporary folder, checksummed, synced and renamed. Tensors are stored as safetensors, the
+rest as JSON and YAML, so loading a checkpoint executes no code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from torch import Tensor
 
 from biggan.errors import CheckpointError
 from biggan.files import sha256_of, sync_file, sync_folder
-from biggan.runs.ring import PINNED, Pins, Ring, best_steps, pin_before, read_pins, steps_on_disk, write_pins
+from biggan.runs.ring import (
+    PINNED,
+    PinnedCheckpoints,
+    Ring,
+    best_steps,
+    pin_before,
+    read_pins,
+    steps_on_disk,
+    write_pins,
+)
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -31,25 +40,28 @@ class Checkpoint:
     """The contents of one checkpoint folder."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
-    """File name without suffix -> tensors by name: contiguous, in host memory."""
+    """File name without suffix -> tensor name -> tensor, contiguous and in host memory."""
     state: Mapping[str, Any]
-    """Everything else a resume needs; JSON."""
+    """All other state that a resumed run needs; JSON values."""
     config: str
-    """The run's resolved config, YAML."""
+    """Resolved config of the run, as YAML."""
 
 
 def folder_name(step: int) -> str:
-    """`step_00001000`: sorts by step."""
+    """Return the folder name of a step, for example `step_00001000`; names sort by step."""
     return f"step_{step:08d}"
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint folder's name."""
+    """Return the step of a checkpoint folder."""
     return int(folder.name.removeprefix("step_"))
 
 
 def save(root: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write `root`/step_*; raises CheckpointError (full disk, no permission) and leaves nothing behind."""
+    """Write the checkpoint of `step` to a folder in `root` and return its path.
+
+    Raises CheckpointError (full disk, no permission) and then leaves nothing behind.
+    """
     final = root / folder_name(step)
     partial = root / f".{final.name}.partial"
     try:
@@ -69,70 +81,70 @@ def save(root: Path, step: int, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{final}: the checkpoint could not be written ({reason}); earlier ones are whole. "
-            f"Mend it and run the same command again"
+            f"{final}: the checkpoint could not be written ({reason}); earlier checkpoints are complete; "
+            f"fix it and rerun the same command"
         ) from error
     return final
 
 
 class Writer:
-    """Writes checkpoints on a thread of its own, one at a time, while training goes on.
+    """Background thread that writes checkpoints to `root`, one at a time, while training continues.
 
-    Call `wait` before making the copy of the state that `start` takes: so at most one is in memory. An error
-    of the thread (CheckpointError) is raised by the next `wait` or `raise_if_failed`. `say(message)` is called, also
-    on the thread, when the ring's limit cannot be kept without a pin, or at all.
+    Call `wait` before copying the state for `start`, so that at most one copy is in memory. The next `wait` or
+    `raise_if_failed` raises an error of the thread (CheckpointError). The thread calls `warn(message)` when a pinned
+    checkpoint is removed to stay within `ring.max_bytes`, or when the limit is exceeded.
     """
 
-    def __init__(self, root: Path, ring: Ring, say: Callable[[str], object]):
-        self._root, self._ring, self._say = root, ring, say
+    def __init__(self, root: Path, ring: Ring, warn: Callable[[str], object]):
+        self._root, self._ring, self._warn = root, ring, warn
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
     def start(self, step: int, checkpoint: Checkpoint) -> None:
-        """Begin to make room for `checkpoint`, to write it, and to remove the ones that are no longer kept."""
+        """Start writing `checkpoint`: free space for it, write it, and remove checkpoints that are no longer kept."""
         assert self._pending is None, "wait first"
         self._pending = self._thread.submit(self._write, step, checkpoint)
 
     def _write(self, step: int, checkpoint: Checkpoint) -> None:
         if self._ring.max_bytes:
-            thin(self._root, self._ring, self._say, most_bytes(checkpoint))
+            thin(self._root, self._ring, self._warn, max_size_bytes(checkpoint))
         save(self._root, step, checkpoint)
-        thin(self._root, self._ring, self._say)
+        thin(self._root, self._ring, self._warn)
 
     def pin(self, onset_step: int, good_step: int, reason: str) -> None:
-        """`ring.pin_before`, after what was started is on disk: nothing is removed meanwhile."""
+        """Wait until the thread is idle, so that it removes nothing meanwhile, and call `ring.pin_before`."""
         self.wait()
         pin_before(self._root, onset_step, good_step, reason)
 
     def wait(self) -> None:
-        """Until what was started is on disk."""
+        """Wait until the checkpoint that was started is on disk; raises CheckpointError if writing it failed."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def raise_if_failed(self) -> None:
-        """Without waiting."""
+        """Raise CheckpointError if the thread has failed, without waiting for it."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def close(self) -> None:
-        """Finish what was started and end the thread."""
+        """Finish the checkpoint that was started and end the thread."""
         self._thread.shutdown()
 
 
 def load(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """Read one checkpoint, of its tensor files `only` some if given.
+    """Verify and read one checkpoint; `only` restricts the tensor files, named without suffix.
 
-    Raises CheckpointError that names it if any of it is missing or damaged.
+    Raises CheckpointError with the folder's name if a file is missing or damaged.
     """
-    reason = damage(folder)
+    reason = find_corruption(folder)
     if reason is not None:
         raise CheckpointError(f"{folder}: {reason}")
     return read(folder, only)
 
 
 def read(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """`load` of a checkpoint that `newest_whole` (on another process, say) has just found undamaged."""
+    """Read a checkpoint as `load` does, without verifying it: `newest_complete` did so, maybe on another process."""
     try:
         files = [f for f in sorted(folder.glob("*.safetensors")) if only is None or f.stem in only]
         return Checkpoint(
@@ -144,8 +156,8 @@ def read(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
         raise CheckpointError(f"{folder}: cannot be read ({error})") from None
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: its files are those of its manifest, byte for byte."""
+def find_corruption(folder: Path) -> str | None:
+    """Return the reason why a checkpoint is corrupt, or None if its files match its manifest byte for byte."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         for name, expected in files.items():
@@ -153,7 +165,7 @@ def damage(folder: Path) -> str | None:
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != expected["bytes"] or sha256_of(file) != expected["sha256"]:
-                return f"{name} is damaged (its checksum is not the manifest's)"
+                return f"{name} is damaged (its size or checksum differs from the manifest)"
     except OSError as error:
         return f"cannot be read ({error})"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -161,19 +173,19 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def newest_whole(root: Path, on_damaged: Callable[[str], object]) -> Path | None:
-    """The newest checkpoint that is whole; `on_damaged(message)` is called for each newer one that is not."""
+def newest_complete(root: Path, on_corrupt: Callable[[str], object]) -> Path | None:
+    """Return the newest complete checkpoint, or None; call `on_corrupt(message)` for each newer, corrupt one."""
     for step in reversed(steps_on_disk(root)):
         folder = root / folder_name(step)
-        reason = damage(folder)
+        reason = find_corruption(folder)
         if reason is None:
             return folder
-        on_damaged(f"{folder}: {reason}; falling back to the checkpoint before it")
+        on_corrupt(f"{folder}: {reason}; falling back to the previous checkpoint")
     return None
 
 
 def clean_up(root: Path) -> None:
-    """Remove what an interrupted save, removal or pinning left; what was about to be replaced is put back."""
+    """Remove the leftovers of an interrupted save, removal or pinning; restore a checkpoint that was being replaced."""
     for replaced in root.glob(".step_*.replaced"):
         final = root / replaced.name.removeprefix(".").removesuffix(".replaced")
         if not final.exists():
@@ -183,78 +195,81 @@ def clean_up(root: Path) -> None:
     (root / f"{PINNED}.partial").unlink(missing_ok=True)
 
 
-def set_aside_after(root: Path, step: int) -> None:
-    """Rename the checkpoints after `step`: the run goes on from there, and must not count or meet them again."""
+def quarantine_after(root: Path, step: int) -> None:
+    """Rename the checkpoints after `step` to `*.damaged`, so that a run that resumes from `step` ignores them."""
     for later in steps_on_disk(root):
         if later > step:
             folder = root / folder_name(later)
-            aside = folder.with_name(f"{folder.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
+            quarantined = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(quarantined, ignore_errors=True)
+            folder.rename(quarantined)
 
 
 def remove_after(root: Path, step: int) -> None:
-    """Remove the checkpoints after `step`, pinned or not, the newest first: the run goes back there.
+    """Remove the checkpoints after `step`, pinned or not, newest first; if interrupted, the others stay complete.
 
-    Interrupted, it leaves the earlier of them whole. Not while a `Writer` is writing: `wait` first.
+    Call `Writer.wait` first: no checkpoint may be in progress.
     """
     later = [s for s in reversed(steps_on_disk(root)) if s > step]
     _unpin(root, later)
-    for doomed in later:
-        _remove(root / folder_name(doomed))
+    for removed in later:
+        _remove(root / folder_name(removed))
 
 
-def thin(root: Path, ring: Ring, say: Callable[[str], object], incoming_bytes: int = 0) -> None:
-    """Remove what `ring` does not keep, so that a checkpoint of `incoming_bytes` can be added.
+def thin(root: Path, ring: Ring, warn: Callable[[str], object], incoming_bytes: int = 0) -> None:
+    """Remove the checkpoints that `ring` does not keep, so that one of `incoming_bytes` can be added.
 
-    `say(message)` is called when that takes a pin, or when the ring's limit is exceeded all the same.
+    Call `warn(message)` if a pinned checkpoint is removed, or if the limit is still exceeded.
     """
     pins, limit = read_pins(root), ring.max_bytes
     bytes_of = {step: bytes_in(root / folder_name(step)) for step in steps_on_disk(root)}
     fixed = {*pins.reasons, *best(root, ring.keep_best)}
-    doomed = ring.doomed(bytes_of, fixed, incoming_bytes, pins.good)
-    if unpinned := _unpin(root, doomed):
+    removed = ring.steps_to_remove(bytes_of, fixed, incoming_bytes, pins.good)
+    if unpinned := _unpin(root, removed):
         steps = ", ".join(map(str, unpinned))
-        say(f"{root}: checkpoint.max_gib: no room for all that is pinned; step {steps} is given up")
-    for step in doomed:
+        warn(f"{root}: checkpoint.max_gib: no room for all pinned checkpoints; removing step {steps}")
+    for step in removed:
         _remove(root / folder_name(step))
     if not limit or (excess := _bytes_held(root) + incoming_bytes - limit) <= 0:
         return
-    for aside in sorted(root.glob("step_*.damaged")):
+    for quarantined in sorted(root.glob("step_*.damaged")):
         if excess > 0:
-            excess -= bytes_in(aside)
-            _remove(aside)
+            excess -= bytes_in(quarantined)
+            _remove(quarantined)
     if excess > 0:
-        say(f"{root}: checkpoint.max_gib: exceeded by {excess / 2**30:.3g} GiB; the newest and the good one stay")
+        warn(
+            f"{root}: checkpoint.max_gib: exceeded by {excess / 2**30:.3g} GiB, "
+            f"because the newest and the good checkpoint are kept; raise it"
+        )
 
 
-def best(root: Path, most: int) -> list[int]:
-    """Steps of the `most` checkpoints in `root` that evaluation found best, best first; none if none was measured."""
-    return best_steps((root / folder_name(step) / STATE for step in steps_on_disk(root)), most) if most else []
+def best(root: Path, count: int) -> list[int]:
+    """Return the steps of the `count` checkpoints in `root` with the best scores, best first; [] without scores."""
+    return best_steps((root / folder_name(step) / STATE for step in steps_on_disk(root)), count) if count else []
 
 
 def _unpin(root: Path, steps: Collection[int]) -> list[int]:
-    """Take the pins off `steps`, before they are removed: a pin never names what is not there. Those that had one."""
+    """Unpin `steps` before they are removed, so that no pin names a missing checkpoint; return the pinned ones."""
     pins = read_pins(root)
     unpinned = [step for step in steps if step in pins.reasons]
     if unpinned or pins.good in steps:
         kept = {step: reason for step, reason in pins.reasons.items() if step not in steps}
-        write_pins(root, Pins(None if pins.good in steps else pins.good, kept))
+        write_pins(root, PinnedCheckpoints(None if pins.good in steps else pins.good, kept))
     return unpinned
 
 
 def bytes_in(folder: Path) -> int:
-    """The files in `folder` and below, in bytes."""
+    """Return the total size of the files in `folder` and below, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _bytes_held(root: Path) -> int:
-    """By all checkpoints in `root`, those that are set aside and what interruptions left included."""
+    """Return the size of all checkpoints in `root` in bytes, including quarantined ones and leftovers."""
     return sum(bytes_in(folder) for folder in root.iterdir() if folder.is_dir())
 
 
-def most_bytes(checkpoint: Checkpoint) -> int:
-    """What `checkpoint` takes on disk, or some KiB more: tensors and their entries in a header, JSON, manifest."""
+def max_size_bytes(checkpoint: Checkpoint) -> int:
+    """Return an upper bound of the checkpoint's size on disk, in bytes; it is a few KiB too high."""
     tensors = [(name, t) for file in checkpoint.tensors.values() for name, t in file.items()]
     entries = sum(t.nbytes + len(json.dumps(name)) + 100 for name, t in tensors)
     texts = len(json.dumps(checkpoint.state)) + len(checkpoint.config.encode())
@@ -262,7 +277,7 @@ def most_bytes(checkpoint: Checkpoint) -> int:
 
 
 def _replace(partial: Path, final: Path) -> None:
-    """Put a complete checkpoint in its place. What is there can be the only one: it can be put back till then."""
+    """Rename `partial` to `final`; an old checkpoint there may be the only one and is kept until then."""
     old = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
@@ -273,8 +288,8 @@ def _replace(partial: Path, final: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    # Renamed first: a removal that is interrupted must not leave something that looks like a checkpoint.
-    doomed = folder.with_name(f".{folder.name}.removed")
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    # Rename first: an interrupted removal must not leave a folder that looks like a checkpoint.
+    removed = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)

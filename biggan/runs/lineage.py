@@ -1,4 +1,4 @@
-"""Child runs: a checkpoint of one run is the beginning of another, and the child knows where it comes from."""
+"""Child runs: runs that start from a checkpoint of another run and record it."""
 
 from __future__ import annotations
 
@@ -20,53 +20,52 @@ from biggan.runs.checkpoint import Checkpoint
 from biggan.runs.ring import read_pins, steps_on_disk
 
 FILE = "lineage.json"
-MUST_STAY = ("model.", "init.", "data.path", "data.streams", "run.dir")
-"""Keys (or beginnings of keys) a child has from its parent: its tensors and data positions mean nothing with others.
-(`run.dir` has a flag of its own.)"""
+INHERITED_KEYS = ("model.", "init.", "data.path", "data.streams", "run.dir")
+"""Keys, or prefixes of keys, that a child run inherits: the parent's tensors and data positions are valid only with
+them. (`run.dir` is set by a flag of its own.)"""
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """RUN@STEP: a checkpoint of a run."""
+    """Checkpoint of a run, written RUN@STEP."""
 
     run: Path
     step: int
 
     @property
     def checkpoint(self) -> Path:
-        """Its folder."""
+        """Folder of the checkpoint."""
         return run_folder.checkpoints(self.run) / checkpoint.folder_name(self.step)
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a child run comes from: `changes` are config keys with the parent's and the child's value."""
+    """Origin of a child run; `changes` maps config keys to the parent's and the child's value."""
 
     parent: str
     step: int
     changes: dict[str, list[Any]]
 
 
-def ancestor(text: str, flag: str) -> Ancestor:
-    """Read `RUN@STEP`, `RUN@good` or `RUN@best`; raises InputError, which names `flag`, if there is no such one."""
+def find_ancestor(text: str, flag: str) -> Ancestor:
+    """Find the checkpoint `RUN@STEP`, `RUN@good` or `RUN@best`; raises InputError with `flag` if there is none."""
     name, at, which = text.rpartition("@")
     if not at or not re.fullmatch(r"good|best|\d+", which):
-        raise InputError(
-            f"{flag}: '{text}'; write RUN@STEP, as in runs/a@1000, RUN@good for the last good one, or RUN@best"
-        )
+        raise InputError(f"{flag}: '{text}'; write RUN@STEP (for example runs/a@1000), RUN@good or RUN@best")
     run = Path(name)
     root = run_folder.checkpoints(run)
     if not (run / run_folder.CONFIG).is_file() or not root.is_dir():
         hint = nearest_path(run, (file.parent for file in run.parent.glob(f"*/{run_folder.CONFIG}")))
-        raise InputError(f"{flag}: {run} is no run folder (no {run_folder.CONFIG}){hint}")
+        raise InputError(f"{flag}: {run} is not a run folder (no {run_folder.CONFIG}){hint}")
     steps = steps_on_disk(root)
     if which in ("good", "best"):
         named = read_pins(root).good if which == "good" else next(iter(checkpoint.best(root, 1)), None)
         if named is None:
-            who, shown = "alarm" if which == "good" else "evaluation", ", ".join(map(str, steps)) or "none"
-            mend = "" if which == "good" else " or train with evaluation.every_steps=N"
+            reason = "no alarm" if which == "good" else "no evaluation"
+            steps_text = ", ".join(map(str, steps)) or "none"
+            hint = "" if which == "good" else ", or train with evaluation.every_steps=N"
             raise InputError(
-                f"{flag}: no {who} has named a {which} checkpoint of {run}; name a step, of: {shown}{mend}"
+                f"{flag}: {run} has no {which} checkpoint ({reason} yet); give a step, one of {steps_text}{hint}"
             )
         which = str(named)
     if int(which) not in steps:
@@ -77,13 +76,14 @@ def ancestor(text: str, flag: str) -> Ancestor:
 
 
 def child_config(parent: Ancestor, run_dir: Path, overrides: Sequence[str]) -> Config:
-    """The parent's config as of its checkpoint, with what its rollbacks had put in force, and the child's changes."""
+    """Return the child's config: the parent's as of the checkpoint, the interventions in force, and `overrides`."""
     for override in overrides:
-        if override.startswith(MUST_STAY):
+        if override.startswith(INHERITED_KEYS):
             key = override.partition("=")[0]
-            raise InputError(f"{key}: a child run has its parent's; leave it out (docs/interventions.md)")
+            raise InputError(f"{key}: a child run inherits it from its parent; remove it (docs/collapse.md)")
     before = resolve(parent.checkpoint / run_folder.CONFIG)
-    in_force = interventions.effective(before, rollback.count_in(run_folder.checkpoints(parent.run), parent.step) or 0)
+    rollbacks = rollback.rollback_count(run_folder.checkpoints(parent.run), parent.step) or 0
+    in_force = interventions.effective(before, rollbacks)
     kept = [
         f"intervention.{key}={json.dumps(value)}"
         for key, value in json.loads(in_force.model_dump_json()).items()
@@ -92,43 +92,53 @@ def child_config(parent: Ancestor, run_dir: Path, overrides: Sequence[str]) -> C
     return resolve(parent.checkpoint / run_folder.CONFIG, [*kept, *overrides, f"run.dir={run_dir}"])
 
 
-def continued(text: str, run_dir: Path, overrides: Sequence[str]) -> Config | None:
-    """The config of the child run that is in `run_dir` already, begun from `text` (RUN@STEP); None if there is none.
+def existing_child_config(text: str, run_dir: Path, overrides: Sequence[str]) -> Config | None:
+    """Return the config of the existing child run in `run_dir` that started from `text` (RUN@STEP); None without one.
 
-    Its parent may have gone on since, and no longer have that checkpoint.
+    The parent may have continued since then, and may no longer have that checkpoint.
     """
-    found = read(run_dir)
-    if found is None or text not in {f"{found.parent}@{which}" for which in (found.step, "good", "best")}:
+    lineage = read(run_dir)
+    if lineage is None or text not in {f"{lineage.parent}@{which}" for which in (lineage.step, "good", "best")}:
         return None
     return resolve(run_dir / run_folder.CONFIG, [*overrides, f"run.dir={run_dir}"])
 
 
-def begin_child(parent: Ancestor, config: Config, fresh: bool) -> None:
-    """Make the child's run folder, with the parent's checkpoint as its first; nothing if it is there already.
+def create_child(parent: Ancestor, config: Config, fresh: bool) -> None:
+    """Create the child's run folder, with the parent's checkpoint as its first; do nothing if it exists already.
 
-    The folder exists completely or not at all. Raises InputError if another run is there, or if `fresh` and any is.
+    The folder exists completely or not at all. Raises InputError if the folder holds another run, or any run if
+    `fresh`, and if the parent's checkpoint leaves no step to train.
     """
     folder = config.run.dir
     if config.training.steps <= parent.step:
         raise InputError(
             f"training.steps: {config.training.steps}, but {parent.run}@{parent.step} has done as many; "
-            f"add training.steps=N with N over {parent.step}"
+            f"add training.steps=N with N above {parent.step}"
         )
     before = resolve(parent.checkpoint / run_folder.CONFIG)
     lineage = Lineage(str(parent.run), parent.step, changes(before, config))
     if folder.exists():
         if fresh:
-            raise InputError(f"--fresh: {folder} is there already; remove it or choose another --as")
+            raise InputError(f"--fresh: {folder} exists already; remove it or choose another --as")
         if read(folder) != lineage:
-            raise InputError(f"--as: {folder} is there, and no child of {parent.run}@{parent.step} with these changes")
+            raise InputError(
+                f"--as: {folder} exists and is not a child of {parent.run}@{parent.step} with these changes; "
+                f"choose another folder"
+            )
         return
+    _write_child(parent, config, lineage)
+
+
+def _write_child(parent: Ancestor, config: Config, lineage: Lineage) -> None:
+    """Write the child's run folder beside its place and rename it."""
+    folder = config.run.dir
     saved = checkpoint.load(parent.checkpoint)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         run_folder.checkpoints(partial).mkdir(parents=True)
         state = {**saved.state, "since_step": parent.step, "rollbacks": 0}
-        state.pop("statistics_images", None)  # the child's batch, or its number of processes, may be another
+        state.pop("statistics_images", None)  # the child may have another batch size or number of processes
         checkpoint.save(
             run_folder.checkpoints(partial), parent.step, Checkpoint(saved.tensors, state, config.to_yaml())
         )
@@ -143,24 +153,24 @@ def begin_child(parent: Ancestor, config: Config, fresh: bool) -> None:
 
 
 def changes(before: Config, now: Config) -> dict[str, list[Any]]:
-    """Keys whose values differ, but for the run's folder: key -> [before, now]."""
+    """Return the keys whose values differ, except `run.dir`: key -> [before, now]."""
     old, new = (dict(run_folder.flatten(json.loads(c.model_dump_json()))) for c in (before, now))
     return {key: [old[key], new[key]] for key in new if old[key] != new[key] and key != "run.dir"}
 
 
 def read(folder: Path) -> Lineage | None:
-    """The lineage of a child run; None for a run that has none."""
+    """Return the lineage of a child run; None for other runs."""
     file = folder / FILE
     if not file.is_file():
         return None
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return Lineage(found["parent"], found["step"], found["changes"])
+    record = json.loads(file.read_text(encoding="utf-8"))
+    return Lineage(record["parent"], record["step"], record["changes"])
 
 
 def tags(folder: Path) -> dict[str, str]:
-    """A child run's lineage as text, for whoever tracks it; empty for a run that has none."""
-    found = read(folder)
-    if found is None:
+    """Return a child run's lineage as text, for experiment tracking; empty for other runs."""
+    lineage = read(folder)
+    if lineage is None:
         return {}
-    changed = {key: f"{old} -> {new}" for key, (old, new) in found.changes.items()}
-    return {"parent": found.parent, "step": str(found.step), **changed}
+    changed = {key: f"{old} -> {new}" for key, (old, new) in lineage.changes.items()}
+    return {"parent": lineage.parent, "step": str(lineage.step), **changed}

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per logged step, in order, each step once."""
+"""The file `metrics.jsonl`: one JSON object per logged step, in ascending order, each step once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from biggan.files import write_atomically
 
 
 class Metrics:
-    """The metrics file of a run that goes on after G step `step`: later rows, from a life that ended, go."""
+    """Metrics file of a run that resumes after generator step `step`; later rows of an earlier process are dropped."""
 
     def __init__(self, path: Path, step: int):
         self._path = path
@@ -24,21 +24,22 @@ class Metrics:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
-    def set_aside(self, step: int, path: Path) -> None:
-        """Move the rows after G step `step` to a file of their own."""
+    def move_rows_after(self, step: int, path: Path) -> None:
+        """Move the rows after generator step `step` to the file `path`.
+
+        If `path` exists, an earlier call was killed: its rows are kept.
+        """
         rows = self._path.read_text(encoding="utf-8").splitlines()
         path.parent.mkdir(exist_ok=True)
-        before = (
-            path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        )  # killed in here, and come again
-        left = {json.loads(row)["step"]: row for row in (*before, *rows) if json.loads(row)["step"] > step}
-        write_atomically(path, "".join(f"{left[at]}\n" for at in sorted(left)))
+        earlier = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        moved = {json.loads(row)["step"]: row for row in (*earlier, *rows) if json.loads(row)["step"] > step}
+        write_atomically(path, "".join(f"{moved[at]}\n" for at in sorted(moved)))
         self._file.close()
         write_atomically(self._path, "".join(f"{row}\n" for row in _rows_up_to(self._path, step)))
         self._file = self._path.open("a", encoding="utf-8")
 
     def sync(self) -> None:
-        """Make the rows durable: before a checkpoint, so that none of its past is missing after a crash."""
+        """Flush the rows to disk; call it before a checkpoint, so that no earlier row is missing after a crash."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -52,7 +53,7 @@ def _rows_up_to(path: Path, step: int) -> list[str]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            continue  # cut off by a crash; its step is logged again
+            continue  # truncated by a crash; the step is logged again
         if row["step"] <= step:
             rows.append(line)
     return rows

@@ -1,6 +1,6 @@
-"""Which checkpoints are kept: a ring, dense near now and thinner backwards, and those that an alarm has pinned.
+"""Decides which checkpoints are kept: a ring, dense for recent steps and sparse for older ones, and pinned ones.
 
-No torch here: pure decisions, and `pinned.json`.
+The decisions are pure functions of steps and sizes and need no torch. The module also reads and writes `pinned.json`.
 """
 
 from __future__ import annotations
@@ -17,54 +17,57 @@ from typing import Any
 from biggan.files import write_atomically
 
 PINNED = "pinned.json"
-MOST_PINNED = 4
-"""Checkpoints that one alarm pins: the newest from before its onset, and the oldest there is."""
+MAX_PINNED = 4
+"""Maximum number of checkpoints that one alarm pins: the newest ones before its onset, and the oldest."""
 
 
 @dataclass(frozen=True)
 class Ring:
-    """The rules. Applied after each checkpoint, to what is left of the earlier ones, they keep in any case the newest
-    `keep_last` and what is pinned, and
+    """Retention rules, applied after each checkpoint to the ones that are left.
 
-    - for each moment of the last `horizon_steps` / 2 a checkpoint from before it that is at most twice as long ago, or
-      else the last one written before it: one goes if the gap it leaves is at most the age of the gap's newer end;
-    - one that is at least `horizon_steps` / 2 old, as soon as there is one.
+    They always keep the newest `keep_last` and the pinned checkpoints. In addition they keep
+
+    - for each step s of the last `horizon_steps` / 2, a checkpoint before s that is at most twice as old as s, or else
+      the last one written before s: a checkpoint is removed if the gap that it leaves is at most as long as the age of
+      the gap's newer end;
+    - one checkpoint that is at least `horizon_steps` / 2 old, as soon as there is one.
     """
 
     keep_last: int
     horizon_steps: int
     keep_every_steps: int
-    """Steps that are multiples of this stay for good; 0: none."""
+    """Checkpoints whose step is a multiple of this are kept permanently; 0 keeps none."""
     max_bytes: int
-    """All of them together; 0: no limit."""
+    """Maximum size of all checkpoints together; 0 is no limit."""
     keep_best: int = 0
-    """So many are kept for their score, as if they were pinned."""
+    """Number of checkpoints that are kept for their score, as if they were pinned."""
 
-    def doomed(
+    def steps_to_remove(
         self,
         bytes_of: Mapping[int, int],
         pinned: Collection[int],
         incoming_bytes: int = 0,
         good: int | None = None,
     ) -> list[int]:
-        """The steps to remove of those that are there (`bytes_of`: step -> size), ascending.
+        """Return the steps to remove from the existing ones (`bytes_of`: step -> size in bytes), ascending.
 
-        What stays is within `max_bytes`, `incoming_bytes` for the next one included, as far as that can be: what is
-        missed least goes first, kept for good or not, then pins, the oldest first; never the newest and `good`.
+        If possible, the others and the next checkpoint of `incoming_bytes` fit into `max_bytes`. To make room, the
+        least useful checkpoints are removed first, permanent or not, then the pinned ones, the oldest first. The
+        newest checkpoint and `good` are never removed.
         """
         steps, pinned = sorted(bytes_of), {*pinned} if good is None else {*pinned, good}
-        for_good = {s for s in steps if self.keep_every_steps and s % self.keep_every_steps == 0}
-        kept = sorted(self._ring(steps, pinned) | for_good)
+        permanent = {s for s in steps if self.keep_every_steps and s % self.keep_every_steps == 0}
+        kept = sorted(self._ring(steps, pinned) | permanent)
         while self.max_bytes and sum(bytes_of[s] for s in kept) + incoming_bytes > self.max_bytes:
-            spare = [s for s in kept[:-1] if s not in pinned]
-            pins = [s for s in kept[:-1] if s in pinned and s != good]
-            if not spare and not pins:
+            unpinned = [s for s in kept[:-1] if s not in pinned]
+            removable_pins = [s for s in kept[:-1] if s in pinned and s != good]
+            if not unpinned and not removable_pins:
                 break
-            kept.remove(self._least_missed(spare, kept) if spare else pins[0])
+            kept.remove(self._least_useful(unpinned, kept) if unpinned else removable_pins[0])
         return [s for s in steps if s not in kept]
 
     def _ring(self, steps: Sequence[int], pinned: Collection[int]) -> set[int]:
-        """What stays of `steps` (ascending) without the limit and `keep_every_steps`."""
+        """Return the part of `steps` (ascending) to keep, regardless of `max_bytes` and `keep_every_steps`."""
         if not steps:
             return set()
         now, fixed = steps[-1], {*steps[-self.keep_last :], *pinned}
@@ -77,83 +80,87 @@ class Ring:
         return {*kept, now}
 
     def _far(self, steps: Sequence[int]) -> int:
-        """The newest of `steps` (ascending) that is half a horizon old; their first if none is."""
+        """Return the newest of `steps` (ascending) that is half a horizon old; the first one if none is."""
         return max((s for s in steps if 2 * (steps[-1] - s) >= self.horizon_steps), default=steps[0])
 
-    def _least_missed(self, spare: Sequence[int], kept: Sequence[int]) -> int:
-        """Which of `spare`, a part of `kept` (both ascending) without its last, goes for want of room.
+    def _least_useful(self, candidates: Sequence[int], kept: Sequence[int]) -> int:
+        """Return the checkpoint to remove for lack of room.
 
-        What is older than another one that is half a horizon old; else what leaves the smallest gap for its age. The
-        far end is missed most, and its successor once the far end is beyond the horizon: so that it is replaced.
+        `candidates` is a part of `kept` without its last step; both are ascending. A checkpoint goes first if it is
+        older than another one that is half a horizon old, then the one that leaves the smallest gap for its age. The
+        oldest one goes last. Its successor takes this role once the oldest is beyond the horizon, to replace it.
         """
-        if spare[0] < self._far(kept):
-            return spare[0]
-        now, coming = kept[-1], 2 * kept[-1] - kept[-2]  # the next step, if it takes as long as the last one did
+        if candidates[0] < self._far(kept):
+            return candidates[0]
+        now, next_step = kept[-1], 2 * kept[-1] - kept[-2]  # expects the same interval as the last one
 
-        def missed(step: int) -> float:
-            place = kept.index(step)
-            older, newer = kept[max(0, place - 1)], kept[place + 1]
-            end = place == 0 or now - older > self.horizon_steps
-            return math.inf if end else (newer - older) / (coming - newer)
+        def usefulness(step: int) -> float:
+            index = kept.index(step)
+            older, newer = kept[max(0, index - 1)], kept[index + 1]
+            is_end = index == 0 or now - older > self.horizon_steps
+            return math.inf if is_end else (newer - older) / (next_step - newer)
 
-        return min(reversed(spare), key=missed)
+        return min(reversed(candidates), key=usefulness)
 
-    def most_kept(self, every_steps: int) -> int:
-        """At most so many are kept of those written every `every_steps`, besides pins and those kept for good.
+    def max_kept(self, every_steps: int) -> int:
+        """Return the maximum number of kept checkpoints, without pinned and permanent ones.
 
-        Beyond the newest `keep_last`, with ages of n `every_steps`, every other one has at least twice the n + 1.
+        Checkpoints are written every `every_steps` generator steps. Beyond the newest `keep_last`, take ages n in units
+        of `every_steps`: n + 1 at least doubles with every second checkpoint.
         """
-        span = (1 + self.horizon_steps / every_steps) / self.keep_last
-        return self.keep_best + self.keep_last + (2 + math.floor(2 * math.log2(span)) if span > 1 else 0)
+        ratio = (1 + self.horizon_steps / every_steps) / self.keep_last
+        return self.keep_best + self.keep_last + (2 + math.floor(2 * math.log2(ratio)) if ratio > 1 else 0)
 
 
 @dataclass(frozen=True)
-class Pins:
-    """Checkpoints that the ring does not remove."""
+class PinnedCheckpoints:
+    """Checkpoints that the ring keeps because of an alarm."""
 
     good: int | None = None
-    """Step of the last good one, the state to go back to; None before any alarm."""
+    """Step of the last good checkpoint, which a rollback goes back to; None before any alarm."""
     reasons: Mapping[int, str] = field(default_factory=dict)
-    """Step -> why it is pinned."""
+    """Pinned step -> reason."""
 
 
 def steps_on_disk(root: Path) -> list[int]:
-    """Steps of the checkpoint folders in `root`, whole or not, ascending."""
+    """Return the steps of the checkpoint folders in `root`, complete or not, ascending."""
     names = (f.name for f in root.iterdir() if f.is_dir())
     return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d{8,}", name))
 
 
-def read_pins(root: Path) -> Pins:
-    """The pins of the checkpoints in `root`: none if `pinned.json` is missing or damaged."""
+def read_pins(root: Path) -> PinnedCheckpoints:
+    """Return the pins of the checkpoints in `root`; none if `pinned.json` is missing or corrupt."""
     try:
         tree = json.loads((root / PINNED).read_text(encoding="utf-8"))
         good = tree["good"]
-        return Pins(None if good is None else int(good), {int(s): str(r) for s, r in tree["pinned"].items()})
+        return PinnedCheckpoints(
+            None if good is None else int(good), {int(s): str(r) for s, r in tree["pinned"].items()}
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Pins()
+        return PinnedCheckpoints()
 
 
-def write_pins(root: Path, pins: Pins) -> None:
-    """Replace `pinned.json` at once. Pins of checkpoints that are not there any more are left out."""
-    there = steps_on_disk(root)
-    good = pins.good if pins.good in there else None
-    reasons = {str(step): pins.reasons[step] for step in sorted(pins.reasons) if step in there}
+def write_pins(root: Path, pins: PinnedCheckpoints) -> None:
+    """Replace `pinned.json` atomically, without the pins of checkpoints that no longer exist."""
+    existing = steps_on_disk(root)
+    good = pins.good if pins.good in existing else None
+    reasons = {str(step): pins.reasons[step] for step in sorted(pins.reasons) if step in existing}
     write_atomically(root / PINNED, json.dumps({"good": good, "pinned": reasons}, indent=1))
 
 
-def pin_before(root: Path, onset_step: int, good_step: int, reason: str) -> Pins:
-    """Pin the 3 newest checkpoints up to `good_step` and the oldest one; the newest of them is named the good one.
+def pin_before(root: Path, onset_step: int, good_step: int, reason: str) -> PinnedCheckpoints:
+    """Pin the 3 newest checkpoints up to `good_step` and the oldest one, and return all pins.
 
-    `onset_step` and `reason` of the alarm are written beside them. Earlier pins stay; with no checkpoint up to
-    `good_step` nothing changes.
+    The newest pinned checkpoint becomes the good one. `onset_step` and `reason` of the alarm are part of the recorded
+    reason. Earlier pins stay. Without a checkpoint up to `good_step` nothing changes.
     """
     before = [step for step in steps_on_disk(root) if step <= good_step]
     pins = read_pins(root)
     if not before:
         return pins
     why = f"before the collapse suspected from step {onset_step} on: {reason}"
-    new = dict.fromkeys([*before[:1], *before[1 - MOST_PINNED :]], why)
-    pins = Pins(before[-1], {**pins.reasons, **new})
+    new = dict.fromkeys([*before[:1], *before[1 - MAX_PINNED :]], why)
+    pins = PinnedCheckpoints(before[-1], {**pins.reasons, **new})
     write_pins(root, pins)
     return pins
 
@@ -163,39 +170,41 @@ LOWER_IS_BETTER = frozenset({"fid", "kid"})
 
 @dataclass(frozen=True)
 class Score:
-    """Of one checkpoint's averaged generator, by the run's chosen metric."""
+    """Score of one checkpoint's EMA generator, by the metric that the run chose."""
 
     step: int
     metric: str
     value: float
     protocol: Mapping[str, Any]
-    """How it was measured; only numbers of one protocol are compared. Without the place of the data set, which may
-    move: its checksum says what it is."""
+    """Settings of the evaluation; only scores with equal protocols are compared. The path of the data set is left out,
+    because the data set may move; its checksum identifies it."""
 
     @property
     def loss(self) -> float:
-        """Smaller is better, whatever the metric."""
+        """The value, with its sign set so that smaller is better for every metric."""
         return self.value if self.metric in LOWER_IS_BETTER else -self.value
 
 
 def read_score(state_file: Path) -> Score | None:
-    """The score in a checkpoint's `state.json`; None if it was not measured, is not finite, or cannot be read."""
+    """Return the score in a checkpoint's `state.json`; None if it is missing, not finite or unreadable."""
     try:
         state = json.loads(state_file.read_text(encoding="utf-8"))
-        found = state["evaluation"]
-        value = float(found["metrics"][found["metric"]])
-        protocol = {key: value for key, value in found["protocol"].items() if key != "real"}
-        return Score(state["step"], found["metric"], value, protocol) if math.isfinite(value) else None
+        evaluation = state["evaluation"]
+        value = float(evaluation["metrics"][evaluation["metric"]])
+        protocol = {key: value for key, value in evaluation["protocol"].items() if key != "real"}
+        return Score(state["step"], evaluation["metric"], value, protocol) if math.isfinite(value) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def best_steps(state_files: Iterable[Path], most: int) -> list[int]:
-    """Steps of the `most` best, best first, of checkpoints with these `state.json`: those measured as the newest
-    measured one was."""
+def best_steps(state_files: Iterable[Path], count: int) -> list[int]:
+    """Return the steps of the `count` checkpoints with the best scores, best first, given their `state.json` files.
+
+    Only scores with the metric and protocol of the newest score are compared.
+    """
     scores = [score for score in map(read_score, state_files) if score is not None]
     if not scores:
         return []
     newest = max(scores, key=lambda s: s.step)
     comparable = [s for s in scores if (s.metric, s.protocol) == (newest.metric, newest.protocol)]
-    return [s.step for s in sorted(comparable, key=lambda s: (s.loss, s.step))][:most]
+    return [s.step for s in sorted(comparable, key=lambda s: (s.loss, s.step))][:count]

@@ -1,7 +1,7 @@
-"""The record of a run's rollbacks: what a resume must know that the checkpoint it starts from cannot say.
+"""The record of a run's last rollback, which the checkpoint that a run resumes from cannot contain.
 
-A rollback goes back to a checkpoint that was written before it. The record is written first; then the
-checkpoints of the path that is left are removed. Whoever is killed in between finishes that when it resumes.
+A rollback goes back to an earlier checkpoint. The record is written first; then the later checkpoints, of the abandoned
+trajectory, are removed. If the process is killed in between, the resumed run removes them.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ FILE = "collapse/rollbacks.json"
 
 @dataclass(frozen=True)
 class Rollback:
-    """The last one: the how manieth it was, and the step it went back to."""
+    """The last rollback: the number of rollbacks up to it, and the step it went back to."""
 
     count: int
     to_step: int
 
 
 def read(run_dir: Path) -> Rollback | None:
-    """The run's last rollback; None if it had none."""
+    """Return the run's last rollback; None without one."""
     file = run_dir / FILE
     if not file.is_file():
         return None
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return Rollback(found["count"], found["to_step"])
+    record = json.loads(file.read_text(encoding="utf-8"))
+    return Rollback(record["count"], record["to_step"])
 
 
 def begin(run_dir: Path, rollback: Rollback) -> None:
-    """Record it: from here on the checkpoints after it, of the path that is left, do not count."""
+    """Write the record; from now on, checkpoints after `rollback.to_step` with a lower count are obsolete."""
     (run_dir / FILE).parent.mkdir(exist_ok=True)
     write_atomically(run_dir / FILE, json.dumps({"count": rollback.count, "to_step": rollback.to_step}) + "\n")
 
 
 def finish(run_dir: Path, root: Path) -> None:
-    """Remove what is left in `root` of a path that the last rollback, perhaps interrupted, has left."""
+    """Remove from `root` the checkpoints of the trajectory that the last rollback, maybe interrupted, abandoned."""
     last = read(run_dir)
     if last is not None:
-        found = {count_in(root, step) for step in steps_on_disk(root) if step > last.to_step} - {None}
-        if found and last.count not in found:  # else the run has gone on since then, having removed them
+        counts = {rollback_count(root, step) for step in steps_on_disk(root) if step > last.to_step} - {None}
+        if counts and last.count not in counts:  # otherwise they were removed and the run has continued since
             checkpoint.remove_after(root, last.to_step)
 
 
-def count_in(root: Path, step: int) -> int | None:
-    """Rollbacks that a checkpoint has behind it; None if it cannot be read."""
+def rollback_count(root: Path, step: int) -> int | None:
+    """Return the number of rollbacks before a checkpoint was written; None if it cannot be read."""
     try:
         state: Mapping[str, Any] = json.loads(
             (root / checkpoint.folder_name(step) / checkpoint.STATE).read_text(encoding="utf-8")
@@ -63,6 +63,8 @@ def count_in(root: Path, step: int) -> int | None:
 
 
 def newest_before(root: Path, step: int) -> int | None:
-    """The step of the newest whole checkpoint in `root` from before G step `step`."""
-    earlier = [s for s in steps_on_disk(root) if s < step]
-    return next((s for s in reversed(earlier) if checkpoint.damage(root / checkpoint.folder_name(s)) is None), None)
+    """Return the step of the newest complete checkpoint in `root` before generator step `step`; None without one."""
+    for earlier in reversed([s for s in steps_on_disk(root) if s < step]):
+        if checkpoint.find_corruption(root / checkpoint.folder_name(earlier)) is None:
+            return earlier
+    return None

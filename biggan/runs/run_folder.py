@@ -1,4 +1,4 @@
-"""The run folder: begun once, continued by the same command."""
+"""The run folder: created once, resumed by the same command."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from biggan.runs.ring import steps_on_disk
 
 CONFIG = "config.yaml"
 LOST = "lost"
-"""Folder of what processes knew when they lost the others; that can be before there is a run."""
-MAY_CHANGE = (
+"""Folder for the reports of processes that lost contact with the others; it may exist before the run does."""
+CHANGEABLE_KEYS = (
     "run.dir",
     "data.path",
     "data.workers",
@@ -37,27 +37,33 @@ MAY_CHANGE = (
     "distributed.timeout_seconds",
     "tracking.",
 )
-"""Keys (or beginnings of keys) a resumed run may set anew: none of them changes the path of the weights.
-(The size of a BatchNorm group does, unless the number of processes changes with it: `checks.check_statistics`.)"""
+"""Keys, or prefixes of keys, that a resumed run may change: none of them changes the training trajectory.
+(`distributed.batchnorm_group_size` does, unless the number of processes changes with it; `checks.check_statistics`
+checks that.)"""
 
 
 def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
-    """Begin the run folder or check that this run may go on in it. Called by one process."""
+    """Create the run folder, or check that the config may resume the run in it. Call it on one process.
+
+    Raises InputError, which names the key, if the run cannot be started or resumed.
+    """
     folder = config.run.dir
     try:
         names = [f.name for f in folder.iterdir()] if folder.exists() else []
-        there = [name for name in names if not name.endswith(".partial") and name != LOST]
-        if there and fresh:
+        existing = [name for name in names if not name.endswith(".partial") and name != LOST]
+        if existing and fresh:
             raise InputError(f"--fresh: {folder} is not empty; remove it or choose another run.dir")
-        if there and CONFIG not in there:
-            raise InputError(f"run.dir: {folder} is not empty and no run folder (no {CONFIG}); choose another")
-        if CONFIG in there:
+        if existing and CONFIG not in existing:
+            raise InputError(
+                f"run.dir: {folder} is not empty and is not a run folder (no {CONFIG}); choose another run.dir"
+            )
+        if CONFIG in existing:
             check_unchanged(resolve(folder / CONFIG), config)
-            check_not_behind(folder, config.training.steps)
-        if FILE_NAME in there:
+            check_steps_not_passed(folder, config.training.steps)
+        if FILE_NAME in existing:
             check_same_data(folder / FILE_NAME, dataset, config.data.path)
         folder.mkdir(parents=True, exist_ok=True)
-        # The config first: it is what makes the folder a run's, wherever this is interrupted.
+        # Write the config first: it marks the folder as a run folder even if this is interrupted.
         write_atomically(folder / CONFIG, config.to_yaml())
         write_atomically(folder / FILE_NAME, dataset.to_json())
         checkpoints(folder).mkdir(exist_ok=True)
@@ -66,44 +72,46 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
 
 
 def precision(folder: Path) -> str | None:
-    """`training.precision` of the run in `folder`; None if there is none, or it is not settled. Raises InputError."""
+    """Return `training.precision` of the run in `folder`; None without a run or if it is `auto`. Raises InputError."""
     if not (folder / CONFIG).is_file():
         return None
-    found = resolve(folder / CONFIG).training.precision
-    return None if found == "auto" else found
+    saved = resolve(folder / CONFIG).training.precision
+    return None if saved == "auto" else saved
 
 
 def check_unchanged(before: Config, now: Config) -> None:
-    """Raise InputError if `now` would take the weights along another path than `before`."""
+    """Raise InputError if `now` differs from `before` in a key that changes the training trajectory."""
     old, new = (dict(flatten(json.loads(c.model_dump_json()))) for c in (before, now))
     for key, value in new.items():
-        if old[key] != value and not key.startswith(MAY_CHANGE):
-            now_is, was = ("none" if v == "" else v for v in (value, old[key]))
+        if old[key] != value and not key.startswith(CHANGEABLE_KEYS):
+            new_text, old_text = ("none" if v == "" else v for v in (value, old[key]))
+            fix = "resume without it" if old[key] == "" else f"resume with {key}={old_text}"
             raise InputError(
-                f"{key}: {now_is}, but the run in {before.run.dir} has {was}; "
-                f"go on {'without it' if old[key] == '' else f'with {key}={was}'}, or choose another run.dir"
+                f"{key}: {new_text}, but the run in {before.run.dir} has {old_text}; {fix}, or choose another run.dir"
             )
 
 
-def check_not_behind(folder: Path, steps: int) -> None:
-    """Raise InputError if the run has gone further than `steps`: its config would not say how far."""
-    done = steps_on_disk(checkpoints(folder)) if has_begun(folder) else [0]
+def check_steps_not_passed(folder: Path, steps: int) -> None:
+    """Raise InputError if the run is already past `steps`: its config would then give a wrong number of steps."""
+    done = steps_on_disk(checkpoints(folder)) if has_checkpoints(folder) else [0]
     if done[-1] > steps:
-        raise InputError(f"training.steps: {steps}, but the run in {folder} is at step {done[-1]}; use at least that")
+        raise InputError(
+            f"training.steps: {steps}, but the run in {folder} is at step {done[-1]}; use {done[-1]} or more"
+        )
 
 
 def check_same_data(file: Path, now: Dataset, path: str) -> None:
-    """Raise InputError if the run was trained on other shards: its data positions would mean something else."""
+    """Raise InputError if the run was trained on other shards, for which its data positions are not valid."""
     before = parse(file.read_text(encoding="utf-8"), str(file))
     if before.classes != now.classes or before.splits["train"] != now.splits["train"]:
         raise InputError(
             f"data.path: {path} is not the data set of the run in {file.parent} (other shards or classes); "
-            f"give that one's path, or choose another run.dir"
+            f"set data.path to the data set of that run, or choose another run.dir"
         )
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a nested dict."""
+    """Yield the dotted keys and the values of a nested dict."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
@@ -111,11 +119,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + key, value
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether a run has checkpoints, whole or not: what it began as is in them."""
+def has_checkpoints(folder: Path) -> bool:
+    """Return True if the run has checkpoints, complete or not."""
     return checkpoints(folder).is_dir() and bool(steps_on_disk(checkpoints(folder)))
 
 
 def checkpoints(folder: Path) -> Path:
-    """Where a run's checkpoints are."""
+    """Return the folder of a run's checkpoints."""
     return folder / "checkpoints"

@@ -117,7 +117,7 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
 
 def in_bfloat16(config: Config, device: torch.device) -> bool:
     """Return True if the networks compute in bfloat16 on `device`."""
-    return config.settled(has_bfloat16(device)).training.precision == "bfloat16"
+    return config.with_precision(has_bfloat16(device)).training.precision == "bfloat16"
 
 
 def monitor(config: Config, dataset: Dataset, gan: Gan, process: Process) -> Monitor:

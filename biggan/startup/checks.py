@@ -42,7 +42,7 @@ def settle_precision(config: Config, process: Process) -> tuple[Config, list[str
     in_hardware = all(process.gather(has_bfloat16(process.device)))
     of_run = process.together(lambda: run_folder.precision(config.run.dir) if process.is_main else None)
     of_run = process.gather(of_run)[0]
-    config = config.settled(in_hardware if of_run is None else of_run == "bfloat16")
+    config = config.with_precision(in_hardware if of_run is None else of_run == "bfloat16")
     if config.training.precision == "float32" or in_hardware:
         return config, []
     advice = "the run was started so" if of_run else "training.precision=float32 or auto is several times faster"

@@ -123,7 +123,7 @@ def checked_dataset(config: Config, process: Process, notes: list[str]) -> Datas
 def create_child(parent: Ancestor | None, config: Config, fresh: bool, process: Process) -> None:
     """Create the run folder of a child run, with the parent's checkpoint as its first. Collective."""
     if parent is not None:
-        process.together(lambda: lineage.begin_child(parent, config, fresh) if process.is_main else None)
+        process.together(lambda: lineage.create_child(parent, config, fresh) if process.is_main else None)
 
 
 def planned_transfer(
@@ -131,7 +131,7 @@ def planned_transfer(
 ) -> FineTuningPlan | None:  # fmt: skip
     """Return the tensors that a new run takes from `init.from`; None if it takes none, or has started. Collective."""
     path = config.init.source
-    if not path or process.any(run_folder.has_begun(config.run.dir)):
+    if not path or process.any(run_folder.has_checkpoints(config.run.dir)):
         return None
     # One process resolves the path: a run that is being trained may write a newer checkpoint at any moment.
     located = process.together(lambda: locate(path, notes.append) if process.is_main else Path())
@@ -149,8 +149,8 @@ def newest_checkpoint(run_dir: Path, on_damaged: Callable[[str], object]) -> Pat
     root = run_folder.checkpoints(run_dir)
     checkpoint.clean_up(root)
     rollback.finish(run_dir, root)
-    newest = checkpoint.newest_whole(root, on_damaged)
-    checkpoint.set_aside_after(root, -1 if newest is None else checkpoint.step_of(newest))
+    newest = checkpoint.newest_complete(root, on_damaged)
+    checkpoint.quarantine_after(root, -1 if newest is None else checkpoint.step_of(newest))
     return newest
 
 

@@ -141,7 +141,7 @@ class RunLogger:
     def set_aside_attempt(self, good_step: int, rollback_count: int) -> None:
         """Move what was recorded after `good_step` to collapse/attempt_*, before rollback number `rollback_count`."""
         attempt = self.run_dir / "collapse" / f"attempt_{rollback_count:02d}"
-        self.metrics.set_aside(good_step, attempt.with_suffix(".jsonl"))
+        self.metrics.move_rows_after(good_step, attempt.with_suffix(".jsonl"))
         attempt.mkdir(exist_ok=True)
         for file in (self.run_dir / "samples").glob("step_*.png"):
             if int(file.stem.removeprefix("step_")) > good_step:

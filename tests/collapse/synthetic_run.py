@@ -1,4 +1,4 @@
-"""A run folder as a collapse leaves it: healthy, rolled back once, then collapsing for good."""
+"""A synthetic run folder: healthy at first, rolled back once, then collapsing."""
 
 import json
 import math
@@ -35,46 +35,46 @@ EVENTS = (
 
 
 def row(step: int, layers=LAYERS, onset: int = ONSET, seed: int = 0) -> dict:
-    """A row of metrics.jsonl; what goes wrong after `onset` does so over 200 steps."""
-    ill = min(1.0, max(0.0, (step - onset) / 200))
+    """Return a row of metrics.jsonl; the collapse takes 200 steps from `onset` on."""
+    severity = min(1.0, max(0.0, (step - onset) / 200))
     noise = random.Random(f"{seed} {step}")
     wobble = noise.gauss(0, 1)
-    found = {
+    values_by_key = {
         "step": step,
         "images_seen": step * 64,
         "images_per_second": 212.5,
         "seconds": step / 7,
-        "g_loss": 0.4 + 0.15 * wobble + 30 * ill**2,
-        "d_loss_real": 0.6 * math.exp(-step / 4000) + 0.05 * noise.gauss(0, 1) + 2 * ill,
-        "d_loss_fake": 0.55 * math.exp(-step / 4000) + 0.05 * noise.gauss(0, 1) + 1.5 * ill,
-        "d_logit_real": 0.8 + 0.1 * wobble - 0.8 * ill,
-        "d_logit_fake": -0.7 + 0.1 * wobble + 0.7 * ill,
-        "d_logit_real_spread": 0.61 * (1 - ill) ** 2 + 0.02 + 0.03 * abs(wobble),
-        "d_logit_fake_spread": 0.52 * (1 - ill) ** 2 + 0.02 + 0.03 * abs(wobble),
+        "g_loss": 0.4 + 0.15 * wobble + 30 * severity**2,
+        "d_loss_real": 0.6 * math.exp(-step / 4000) + 0.05 * noise.gauss(0, 1) + 2 * severity,
+        "d_loss_fake": 0.55 * math.exp(-step / 4000) + 0.05 * noise.gauss(0, 1) + 1.5 * severity,
+        "d_logit_real": 0.8 + 0.1 * wobble - 0.8 * severity,
+        "d_logit_fake": -0.7 + 0.1 * wobble + 0.7 * severity,
+        "d_logit_real_spread": 0.61 * (1 - severity) ** 2 + 0.02 + 0.03 * abs(wobble),
+        "d_logit_fake_spread": 0.52 * (1 - severity) ** 2 + 0.02 + 0.03 * abs(wobble),
         "d_accuracy_real": min(1.0, 0.75 + step / 20000 + 0.02 * wobble),
         "d_accuracy_fake": min(1.0, 0.78 + step / 20000 + 0.02 * wobble),
-        "g_grad_norm": 0.3 * math.exp(0.3 * wobble) * (1 + 20 * ill),
-        "d_grad_norm": 1.2 * math.exp(0.3 * wobble) * (1 + 50 * ill),
+        "g_grad_norm": 0.3 * math.exp(0.3 * wobble) * (1 + 20 * severity),
+        "d_grad_norm": 1.2 * math.exp(0.3 * wobble) * (1 + 50 * severity),
         "non_finite_steps": 0,
     }
     if step % 50 == 0:
         for k, layer in enumerate(layers):
             top = (1 + k % 7) * (1 + step / 20000) * math.exp(0.01 * noise.gauss(0, 1))
-            top *= 1 + ill * {GROWING[0]: 4, GROWING[1]: 1}.get(layer, 0)
+            top *= 1 + severity * {GROWING[0]: 4, GROWING[1]: 1}.get(layer, 0)
             values = (top, (1 + k % 7) * 0.7, (1 + k % 7) * 0.6)
-            found |= {f"sigma/{layer}/{n}": value for n, value in enumerate(values)}
-            found |= {f"sigma/{layer}/ratio": values[0] / values[1], f"sigma/{layer}/slope": 0.01}
-            found[f"sigma/{layer}/normalized_0"] = 1.0
+            values_by_key |= {f"sigma/{layer}/{n}": value for n, value in enumerate(values)}
+            values_by_key |= {f"sigma/{layer}/ratio": values[0] / values[1], f"sigma/{layer}/slope": 0.01}
+            values_by_key[f"sigma/{layer}/normalized_0"] = 1.0
     if step % 250 == 0:
-        found |= {
-            "diversity/generator": 0.5 - 0.3 * ill,
-            "diversity/ema": 0.48 - 0.1 * ill,
-            "duplicates/generator": 0.02 + 0.6 * ill,
-            "duplicates/ema": 0.02 + 0.2 * ill,
+        values_by_key |= {
+            "diversity/generator": 0.5 - 0.3 * severity,
+            "diversity/ema": 0.48 - 0.1 * severity,
+            "duplicates/generator": 0.02 + 0.6 * severity,
+            "duplicates/ema": 0.02 + 0.2 * severity,
             "d_accuracy_train": min(0.99, 0.7 + step / 12000),
             "d_accuracy_held_out": 0.7 - step / 20000,
         }
-    return found
+    return values_by_key
 
 
 def write_rows(path: Path, steps, **settings) -> None:
@@ -85,13 +85,13 @@ def write_rows(path: Path, steps, **settings) -> None:
 
 
 def samples(folder: Path, steps, onset: int = ONSET) -> None:
-    """Grids of real digits; from the onset on they drown in noise."""
+    """Write grids of real digits; from the onset on, noise replaces them."""
     folder.mkdir(parents=True, exist_ok=True)
     digits, rng = load_digits(), np.random.default_rng(0)
     by_class = np.stack([digits.images[digits.target == c][:6] for c in range(10)]) / 16
     for step in steps:
-        ill = min(1.0, max(0.0, (step - onset) / 100))
-        faded = by_class * (1 - 0.8 * ill) + ill * rng.random(by_class.shape)
+        severity = min(1.0, max(0.0, (step - onset) / 100))
+        faded = by_class * (1 - 0.8 * severity) + severity * rng.random(by_class.shape)
         pixels = np.repeat((255 * faded.clip(0, 1)).astype(np.uint8)[..., None], 3, axis=-1)
         grid(pixels, [f"class {c}" for c in range(10)]).save(folder / f"step_{step:08d}.png")
 
@@ -105,7 +105,7 @@ def checkpoint(root: Path, step: int, manifest: bool = True) -> None:
 
 
 def collapsed_run(folder: Path) -> Path:
-    """The whole story; every kind of file is there."""
+    """Write the run folder, with every kind of file."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG)
     write_rows(folder / "metrics.jsonl", range(10, STEPS + 1, 10))

@@ -1,9 +1,9 @@
-"""The verdict, on histories written by hand: what departs is named, with its onset; what does not is healthy."""
+"""The verdict on synthetic histories: level, signal families, layers and onset."""
 
 import math
 import random
 
-from biggan.collapse.detector import Level, Thresholds, judge, speaks_of
+from biggan.collapse.detector import Level, Thresholds, affects_verdict, judge
 from biggan.collapse.signals import DENSE, History, Series
 
 THRESHOLDS = Thresholds(deviations=4.0, patience_observations=2, minimum_observations=30, agreeing_signals=2)
@@ -11,7 +11,7 @@ EVERY = 10
 
 
 def history(until=1000, onset=None, **changed):
-    """A healthy run's signals, noisy and with trends; after `onset`, `changed` ones are functions of steps since."""
+    """Return noisy signals of a healthy run; after `onset`, `changed` ones are functions of the steps since then."""
     noise = random.Random(0)
     plain = {
         "d_loss_real": lambda t: 0.6 - 0.0002 * t + noise.gauss(0, 0.05),
@@ -24,27 +24,27 @@ def history(until=1000, onset=None, **changed):
         "diversity/ema": lambda t: 0.5 + noise.gauss(0, 0.02),
         "diversity/generator": lambda t: 0.5 + noise.gauss(0, 0.03),
     }
-    found = History()
+    recorded = History()
     for step in range(EVERY, until + 1, EVERY):
         row = {name: signal(step) for name, signal in plain.items()}
         if onset is not None and step > onset:
             row |= {name.replace("__", "/").replace("_dot_", "."): f(step - onset) for name, f in changed.items()}
-        found.add(step, row)
-    return found.series
+        recorded.add(step, row)
+    return recorded.series
 
 
 def verdict(series):
     return judge(series, 1000, THRESHOLDS)
 
 
-def test_noise_and_trends_are_healthy_at_every_step():
-    whole = history(until=3000)
+def test_noise_and_slow_trends_are_healthy_at_every_step():
+    complete = history(until=3000)
     for n in range(1, 301):
-        part = {name: Series(s.steps[:n], s.values[:n]) for name, s in whole.items()}
+        part = {name: Series(s.steps[:n], s.values[:n]) for name, s in complete.items()}
         assert judge(part, n * EVERY, THRESHOLDS).level is Level.HEALTHY
 
 
-def test_one_kind_of_signal_warns_and_two_convict():
+def test_one_signal_family_warns_and_two_raise_an_alarm():
     falls = {"diversity__ema": lambda t: 0.2, "diversity__generator": lambda t: 0.2}
     found = verdict(history(onset=900, **falls))
     assert (found.level, found.families) == (Level.WARNING, ["diversity"])
@@ -54,28 +54,28 @@ def test_one_kind_of_signal_warns_and_two_convict():
     assert 900 <= found.onset_step <= 920
 
 
-def test_the_layer_that_explodes_is_named_and_one_that_grows_as_ever_is_not():
+def test_an_exploding_layer_is_listed_and_a_steadily_growing_one_is_not():
     found = verdict(history(onset=950, sigma__D_dot_linear__0=lambda t: 2 * math.exp(0.05 * t), g_loss=lambda t: 3.0))
     assert found.layers == ["D.linear"]
     assert found.level.is_alarm
     assert any(reason.startswith("sigma/D.linear/0 rose from 2") for reason in found.reasons)
 
 
-def test_a_shrinking_layer_is_no_witness():
+def test_a_shrinking_layer_does_not_depart():
     assert verdict(history(onset=900, sigma__D_dot_linear__0=lambda t: 0.2)).level is Level.HEALTHY
 
 
-def test_non_finite_steps_are_collapsed_at_once():
+def test_non_finite_steps_are_collapsed_immediately():
     found = judge({"g_loss": Series([100], [0.1]), "non_finite_steps": Series([110], [7.0])}, 110, THRESHOLDS)
     assert (found.level, found.onset_step) == (Level.COLLAPSED, 104)
 
 
-def test_a_value_that_is_not_a_number_departs():
+def test_nan_and_infinite_values_depart():
     found = verdict(history(onset=970, **{"diversity__ema": lambda t: math.nan, "g_loss": lambda t: math.inf}))
     assert found.level is Level.COLLAPSED
 
 
-def test_one_outlier_is_forgiven():
+def test_a_single_outlier_is_healthy_and_two_in_a_row_raise_an_alarm():
     series = history()
     for signal in ("d_loss_fake", "g_loss", "diversity/ema"):
         series[signal].values[-1] = 9.0 if "loss" in signal else 0.01
@@ -85,12 +85,12 @@ def test_one_outlier_is_forgiven():
     assert verdict(series).level.is_alarm
 
 
-def test_a_run_with_too_short_a_past_is_not_judged():
+def test_a_run_with_too_few_observations_is_healthy():
     short = history(until=EVERY * 29, onset=EVERY * 20, d_loss_fake=lambda t: 9.0, g_loss=lambda t: 9.0)
     assert judge(short, EVERY * 29, THRESHOLDS).level is Level.HEALTHY
 
 
-def test_a_signal_that_only_warns_sets_no_onset():
+def test_a_signal_that_only_warns_does_not_set_the_onset():
     early = {"d_accuracy_train": lambda t: 0.99, "d_accuracy_held_out": lambda t: 0.3}
     series = history(onset=950, g_loss=lambda t: 4.0, diversity__ema=lambda t: 0.1)
     steps = series["g_loss"].steps
@@ -102,7 +102,7 @@ def test_a_signal_that_only_warns_sets_no_onset():
     assert "memorisation" not in found.reasons[0]
 
 
-def test_what_was_never_a_number_is_judged_too():
+def test_signals_that_were_always_nan_raise_an_alarm():
     steps = list(range(10, 1001, 10))
     series = {"g_loss": Series(steps, [math.nan] * 100), "diversity/ema": Series(steps, [math.nan] * 100)}
     assert judge(series, 1000, THRESHOLDS).level.is_alarm
@@ -119,14 +119,14 @@ def test_memorisation_alone_only_warns():
     assert (found.level, set(found.families)) == (Level.WARNING, {"diversity", "memorisation"})
 
 
-def test_signals_no_rule_speaks_of_are_not_kept():
-    assert speaks_of("sigma/G.linear/0")
-    assert speaks_of("d_accuracy_held_out")
-    assert not speaks_of("sigma/G.linear/1")
-    assert not speaks_of("images_seen")
+def test_signals_without_a_rule_do_not_affect_the_verdict():
+    assert affects_verdict("sigma/G.linear/0")
+    assert affects_verdict("d_accuracy_held_out")
+    assert not affects_verdict("sigma/G.linear/1")
+    assert not affects_verdict("images_seen")
 
 
-def test_a_series_is_dense_near_now_thins_backwards_and_is_bounded():
+def test_a_series_keeps_recent_observations_thins_older_ones_and_is_bounded():
     series = Series()
     for step in range(100_000):
         series.add(step, float(step))
@@ -137,16 +137,16 @@ def test_a_series_is_dense_near_now_thins_backwards_and_is_bounded():
     assert series.values == [float(step) for step in series.steps]
 
 
-def test_a_history_comes_back_from_its_tensors():
-    found = History()
+def test_history_is_restored_from_its_tensors():
+    saved = History()
     for step in range(0, 5000, 7):
-        found.add(step, {"g_loss": step / 3, "diversity/ema": math.nan if step < 100 else 0.1})
-    again = History()
-    again.restore(found.tensors())
-    assert again.series["g_loss"] == found.series["g_loss"]
-    assert again.series["diversity/ema"].steps == found.series["diversity/ema"].steps
+        saved.add(step, {"g_loss": step / 3, "diversity/ema": math.nan if step < 100 else 0.1})
+    restored = History()
+    restored.restore(saved.tensors())
+    assert restored.series["g_loss"] == saved.series["g_loss"]
+    assert restored.series["diversity/ema"].steps == saved.series["diversity/ema"].steps
 
 
-def test_what_a_layer_applies_is_no_witness_beside_its_raw_singular_value():
-    assert speaks_of("sigma/G.linear/0")
-    assert not any(speaks_of(f"sigma/G.linear/{name}") for name in ("normalized_0", "ratio", "slope", "1"))
+def test_of_a_layers_spectrum_only_the_raw_sigma_0_affects_the_verdict():
+    assert affects_verdict("sigma/G.linear/0")
+    assert not any(affects_verdict(f"sigma/G.linear/{name}") for name in ("normalized_0", "ratio", "slope", "1"))

@@ -1,4 +1,4 @@
-"""The paper's experiments as child runs: what is frozen stays, and a child that blows up is a result."""
+"""The paper's experiments as child runs: frozen networks do not change, and a child that diverges is a result."""
 
 import json
 import os
@@ -14,14 +14,14 @@ PLANTED = Path(__file__).with_name("planted.py")
 
 
 def changed(child, parent, network):
-    """Names of a network's parameters (no buffers) that two checkpoints differ in."""
+    """Return the names of a network's parameters (no buffers) that differ between two checkpoints."""
     before, after = weights(parent), weights(child)
     names = [n for n in before if n.startswith(f"{network}/") and not n.endswith((".u", "_mean", "_var"))]
     return [n for n in names if not torch.equal(before[n], after[n])]
 
 
 @pytest.mark.long
-def test_experiments_on_two_processes_that_end_in_a_nan(tiny, tmp_path):
+def test_probe_on_two_processes_with_a_planted_nan(tiny, tmp_path):
     run = tmp_path / "run"
     biggan(["train", *tiny, "training.steps=2"])
     done = subprocess.run(
@@ -34,8 +34,8 @@ def test_experiments_on_two_processes_that_end_in_a_nan(tiny, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     probes, parent = run / "probes/step_00000002_10", run / "checkpoints/step_00000002"
-    with Image.open(probes / "probe.png") as picture:
-        assert picture.size == (1080, 600)
+    with Image.open(probes / "probe.png") as figure:
+        assert figure.size == (1080, 600)
     assert sorted(os.listdir(probes)) == [
         "D_frozen", "Ds_rate_doubled", "G_frozen", "Gs_rate_doubled", "Gs_rate_halved", "probe.png", "unchanged",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Signals from images, on networks whose answers are known; nothing of the networks moves."""
+"""Signals from images, on networks with known values; the networks are not modified."""
 
 import math
 
@@ -30,7 +30,7 @@ class Linear(nn.Module):
         super().__init__()
         self.map = nn.Linear(5, 3 * R * R)
         self.map.weight.data *= scale
-        self.noise = nn.BatchNorm1d(5)  # in training mode it would move, and change the images
+        self.noise = nn.BatchNorm1d(5)  # in training mode it would update, and change the images
 
     def forward(self, z, y):
         return (self.map(self.noise(z)) + y[:, None]).unflatten(1, (3, R, R))
@@ -56,14 +56,14 @@ def probe(train, held_out):
     return QualityProbe(classes=3, z_dim=5, seed=0, process=ALONE, train=train, held_out=held_out)
 
 
-def test_accuracy_is_the_share_of_real_images_taken_for_real():
+def test_accuracy_is_the_fraction_of_real_images_with_a_positive_logit():
     found = probe(real(30, 10), real(5, 15)).measure(Linear(), Linear(), Threshold())
     assert found["d_accuracy_train"] == 0.75
     assert found["d_accuracy_held_out"] == 0.25
     assert "d_accuracy_held_out" not in probe(real(3, 3), real(0, 0)).measure(Linear(), Linear(), Threshold())
 
 
-def test_a_generator_that_ignores_z_has_no_diversity_and_a_slight_one_is_all_duplicates():
+def test_a_generator_that_ignores_z_has_diversity_0_and_only_duplicates():
     torch.manual_seed(0)
     found = probe(real(5, 5), real(0, 0)).measure(Linear(), Linear(scale=0.0), Threshold())
     assert (found["diversity/ema"], found["duplicates/ema"]) == (0, 1)
@@ -73,7 +73,7 @@ def test_a_generator_that_ignores_z_has_no_diversity_and_a_slight_one_is_all_dup
     assert wide["duplicates/generator"] == 0
 
 
-def test_a_generator_gone_to_nan_is_no_variety():
+def test_nan_images_count_as_duplicates():
     broken = Linear()
     broken.map.weight.data.fill_(math.nan)
     found = probe(real(5, 5), real(0, 0)).measure(broken, Linear(), Threshold())
@@ -81,7 +81,7 @@ def test_a_generator_gone_to_nan_is_no_variety():
     assert found["duplicates/generator"] == 1
 
 
-def test_distances_are_those_of_tiles():
+def test_distances_equal_those_of_tile_means():
     x = torch.rand(4, 3, R, R, dtype=torch.float64)
     tiles = x.reshape(4, 3, 8, 2, 8, 2).mean((3, 5)).flatten(1)
     expected = torch.tensor([[float((a - b).norm()) for b in tiles] for a in tiles])
@@ -89,22 +89,22 @@ def test_distances_are_those_of_tiles():
     assert mean_distance(x) == pytest.approx(float(expected.sum()) / 12, rel=1e-5)
 
 
-def test_steepness_of_a_linear_generator_is_that_of_its_map():
+def test_steepness_of_a_linear_generator_equals_that_of_its_weight():
     generator = Linear().eval()
-    batch = FixedBatch.of_class(1, 5, 0, CPU)
+    batch = FixedBatch.for_class(1, 5, 0, CPU)
     with torch.no_grad():
         change = batch.direction / math.sqrt(1 + 1e-5) @ generator.map.weight.T
         found = steepness(generator, batch, generator(batch.z, batch.y))
     assert found == pytest.approx(float(change.square().mean().sqrt()), rel=1e-3)
 
 
-def test_the_gradient_at_images_is_ds():
+def test_gradient_norm_equals_the_analytic_gradient_of_d():
     images = torch.rand(PER_CLASS, 3, R, R)
     found = gradient_norm(Threshold(), images, torch.zeros(PER_CLASS, dtype=torch.long))
     assert found == pytest.approx(1 / math.sqrt(3 * R * R), rel=1e-5)
 
 
-def test_nothing_moves():
+def test_measuring_does_not_modify_the_networks():
     networks = [Linear(), Linear().eval(), Threshold()]
     before = [{k: v.clone() for k, v in n.state_dict().items()} for n in networks]
     first = probe(real(5, 5), real(5, 5)).measure(*networks)

@@ -1,4 +1,4 @@
-"""A collapse that is planted: what is pinned and said, and a rollback that is exact, collective and survives kills."""
+"""A planted collapse: pins and messages, and rollbacks that are exact, collective and survive kills."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from runs import biggan, environment, torchrun, weights
 from biggan.errors import InputError
 from biggan.runs import checkpoint, rollback
 from biggan.runs.checkpoint import Checkpoint
-from biggan.runs.lineage import ancestor, begin_child, child_config
+from biggan.runs.lineage import child_config, create_child, find_ancestor
 from biggan.runs.ring import steps_on_disk
 
 PLANTED = Path(__file__).with_name("planted.py")
@@ -20,7 +20,7 @@ STEPS = ["training.steps=14", "checkpoint.every_steps=2", "checkpoint.keep_last=
 
 
 def planted(arguments, processes=1, **variables):
-    """Run `biggan train` with a planted collapse; (exit code, output)."""
+    """Run `biggan train` with a planted collapse and return (exit code, output)."""
     plain = [sys.executable] if processes == 1 else torchrun(processes)
     done = subprocess.run(
         [*plain, str(PLANTED), "train", *arguments],
@@ -43,7 +43,7 @@ def events(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
-def test_one_ranks_nan_takes_all_ranks_back_to_exactly_the_last_good_state(tiny, tmp_path, engine):
+def test_a_nan_on_one_rank_rolls_all_ranks_back_to_the_exact_good_state(tiny, tmp_path, engine):
     arguments = [*tiny, *STEPS, "collapse.on_collapse=rollback", f"distributed.engine={engine}"]
     code, output = planted(arguments, processes=2, NAN_STEP="7", NAN_RANK="1", EXACT="")
     assert code == 0, output
@@ -61,25 +61,27 @@ def test_one_ranks_nan_takes_all_ranks_back_to_exactly_the_last_good_state(tiny,
 
 
 @pytest.mark.slow
-def test_after_a_rollback_another_path_is_walked(tiny, tmp_path):
+def test_a_rollback_changes_the_training_trajectory(tiny, tmp_path):
     arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback", "rollback.g_lr_factor=1.0"]
     planted([*arguments, f"run.dir={tmp_path / 'run'}"], ALARM_STEP="10")
     planted([*arguments, f"run.dir={tmp_path / 'plain'}"])
     (event,) = events(tmp_path / "run")
     assert (event["step"], event["onset_step"], event["good_step"]) == (10, 7, 6)
-    left = [json.loads(line) for line in (tmp_path / "run/collapse/attempt_01.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in left] == [8, 10]
-    whole = [json.loads(line) for line in (tmp_path / "plain/metrics.jsonl").read_text().splitlines()]
-    assert [row["g_loss"] for row in left] == [row["g_loss"] for row in whole if row["step"] in (8, 10)]
-    again = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    losses = [[row["g_loss"] for row in rows if row["step"] > 6] for rows in (whole, again)]
+    abandoned = [json.loads(line) for line in (tmp_path / "run/collapse/attempt_01.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in abandoned] == [8, 10]
+    unchanged = [json.loads(line) for line in (tmp_path / "plain/metrics.jsonl").read_text().splitlines()]
+    assert [row["g_loss"] for row in abandoned] == [row["g_loss"] for row in unchanged if row["step"] in (8, 10)]
+    after = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [[row["g_loss"] for row in rows if row["step"] > 6] for rows in (unchanged, after)]
     assert not set(losses[0]) & set(losses[1])
-    assert [row["g_loss"] for row in again if row["step"] <= 6] == [row["g_loss"] for row in whole if row["step"] <= 6]
+    assert [row["g_loss"] for row in after if row["step"] <= 6] == [
+        row["g_loss"] for row in unchanged if row["step"] <= 6
+    ]
 
 
 @pytest.mark.long
-def test_killed_in_a_rollback_the_run_ends_as_if_it_had_not_been(tiny, tmp_path):
-    """Found at step 12 to have begun at 9, it goes back to 8; the checkpoint of step 10 is of the path that is left."""
+def test_a_run_killed_during_a_rollback_ends_with_the_same_weights(tiny, tmp_path):
+    """An alarm at step 12 with onset 9 rolls back to step 8; checkpoint 10 is on the abandoned trajectory."""
     arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback"]
     assert planted([*arguments, f"run.dir={tmp_path / 'whole'}"], ALARM_STEP="12")[0] == 0
     whole = weights(tmp_path / "whole/checkpoints/step_00000014")
@@ -97,16 +99,16 @@ def test_killed_in_a_rollback_the_run_ends_as_if_it_had_not_been(tiny, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_child_of_a_run_that_rolled_back_keeps_what_that_put_in_force(tiny, tmp_path):
+def test_a_child_of_a_rolled_back_run_inherits_the_interventions_in_force(tiny, tmp_path):
     assert planted([*tiny, *STEPS, "collapse.on_collapse=rollback", "rollback.r1_gamma=1.0"], ALARM_STEP="10")[0] == 0
     run = tmp_path / "run"
-    before, after = (child_config(ancestor(f"{run}@{step}", "--resume"), tmp_path / "c", []) for step in (6, 14))
+    before, after = (child_config(find_ancestor(f"{run}@{step}", "--resume"), tmp_path / "c", []) for step in (6, 14))
     assert (before.intervention.g_lr_factor, before.intervention.r1_gamma) == (1.0, 0.0)
     assert (after.intervention.g_lr_factor, after.intervention.r1_gamma) == (0.5, 1.0)
 
 
-def test_a_damaged_checkpoint_after_a_rollback_takes_no_other_with_it(tmp_path):
-    """The record of a rollback to step 2 is there for good; what came after it is of the new path."""
+def test_a_corrupt_checkpoint_after_a_rollback_does_not_remove_others(tmp_path):
+    """The record of the rollback to step 2 is permanent; later checkpoints are on the new trajectory."""
     for step, count in ((2, 0), (4, 1), (6, 1)):
         checkpoint.save(tmp_path, step, Checkpoint({}, {"rollbacks": count}, ""))
     rollback.begin(tmp_path, rollback.Rollback(1, 2))
@@ -119,7 +121,7 @@ def test_a_damaged_checkpoint_after_a_rollback_takes_no_other_with_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_halt_pins_names_the_last_good_checkpoint_and_the_way_on(tiny, tmp_path):
+def test_a_halt_pins_checkpoints_writes_the_report_and_prints_the_resume_command(tiny, tmp_path):
     run = tmp_path / "run"
     code, output = planted([*tiny, *STEPS, "checkpoint.keep_last=2", "checkpoint.horizon_steps=0"], ALARM_STEP="10")
     assert code == 7, output
@@ -135,13 +137,15 @@ def test_a_halt_pins_names_the_last_good_checkpoint_and_the_way_on(tiny, tmp_pat
     assert (lineage["parent"], lineage["step"]) == (str(run), 6)
     assert lineage["changes"]["optimizer.g_lr"] == [0.0002, 0.0001]
     assert sorted(f.name for f in (child / "checkpoints").glob("step_*")) == ["step_00000006", "step_00000008"]
-    grandchild = child_config(ancestor(f"{child}@6", "--resume"), tmp_path / "grandchild", [])
-    begin_child(ancestor(f"{child}@6", "--resume"), grandchild, fresh=False)  # from what the parent began with
+    grandchild = child_config(find_ancestor(f"{child}@6", "--resume"), tmp_path / "grandchild", [])
+    create_child(
+        find_ancestor(f"{child}@6", "--resume"), grandchild, fresh=False
+    )  # from the first checkpoint of the parent
     assert (tmp_path / "grandchild/lineage.json").is_file()
 
 
 @pytest.mark.slow
-def test_the_config_says_how_often_and_that_it_may_go_on(tiny, tmp_path):
+def test_on_collapse_continue_continues_and_max_rollbacks_0_halts(tiny, tmp_path):
     code, output = planted([*tiny, *STEPS, "collapse.on_collapse=continue"], ALARM_STEP="10")
     assert code == 0, output
     assert [event["action"] for event in events(tmp_path / "run")] == ["pinned", "none"]
@@ -160,25 +164,25 @@ def test_the_config_says_how_often_and_that_it_may_go_on(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_child_without_changes_walks_its_parents_path(tiny, tmp_path):
+def test_a_child_without_changes_has_its_parents_trajectory(tiny, tmp_path):
     biggan(["train", *tiny, *STEPS])
     resume = ["train", "--resume", f"{tmp_path / 'run'}@6", "--as", str(tmp_path / "child")]
     biggan(resume)
     ends = [weights(tmp_path / name / "checkpoints/step_00000014") for name in ("run", "child")]
     assert [k for k in ends[0] if not torch.equal(ends[0][k], ends[1][k])] == []
-    parent = ancestor(f"{tmp_path / 'run'}@6", "--resume")
-    begin_child(parent, child_config(parent, tmp_path / "child", []), fresh=False)  # it is there, and the same
-    with pytest.raises(InputError, match="and no child of"):
-        begin_child(parent, child_config(parent, tmp_path / "child", ["optimizer.g_lr=1e-4"]), fresh=False)
-    with pytest.raises(InputError, match="is there already"):
-        begin_child(parent, child_config(parent, tmp_path / "child", []), fresh=True)
+    parent = find_ancestor(f"{tmp_path / 'run'}@6", "--resume")
+    create_child(parent, child_config(parent, tmp_path / "child", []), fresh=False)  # it exists, with the same lineage
+    with pytest.raises(InputError, match=r"^--as: .*run@6"):
+        create_child(parent, child_config(parent, tmp_path / "child", ["optimizer.g_lr=1e-4"]), fresh=False)
+    with pytest.raises(InputError, match=r"^--fresh: .*child"):
+        create_child(parent, child_config(parent, tmp_path / "child", []), fresh=True)
     for text, message in (
-        ("@5", "has no checkpoint of step 5; nearest:"),
-        ("@good", "no alarm has named a good checkpoint"),
-        ("", "write RUN@STEP"),
-        ("/nowhere@6", "is no run folder"),
+        ("@5", r"^--resume: .*\b5\b.*run@[46]"),
+        ("@good", r"^--resume: .*\bgood\b.*2, 4, 6"),
+        ("", r"^--resume: .*RUN@STEP"),
+        ("/nowhere@6", r"^--resume: .*nowhere .*config\.yaml"),
     ):
         with pytest.raises(InputError, match=message):
-            ancestor(f"{tmp_path / 'run'}{text}", "--resume")
-    with pytest.raises(InputError, match=r"model\.channels: a child run has its parent's"):
+            find_ancestor(f"{tmp_path / 'run'}{text}", "--resume")
+    with pytest.raises(InputError, match=r"^model\.channels: "):
         child_config(parent, tmp_path / "x", ["model.channels=4"])

@@ -1,4 +1,4 @@
-"""The spectrum against exact singular values, through drift, damage and restarts."""
+"""The spectrum against exact singular values, with drifting, non-finite and restored weights."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from biggan.collapse import subspace
-from biggan.collapse.spectrum import Spectrum, shared_out
+from biggan.collapse.spectrum import Spectrum, assign_to_processes
 from biggan.config import Config
 from biggan.config.preset import resolve
 from biggan.distributed.finite import FiniteGuard
@@ -24,7 +24,7 @@ ALONE = Process(0, 1, torch.device("cpu"), None)
 
 
 def with_spectrum(values, n=700, seed=0):
-    """A float32 matrix [m, n] with these singular values and random vectors."""
+    """Return a float32 matrix [m, n] with these singular values and random singular vectors."""
     random = torch.Generator().manual_seed(seed)
     m = len(values)
     left, _ = torch.linalg.qr(torch.randn(m, m, generator=random, dtype=torch.float64))
@@ -33,7 +33,7 @@ def with_spectrum(values, n=700, seed=0):
 
 
 def flat(m, n, seed=0):
-    """Gaussian entries: at the edge of the spectrum (Marchenko & Pastur) the values lie close together."""
+    """Return a Gaussian matrix: at the edge of its spectrum (Marchenko & Pastur) singular values are close together."""
     return torch.randn(m, n, generator=torch.Generator().manual_seed(seed)) * 0.02
 
 
@@ -42,7 +42,7 @@ def spread(*first, rest):
 
 
 def network_of(*weights):
-    """Linear layers "0", "1", ... with these weights."""
+    """Return linear layers "0", "1", ... with these weights."""
     layers = nn.ModuleList(nn.Linear(w.shape[1], w.shape[0], bias=False) for w in weights)
     for layer, weight in zip(layers, weights, strict=True):
         layer.weight.data = weight
@@ -67,7 +67,7 @@ def assert_close(actual, weight, relative=1e-3):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """How many blocks have been multiplied with a weight: grows by one per orthonormalised block."""
+    """List with one entry per block that was orthonormalized and multiplied with a weight."""
     blocks = []
     plain = subspace.orthonormal
     monkeypatch.setattr(subspace, "orthonormal", lambda *rows: (blocks.append(1), plain(*rows))[1])
@@ -94,12 +94,12 @@ SPECTRA = {
 
 
 @pytest.mark.parametrize("weight", SPECTRA.values(), ids=SPECTRA.keys())
-def test_a_cold_start_finds_the_singular_values(weight):
+def test_a_cold_start_finds_the_largest_singular_values(weight):
     assert_close(measured(Spectrum({"G": network_of(weight)}, 3, 0, 1)), weight)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_rank_deficient_weights_are_right_in_units_of_the_first(rank):
+def test_rank_deficient_weights_have_small_errors_relative_to_sigma_0(rank):
     factors = torch.randn(200, rank), torch.randn(rank, 500)
     weight = factors[0] @ factors[1]
     network = network_of(weight)
@@ -111,7 +111,7 @@ def test_rank_deficient_weights_are_right_in_units_of_the_first(rank):
     assert_close(measured(spectrum), flat(200, 500))
 
 
-def test_equal_shapes_measured_together_do_not_mix():
+def test_weights_of_equal_shape_are_measured_independently():
     weights = [flat(60, 90), flat(60, 90, seed=1).t().contiguous(), with_spectrum(torch.ones(60), 90), flat(60, 90, 2)]
     spectrum = Spectrum({"G": network_of(*weights)}, 3, 0, 1)
     found = spectrum.measure()
@@ -119,7 +119,7 @@ def test_equal_shapes_measured_together_do_not_mix():
         assert_close(torch.tensor(found[f"G.{k}"].raw, dtype=torch.float64), weight)
 
 
-def test_a_warm_start_follows_a_drifting_weight_in_a_few_passes(passes):
+def test_a_warm_start_tracks_a_drifting_weight_in_a_few_passes(passes):
     weight = flat(384, 1500)
     network = network_of(weight)
     spectrum = Spectrum({"G": network}, 3, 0, 1)
@@ -134,20 +134,20 @@ def test_a_warm_start_follows_a_drifting_weight_in_a_few_passes(passes):
         assert len(passes) <= 5 < cold
 
 
-def test_the_time_is_bounded_and_goes_on_where_it_stopped(passes, monkeypatch):
-    monkeypatch.setattr(subspace, "MOST_EXPANSIONS", 3)
+def test_expansions_are_bounded_and_the_next_measurement_continues(passes, monkeypatch):
+    monkeypatch.setattr(subspace, "MAX_EXPANSIONS", 3)
     weight = flat(384, 1500)
     spectrum = Spectrum({"G": network_of(weight)}, 3, 0, 1)
     first = measured(spectrum)
     assert len(passes) == 4
-    assert (first < exact(weight) * (1 - 1e-3)).any()  # too hard for so few
+    assert (first < exact(weight) * (1 - 1e-3)).any()  # three expansions are not enough
     for _ in range(5):
         last = measured(spectrum)
     assert_close(last, weight)
 
 
-def test_a_value_that_grows_where_no_basis_looks_is_found_by_the_next_measurements():
-    """The basis holds the first 20 coordinates alone, which the weight does not mix with the others."""
+def test_a_singular_value_outside_the_basis_is_found_by_the_next_measurements():
+    """The basis spans only the first 20 coordinates, which the weight does not mix with the others."""
     weight = torch.zeros(400, 800)
     weight[:20, :20] = torch.diag(torch.linspace(1, 0.5, 20))
     weight[20:, 20:] = 0.1 * flat(380, 780)
@@ -160,7 +160,7 @@ def test_a_value_that_grows_where_no_basis_looks_is_found_by_the_next_measuremen
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 3e38])
-def test_non_finite_weights_give_nan_and_leave_no_trace(bad):
+def test_non_finite_weights_give_nan_and_do_not_affect_later_measurements(bad):
     weights = [flat(60, 90), flat(60, 90, seed=1)]
     network = network_of(*weights)
     spectrum = Spectrum({"G": network}, 3, 0, 1)
@@ -182,7 +182,7 @@ def drifting(network, k):
         parameter.data += 1e-3 * torch.randn(parameter.shape, generator=random)
 
 
-def test_a_restored_spectrum_goes_on_bit_for_bit():
+def test_a_restored_spectrum_continues_bit_for_bit():
     network = network_of(flat(60, 90), flat(60, 90, seed=1), flat(30, 20))
     straight = Spectrum({"G": network}, 3, 0, 1)
     straight.measure()
@@ -191,10 +191,10 @@ def test_a_restored_spectrum_goes_on_bit_for_bit():
     state = straight.state(ALONE)
     drifting(network, 1)
     expected = straight.measure()
-    for basis in state.values():  # not a piece of the stack, all of which would travel to the other processes
+    for basis in state.values():  # not a view of the stack, all of which would be sent to the other processes
         assert basis.untyped_storage().nbytes() == basis.nbytes
     resumed = Spectrum({"G": network}, 3, 0, 1)
-    resumed.measure()  # what it did before is forgotten
+    resumed.measure()  # earlier measurements do not matter
     resumed.restore(state)
     assert resumed.measure() == expected
     resumed.restore({})
@@ -202,7 +202,7 @@ def test_a_restored_spectrum_goes_on_bit_for_bit():
 
 
 @pytest.mark.parametrize("top", [2, 5])
-def test_the_bases_of_another_top_serve_as_far_as_they_go(top, passes):
+def test_bases_of_another_top_are_reused(top, passes):
     weight = flat(384, 1500)
     network = network_of(weight)
     before = Spectrum({"G": network}, 3, 0, 1)
@@ -223,17 +223,17 @@ RANDOM_COSTS = (torch.rand(40, generator=torch.Generator().manual_seed(0)) ** 4 
 
 @pytest.mark.parametrize("costs", [[1, 1, 2], [2, 1, 1], RANDOM_COSTS], ids=["last", "first", "random"])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-def test_no_process_has_much_more_to_do_than_its_share(costs, world_size):
-    owners = shared_out(costs, world_size)
+def test_the_load_of_each_process_is_within_grahams_bound(costs, world_size):
+    owners = assign_to_processes(costs, world_size)
     loads = [sum(c for c, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(world_size)]
     assert sum(loads) == sum(costs)
-    # Graham 1969: within 4/3 of the best that any assignment can do, which is at least this.
+    # Graham 1969: at most 4/3 of the best assignment, which is at least this.
     assert max(loads) <= 4 / 3 * max(sum(costs) / world_size, max(costs))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_processes_share_the_layers_and_agree(processes):
+def test_layers_are_sharded_and_all_processes_get_equal_values(processes):
     done = subprocess.run(
         [*torchrun(processes), str(WORKER)], capture_output=True, text=True, env=environment(), timeout=200, check=False
     )
@@ -249,22 +249,22 @@ def networks_of(gan):
     return {"G": gan.generator.module, "D": gan.discriminator.module}
 
 
-def everything(gan):
+def training_state(gan):
     tensors = [gan.generator.module, gan.discriminator.module, gan.ema.module]
     named = [dict(network.state_dict()) for network in tensors]
     named += [dict(engine.optimizer_state()) for engine in (gan.generator, gan.discriminator)]
     return [{name: t.clone() for name, t in tensors.items()} for tensors in named]
 
 
-def test_nothing_of_training_moves(tiny):
+def test_measuring_does_not_change_the_training_state(tiny):
     config, gan = gan_of(tiny, "training.precision=bfloat16")
     real = iter([(torch.rand(12, 3, 32, 32), torch.zeros(12, dtype=torch.long))] * 2)
     train_step(gan, 1, real, build.latents(config, ALONE), build.recipe(config, ALONE))
-    before, random = everything(gan), torch.get_rng_state()
+    before, random = training_state(gan), torch.get_rng_state()
     spectrum = Spectrum(networks_of(gan), 3, 0, 1)
     plain = spectrum.measure()
     assert torch.equal(torch.get_rng_state(), random)
-    for old, new in zip(before, everything(gan), strict=True):
+    for old, new in zip(before, training_state(gan), strict=True):
         assert old.keys() == new.keys()
         assert all(torch.equal(old[name], new[name]) for name in old)
     spectrum.restore({})
@@ -274,13 +274,13 @@ def test_nothing_of_training_moves(tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("initialization", ["orthogonal", "normal"])
-def test_every_weight_of_a_trained_run_against_svdvals(tiny, tmp_path, initialization):
+def test_every_weight_of_a_trained_run_matches_svdvals(tiny, tmp_path, initialization):
     overrides = ["model.channels=8", f"model.initialization={initialization}", "training.steps=12"]
     biggan(["train", *tiny, *overrides])
     _, gan = gan_of(tiny, *overrides)
     networks = networks_of(gan)
     spectrum = Spectrum(networks, 3, 0, 1)
-    spectrum.measure()  # of the weights as drawn: the trained ones are then met warm, and below cold
+    spectrum.measure()  # of the initial weights, for a warm start on the trained ones; the second spectrum starts cold
     checkpoint = tmp_path / "run" / "checkpoints" / "step_00000012"
     networks["G"].load_state_dict(load_file(checkpoint / "generator.safetensors"))
     networks["D"].load_state_dict(load_file(checkpoint / "discriminator.safetensors"))

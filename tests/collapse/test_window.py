@@ -1,4 +1,4 @@
-"""The window's means are those of all steps since the last log, but for vetoed ones, also across a checkpoint."""
+"""A window's means are over all steps since the last logged step except vetoed ones, also across a checkpoint."""
 
 import torch
 
@@ -12,7 +12,7 @@ def add(window, *values, veto=0.0):
         window.add({"a": torch.tensor(value), "b": torch.tensor(2 * value)}, torch.tensor(veto))
 
 
-def test_means_then_empty():
+def test_close_returns_means_and_resets_the_window():
     window = Window()
     add(window, 1.0, 2.0, 6.0)
     assert window.close(None) == {"a": 3.0, "b": 6.0}
@@ -20,19 +20,19 @@ def test_means_then_empty():
     assert window.close(None) == {"a": 10.0, "b": 20.0}
 
 
-def test_vetoed_steps_are_no_part_of_it():
+def test_vetoed_steps_are_ignored():
     window = Window()
     add(window, 1.0, 3.0)
     add(window, float("nan"), float("inf"), veto=1.0)
     assert window.close(None) == {"a": 2.0, "b": 4.0}
 
 
-def test_a_window_goes_on_from_its_checkpoint():
-    window, again = Window(), Window()
+def test_a_window_resumes_from_its_checkpoint():
+    window, restored = Window(), Window()
     add(window, 1.0, 2.0)
-    again.restore(window.tensors(None), CPU)
-    for each in (window, again):
+    restored.restore(window.tensors(None), CPU)
+    for each in (window, restored):
         add(each, 6.0)
-    assert window.close(None) == again.close(None) == {"a": 3.0, "b": 6.0}
-    again.restore(window.tensors(None), CPU)
-    assert again.tensors(None) == {}
+    assert window.close(None) == restored.close(None) == {"a": 3.0, "b": 6.0}
+    restored.restore(window.tensors(None), CPU)
+    assert restored.tensors(None) == {}

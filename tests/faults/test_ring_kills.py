@@ -22,7 +22,7 @@ from biggan.runs.ring import Ring, pin_before, read_pins, steps_on_disk
 CONTENTS = Checkpoint(
     {"generator": {"w": torch.zeros(3000)}, "ema": {"w": torch.zeros(3000)}}, {"step": 0}, "run: {}\n"
 )
-SIZE = checkpoint.most_bytes(CONTENTS)
+SIZE = checkpoint.max_size_bytes(CONTENTS)
 ROOMY = Ring(keep_last=3, horizon_steps=20, keep_every_steps=0, max_bytes=9 * SIZE)
 TIGHT = Ring(keep_last=3, horizon_steps=20, keep_every_steps=0, max_bytes=4 * SIZE)
 CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir"}
@@ -46,8 +46,8 @@ def pin(root):
 def resume(root):
     """As `run.newest_checkpoint` begins; returns the step."""
     checkpoint.clean_up(root)
-    newest = checkpoint.step_of(checkpoint.newest_whole(root, pytest.fail))
-    checkpoint.set_aside_after(root, newest)
+    newest = checkpoint.step_of(checkpoint.newest_complete(root, pytest.fail))
+    checkpoint.quarantine_after(root, newest)
     return newest
 
 
@@ -107,8 +107,8 @@ def ended_by_kill(child):
 def assert_sound(root, ring, pins):
     """Every checkpoint is whole, `pins` are there, no pin is of one that is not, the limit holds with all leftovers."""
     steps, pinned = steps_on_disk(root), read_pins(root)
-    assert checkpoint.newest_whole(root, pytest.fail) == root / checkpoint.folder_name(steps[-1])
-    assert all(checkpoint.damage(root / checkpoint.folder_name(step)) is None for step in steps)
+    assert checkpoint.newest_complete(root, pytest.fail) == root / checkpoint.folder_name(steps[-1])
+    assert all(checkpoint.find_corruption(root / checkpoint.folder_name(step)) is None for step in steps)
     assert {*pins} <= {*pinned.reasons} <= {*steps}
     assert pinned.good is None or pinned.good in steps
     assert sum(f.stat().st_size for f in root.rglob("*") if f.is_file() and f.parent != root) <= ring.max_bytes

@@ -12,7 +12,7 @@ import torch
 from biggan.errors import CheckpointError
 from biggan.runs import checkpoint
 from biggan.runs.checkpoint import Checkpoint, Writer
-from biggan.runs.ring import Pins, Ring, read_pins, write_pins
+from biggan.runs.ring import PinnedCheckpoints, Ring, read_pins, write_pins
 from biggan.training.state import host_copy
 
 LAST = Ring(keep_last=1, horizon_steps=0, keep_every_steps=0, max_bytes=0)
@@ -26,7 +26,7 @@ def write(root, *steps):
     return [checkpoint.save(root, step, contents(float(step))) for step in steps]
 
 
-def test_round_trip_keeps_bits_and_layout_independent_values(tmp_path):
+def test_save_and_load_preserve_values_of_any_memory_format(tmp_path):
     x = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     folder = checkpoint.save(tmp_path, 7, Checkpoint({"a": {"x": host_copy(x)}}, {"k": [1]}, "c"))
     loaded = checkpoint.load(folder)
@@ -36,7 +36,7 @@ def test_round_trip_keeps_bits_and_layout_independent_values(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "corrupt",
     [
         lambda f: (f / "generator.safetensors").write_bytes((f / "generator.safetensors").read_bytes()[:-1]),
         lambda f: (f / "generator.safetensors").unlink(),
@@ -46,26 +46,27 @@ def test_round_trip_keeps_bits_and_layout_independent_values(tmp_path):
         lambda f: (f / "state.json").write_text((f / "state.json").read_text().replace("2", "3")),
     ],
 )
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, harm):
+def test_a_corrupt_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path, corrupt):
     write(tmp_path, 1, 2)
-    harm(tmp_path / "step_00000002")
-    said = []
-    assert checkpoint.newest_whole(tmp_path, said.append) == tmp_path / "step_00000001"
-    assert len(said) == 1
-    assert "step_00000002" in said[0]
+    corrupt(tmp_path / "step_00000002")
+    messages = []
+    assert checkpoint.newest_complete(tmp_path, messages.append) == tmp_path / "step_00000001"
+    (message,) = messages
+    assert "step_00000002" in message
+    assert "\n" not in message
     with pytest.raises(CheckpointError, match="step_00000002"):
         checkpoint.load(tmp_path / "step_00000002")
 
 
-def test_one_flipped_bit_is_damage(tmp_path):
+def test_one_flipped_bit_is_found(tmp_path):
     (folder,) = write(tmp_path, 1)
     data = bytearray((folder / "generator.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "generator.safetensors").write_bytes(data)
-    assert "generator.safetensors is damaged" in checkpoint.damage(folder)
+    assert "generator.safetensors" in checkpoint.find_corruption(folder)
 
 
-def test_a_full_disk_leaves_nothing_behind_and_the_earlier_ones_whole(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_checkpoint_and_earlier_ones_complete(tmp_path, monkeypatch):
     write(tmp_path, 1)
 
     def full(*_):
@@ -75,29 +76,29 @@ def test_a_full_disk_leaves_nothing_behind_and_the_earlier_ones_whole(tmp_path, 
     with pytest.raises(CheckpointError, match=r"step_00000002: .*No space left"):
         write(tmp_path, 2)
     assert [f.name for f in tmp_path.iterdir()] == ["step_00000001"]
-    assert checkpoint.damage(tmp_path / "step_00000001") is None
+    assert checkpoint.find_corruption(tmp_path / "step_00000001") is None
 
 
-def test_keeps_the_last_k_every_nth_and_the_pinned(tmp_path):
+def test_thin_keeps_the_newest_every_nth_and_pinned_checkpoints(tmp_path):
     write(tmp_path, *range(1, 10))
-    write_pins(tmp_path, Pins(3, {3: "why"}))
+    write_pins(tmp_path, PinnedCheckpoints(3, {3: "why"}))
     checkpoint.thin(tmp_path, Ring(2, 0, 4, 0), pytest.fail)
     assert checkpoint.steps_on_disk(tmp_path) == [3, 4, 8, 9]
     checkpoint.thin(tmp_path, LAST, pytest.fail)
     assert checkpoint.steps_on_disk(tmp_path) == [3, 9]
 
 
-def test_the_size_of_a_checkpoint_is_known_before_it_is_written(tmp_path):
+def test_max_size_bytes_is_a_tight_upper_bound(tmp_path):
     tensors = {f"blocks.{k}.a_rather_long_name_of_a_weight": torch.zeros(3, 2, 1, 1) for k in range(200)}
     for k, value in enumerate((contents(1.0), Checkpoint({"a": tensors, "b": tensors}, {"bad": ["ä" * 999]}, "ä"))):
         written = checkpoint.bytes_in(checkpoint.save(tmp_path, k, value))
-        assert written <= checkpoint.most_bytes(value) < written + 50 * 400 + 4096
+        assert written <= checkpoint.max_size_bytes(value) < written + 50 * 400 + 4096
 
 
-def test_room_is_made_before_a_checkpoint_is_written(tmp_path, monkeypatch):
-    """So that at no moment there is more than the limit: here three, with the one being written."""
+def test_space_is_freed_before_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """At no time is the limit exceeded: three checkpoints, including the one being written."""
     large = Checkpoint({"generator": {"w": torch.zeros(9999)}}, {}, "")
-    limit = 3 * checkpoint.most_bytes(large)
+    limit = 3 * checkpoint.max_size_bytes(large)
     held = []
     sync_file = checkpoint.sync_file
 
@@ -115,29 +116,33 @@ def test_room_is_made_before_a_checkpoint_is_written(tmp_path, monkeypatch):
     assert checkpoint.steps_on_disk(tmp_path) == [1, 7, 8]
 
 
-def test_what_cannot_be_kept_within_the_limit_is_said(tmp_path):
+def test_thin_warns_when_it_removes_a_pin_or_exceeds_the_limit(tmp_path):
     write(tmp_path, 1, 2, 3)
     for folder in write(tmp_path, 4, 5):
         folder.rename(f"{folder}.damaged")
     size = checkpoint.bytes_in(tmp_path / "step_00000001")
-    write_pins(tmp_path, Pins(2, {1: "earlier", 2: "why"}))
-    said = []
-    checkpoint.thin(tmp_path, Ring(3, 0, 0, 5 * size), said.append, size)
+    write_pins(tmp_path, PinnedCheckpoints(2, {1: "earlier", 2: "why"}))
+    warnings = []
+    checkpoint.thin(tmp_path, Ring(3, 0, 0, 5 * size), warnings.append, size)
     assert [f.name for f in tmp_path.glob("*.damaged")] == ["step_00000005.damaged"]
-    checkpoint.thin(tmp_path, Ring(1, 0, 0, 4 * size), said.append, size)
-    assert said == []
+    checkpoint.thin(tmp_path, Ring(1, 0, 0, 4 * size), warnings.append, size)
+    assert warnings == []
     assert not [*tmp_path.glob("*.damaged")]
-    checkpoint.thin(tmp_path, Ring(1, 0, 0, int(3.5 * size)), said.append, size)
+    checkpoint.thin(tmp_path, Ring(1, 0, 0, int(3.5 * size)), warnings.append, size)
     assert checkpoint.steps_on_disk(tmp_path) == [2, 3]
-    assert read_pins(tmp_path) == Pins(2, {2: "why"})
-    assert [line.split("; ")[1] for line in said] == ["step 1 is given up"]
-    checkpoint.thin(tmp_path, Ring(1, 0, 0, 2 * size), said.append, size)
+    assert read_pins(tmp_path) == PinnedCheckpoints(2, {2: "why"})
+    (unpinned,) = warnings
+    assert "checkpoint.max_gib: " in unpinned
+    assert "step 1" in unpinned
+    checkpoint.thin(tmp_path, Ring(1, 0, 0, 2 * size), warnings.append, size)
     assert checkpoint.steps_on_disk(tmp_path) == [2, 3]
-    assert "exceeded" in said[1]
+    assert len(warnings) == 2
+    assert "checkpoint.max_gib: " in warnings[1]
+    assert " GiB" in warnings[1]
 
 
-def test_an_alarm_pins_after_the_write_in_progress(tmp_path, monkeypatch):
-    """Which may be of the very checkpoint that is to be pinned, and removes others when it is done."""
+def test_pin_waits_for_the_write_in_progress(tmp_path, monkeypatch):
+    """The write may be of the checkpoint to pin, and it removes other checkpoints when it is done."""
     reached = threading.Event()
     sync_file = checkpoint.sync_file
 
@@ -153,42 +158,42 @@ def test_an_alarm_pins_after_the_write_in_progress(tmp_path, monkeypatch):
     assert reached.wait(30)
     writer.pin(onset_step=4, good_step=3, reason="spread fell")
     writer.close()
-    assert read_pins(tmp_path) == Pins(3, {3: "before the collapse suspected from step 4 on: spread fell"})
+    assert read_pins(tmp_path) == PinnedCheckpoints(3, {3: "before the collapse suspected from step 4 on: spread fell"})
 
 
-def test_a_rollback_removes_what_is_later_and_its_pins(tmp_path):
+def test_remove_after_removes_later_checkpoints_and_their_pins(tmp_path):
     write(tmp_path, 1, 2, 3, 4)
-    write_pins(tmp_path, Pins(3, {1: "a", 3: "b"}))
+    write_pins(tmp_path, PinnedCheckpoints(3, {1: "a", 3: "b"}))
     checkpoint.remove_after(tmp_path, 2)
     assert checkpoint.steps_on_disk(tmp_path) == [1, 2]
-    assert read_pins(tmp_path) == Pins(None, {1: "a"})
+    assert read_pins(tmp_path) == PinnedCheckpoints(None, {1: "a"})
 
 
-def test_going_on_before_damaged_checkpoints_sets_them_aside(tmp_path):
-    """Else they would count among the newest that are kept, and the good ones be removed for them."""
+def test_quarantined_checkpoints_do_not_count_as_kept(tmp_path):
+    """Otherwise they would count among the newest, and complete checkpoints would be removed."""
     write(tmp_path, 1, 2, 3)
-    checkpoint.set_aside_after(tmp_path, 1)
+    checkpoint.quarantine_after(tmp_path, 1)
     write(tmp_path, 2)
     checkpoint.thin(tmp_path, LAST, pytest.fail)
-    assert checkpoint.newest_whole(tmp_path, pytest.fail) == tmp_path / "step_00000002"
+    assert checkpoint.newest_complete(tmp_path, pytest.fail) == tmp_path / "step_00000002"
 
 
-def test_other_folders_are_left_alone(tmp_path):
+def test_other_folders_are_ignored(tmp_path):
     write(tmp_path, 1)
     (tmp_path / "step_00000001.bak").mkdir()
     assert checkpoint.steps_on_disk(tmp_path) == [1]
 
 
-def test_what_an_interrupted_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path):
+def test_leftovers_of_an_interrupted_save_are_ignored_and_removed(tmp_path):
     (folder,) = write(tmp_path, 1)
     folder.rename(tmp_path / ".step_00000002.partial")
     (tmp_path / "pinned.json.partial").write_text("{")
-    assert checkpoint.newest_whole(tmp_path, pytest.fail) is None
+    assert checkpoint.newest_complete(tmp_path, pytest.fail) is None
     checkpoint.clean_up(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_step_can_be_saved_again(tmp_path):
+def test_saving_a_step_again_replaces_its_checkpoint(tmp_path):
     write(tmp_path, 3)
     checkpoint.save(tmp_path, 3, contents(8.0))
     assert checkpoint.load(tmp_path / "step_00000003").tensors["generator"]["w"][0] == 8
@@ -196,36 +201,36 @@ def test_a_step_can_be_saved_again(tmp_path):
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2])
-def test_a_kill_while_a_step_is_saved_again_leaves_it_whole(tmp_path, renames):
-    """As when a run that has just been resumed is stopped, and killed while it stops."""
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_it_complete(tmp_path, renames):
+    """This happens when a run that has just resumed is stopped, and killed while it stops."""
     write(tmp_path, 3)
     child = os.fork()
     if child == 0:
-        plain, left = Path.rename, [renames]
+        original, remaining = Path.rename, [renames]
 
         def rename(path, target):
-            if not left[0]:
+            if not remaining[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return plain(path, target)
+            remaining[0] -= 1
+            return original(path, target)
 
         Path.rename = rename
         checkpoint.save(tmp_path, 3, contents(3.0))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == (signal.SIGKILL if renames < 2 else 0)
     checkpoint.clean_up(tmp_path)
-    newest = checkpoint.newest_whole(tmp_path, pytest.fail)
+    newest = checkpoint.newest_complete(tmp_path, pytest.fail)
     assert newest is not None
     assert checkpoint.load(newest).tensors["generator"]["w"][0] == 3
 
 
-def test_training_may_change_the_state_while_it_is_written_and_holds_one_copy_at_a_time(tmp_path, monkeypatch):
-    reached, go_on = threading.Event(), threading.Event()
+def test_the_writer_is_isolated_from_the_state_and_holds_one_copy(tmp_path, monkeypatch):
+    reached, proceed = threading.Event(), threading.Event()
     sync_file = checkpoint.sync_file
 
     def slow(path):
         reached.set()
-        assert go_on.wait(30)
+        assert proceed.wait(30)
         sync_file(path)
 
     monkeypatch.setattr(checkpoint, "sync_file", slow)
@@ -237,7 +242,7 @@ def test_training_may_change_the_state_while_it_is_written_and_holds_one_copy_at
     assert checkpoint.steps_on_disk(tmp_path) == []
     with pytest.raises(AssertionError, match="wait first"):
         writer.start(2, contents(2.0))
-    go_on.set()
+    proceed.set()
     writer.wait()
     assert torch.equal(checkpoint.load(tmp_path / "step_00000001").tensors["generator"]["w"], torch.ones(3))
     writer.start(2, contents(2.0))
@@ -245,7 +250,7 @@ def test_training_may_change_the_state_while_it_is_written_and_holds_one_copy_at
     assert checkpoint.steps_on_disk(tmp_path) == [2]
 
 
-def test_a_failed_write_is_raised_once_by_whoever_asks_next(tmp_path, monkeypatch):
+def test_wait_raises_a_failed_write_once(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
