@@ -74,20 +74,34 @@ def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Proce
     else:
         cursors = restored(state, newest, config, process)
         notes.append(f"resuming from {newest}")
-    last_rollback = process.gather(rollback.read(config.run.dir) if process.is_main else None)[0]
-    state.apply_rollback(last_rollback)
+    state.apply_rollback(process.gather(rollback.read(config.run.dir) if process.is_main else None)[0])
     notes.append(summary(config, dataset, process, state))
+
+    evaluator = opened_evaluator(config, dataset, process)
+    session = opened_session(config, dataset, process, state, cursors, guard, notes)
+    session.saved_step = -1 if newest is None else state.step
+    if evaluator is not None and session.logger is not None:
+        evaluator.tick = session.logger.tick
+    return Loop(session, evaluator)
+
+
+def opened_session(
+    config: Config,
+    dataset: Dataset,
+    process: Process,
+    state: TrainingState,
+    cursors: list[Cursor],
+    guard: FiniteGuard,
+    notes: list[str],
+) -> Session:
+    """Return the session of a run that continues from `state` and `cursors`, and print `notes`."""
 
     def new_trajectory(state: TrainingState, cursors: list[Cursor]) -> Trajectory:
         return build.trajectory(config, dataset, process, state, cursors)
 
-    evaluator = opened_evaluator(config, dataset, process)
     # Before the logger, which starts threads: the loader forks its readers.
     trajectory = new_trajectory(state, cursors)
-    logger = new_logger(config, state.step, notes) if process.is_main else None
-    if evaluator is not None and logger is not None:
-        evaluator.tick = logger.tick
-    session = Session(
+    return Session(
         config=config,
         process=process,
         state=state,
@@ -95,11 +109,9 @@ def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Proce
         new_trajectory=new_trajectory,
         guard=guard,
         classes=dataset.classes,
-        logger=logger,
+        logger=new_logger(config, state.step, notes) if process.is_main else None,
         last_finite=LastFinite(state.gan),
-        saved_step=-1 if newest is None else state.step,
     )
-    return Loop(session, evaluator)
 
 
 def checked_config(config: Config, process: Process, notes: list[str]) -> Config:
