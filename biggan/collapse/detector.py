@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -97,6 +98,15 @@ class Departure:
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """An alarm that lasts. Its signals are compared with their values from before the onset until they are back."""
+
+    onset_step: int
+    signals: tuple[str, ...]
+    """Names of the signals that confirmed it."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Verdict on a run at `step`."""
 
@@ -127,8 +137,11 @@ class Verdict:
         return [d.description for d in sorted(self.departures, key=lambda d: not d.confirms)]
 
 
-def judge(history: Mapping[str, Series], step: int, thresholds: Thresholds) -> Verdict:
+def judge(history: Mapping[str, Series], step: int, thresholds: Thresholds, alarm: Alarm | None = None) -> Verdict:
     """Judge a run at `step` by its signals up to then, `history`: signal name -> series.
+
+    During an `alarm` a signal of it also departs while it is away from its values before the onset: a dead run must
+    not become healthy because its recent past is dead, too.
 
     Non-finite steps give `collapsed` immediately. Otherwise `agreeing_signals` families that depart give `collapsing`,
     as many severe ones `collapsed`, and fewer a `warning`.
@@ -139,7 +152,7 @@ def judge(history: Mapping[str, Series], step: int, thresholds: Thresholds) -> V
         reason = f"a loss or gradient is not finite, since step {first}"
         return Verdict(step, Level.COLLAPSED, (Departure("non_finite_steps", "non-finite", reason, first, True, True),))
     candidates = [
-        find_departure(rule, name, series, thresholds)
+        find_departure(rule, name, series, thresholds) or find_lasting(rule, name, series, thresholds, alarm)
         for name, series in with_derived_signals(history)
         for rule in rules_for(name)
     ]
@@ -190,6 +203,28 @@ def find_departure(rule: Rule, name: str, series: Series, thresholds: Thresholds
     return Departure(name, rule.family, description, series.steps[first], rule.confirms, severe=min(excess) >= 2)
 
 
+def find_lasting(
+    rule: Rule, name: str, series: Series, thresholds: Thresholds, alarm: Alarm | None
+) -> Departure | None:
+    """Return the departure of a signal of `alarm` that is not back at its values before the onset, or None."""
+    if alarm is None or name not in alarm.signals:
+        return None
+    before = bisect_left(series.steps, alarm.onset_step)
+    if before < LAGS[0] + thresholds.minimum_observations:
+        return None
+    values = [math.log(max(v, 1e-12)) for v in series.values] if rule.log else series.values
+    _, deviation = _usual_change(values, LAGS[0], max(LAGS[0], before - PAST), before)
+    threshold = max(rule.min_change, thresholds.deviations * deviation)
+    level = statistics.median(values[before - 3 : before])
+    recent = [value - level for value in values[max(before, len(values) - thresholds.patience_observations) :]]
+    if not any(not math.isfinite(c) or (rule.sign * c >= 0 and abs(c) >= threshold) for c in recent):
+        return None
+    severe = all(not math.isfinite(change) or abs(change) >= 2 * threshold for change in recent)
+    past, now = statistics.median(series.values[before - 3 : before]), series.values[-1]
+    description = f"{name} is {now:.3g}; it was {past:.3g} before step {alarm.onset_step}"
+    return Departure(name, rule.family, description, alarm.onset_step, rule.confirms, severe=severe)
+
+
 def excess_at(rule: Rule, values: Sequence[float], k: int, thresholds: Thresholds) -> float:
     """Return the largest change up to observation `k` over any of LAGS, in multiples of the departure threshold."""
     if not math.isfinite(values[k]):
@@ -205,10 +240,15 @@ def _excess_over(lag: int, rule: Rule, values: Sequence[float], k: int, threshol
     first = max(lag, k - lag - PAST)
     if k - lag - first < thresholds.minimum_observations:
         return 0.0
-    past = [values[j] - values[j - lag] for j in range(first, k - lag)]
-    usual = statistics.median(past)
-    deviation = 1.4826 * statistics.median(abs(change - usual) for change in past)  # estimates the standard deviation
+    usual, deviation = _usual_change(values, lag, first, k - lag)
     change = values[k] - statistics.median(values[k - lag - 2 : k - lag + 1]) - usual
     if rule.sign * change < 0:
         return 0.0
     return abs(change) / max(rule.min_change, thresholds.deviations * deviation)
+
+
+def _usual_change(values: Sequence[float], lag: int, first: int, end: int) -> tuple[float, float]:
+    """Return the median and the spread of the changes over `lag` observations that end at `first` to `end` - 1."""
+    past = [values[j] - values[j - lag] for j in range(first, end)]
+    usual = statistics.median(past)
+    return usual, 1.4826 * statistics.median(abs(change - usual) for change in past)  # the standard deviation, robustly

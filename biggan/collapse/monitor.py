@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from biggan.collapse.detector import Thresholds, Verdict, affects_verdict, judge
+from biggan.collapse.detector import Alarm, Thresholds, Verdict, affects_verdict, judge
 from biggan.collapse.quality import QualityProbe
 from biggan.collapse.signals import History, Series, Window
 from biggan.collapse.spectrum import Spectrum
@@ -54,7 +54,7 @@ class Monitor:
         self._remember(step, row)
         return row
 
-    def judge(self, step: int, vetoed_steps: int) -> Verdict:
+    def judge(self, step: int, vetoed_steps: int, alarm: Alarm | None) -> Verdict:
         """Return rank 0's verdict on every process; the last `vetoed_steps` steps were not finite. Collective."""
         s = self._settings
         thresholds = Thresholds(
@@ -65,7 +65,7 @@ class Monitor:
         )
         # Not kept in the history: a resume continues from the state before it.
         seen = self.history.series | {"non_finite_steps": Series([step], [float(vetoed_steps)])}
-        verdict = judge(seen, step, thresholds) if self._process.is_main else None
+        verdict = judge(seen, step, thresholds, alarm) if self._process.is_main else None
         agreed: Verdict = self._process.gather(verdict)[0]
         return agreed
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from biggan.collapse.detector import Level, Verdict
+from biggan.collapse.detector import Alarm, Level, Verdict
 
 
 class Action(StrEnum):
@@ -51,3 +51,13 @@ class ResponsePolicy:
         if not self.continues(non_finite):
             return Action.HALTED
         return Action.NONE if good_step is None else Action.PINNED
+
+
+def alarm_after(previous: Alarm | None, level: Level, verdict: Verdict) -> Alarm | None:
+    """Return the alarm that lasts after `verdict`; None once the run's `level` is no alarm."""
+    if not level.is_alarm:
+        return None
+    confirming = [d.signal for d in verdict.departures if d.confirms]
+    if previous is None:
+        return Alarm(verdict.onset_step or verdict.step, tuple(confirming))
+    return Alarm(previous.onset_step, tuple(dict.fromkeys([*previous.signals, *confirming])))

@@ -66,9 +66,10 @@ class Window:
 
     def add(self, stats: Mapping[str, Tensor], veto: Tensor) -> None:
         """Add the statistics of one step (device scalars with the same names each time) unless `veto`, 0 or 1, is 1."""
-        values = torch.stack([*stats.values(), torch.ones_like(veto)]).double()
+        # By name, not by position: a checkpoint returns the names in another order than the step gives them.
+        self._names = tuple(sorted(stats))
+        values = torch.stack([*(stats[name] for name in self._names), torch.ones_like(veto)]).double()
         values = torch.where(veto == 0, values, 0.0)  # a vetoed step did not update the weights; its values may be NaN
-        self._names = tuple(stats)
         self._sums = values if self._sums is None else self._sums + values
 
     def close(self, group: ProcessGroup | None) -> dict[str, float]:
@@ -91,7 +92,7 @@ class Window:
 
     def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         """Restore the state that `tensors` returned."""
-        self._names, self._sums = tuple(tensors), None
+        self._names, self._sums = tuple(sorted(tensors)), None
         if tensors:
-            rows = torch.stack(list(tensors.values()))
+            rows = torch.stack([tensors[name] for name in self._names])
             self._sums = torch.cat([rows[:, 0], rows[:1, 1]]).to(device)

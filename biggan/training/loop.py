@@ -99,7 +99,7 @@ class Loop:
         vetoed_steps = int(session.guard.vetoed_steps.item())  # waits for the device; the veto is equal on all ranks
         if vetoed_steps:  # the weights have not moved since: nothing else is worth logging
             session.write_row(step, {"non_finite_steps": vetoed_steps})
-            return monitor.judge(step, vetoed_steps)
+            return monitor.judge(step, vetoed_steps, session.state.alarm)
         session.last_finite.forget_positions()
         if log or measure:
             row = {"non_finite_steps": 0, **monitor.observe(step)} if log else {}
@@ -107,7 +107,7 @@ class Loop:
             session.collect_bad_samples()
             session.write_row(step, {**row, "bad_samples": len(session.state.bad_samples)})
             session.stop_if_too_many_bad_samples()
-        return monitor.judge(step, vetoed_steps)
+        return monitor.judge(step, vetoed_steps, session.state.alarm)
 
     def _measure(self, step: int) -> dict[str, float]:
         """Evaluate the EMA generator; return the metrics to log, and keep the score for the next checkpoint."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from biggan.collapse.detector import Level, Verdict
-from biggan.collapse.response import Action, ResponsePolicy
+from biggan.collapse.response import Action, ResponsePolicy, alarm_after
 from biggan.errors import CheckpointError, CollapsedError, NonFiniteError
 from biggan.runs import checkpoint, rollback
 from biggan.runs.ring import read_pins
@@ -31,6 +31,7 @@ class Recovery:
         session, policy = self.session, self.policy
         state, previous = session.state, session.state.level
         state.level = policy.level_after(previous, verdict)
+        state.alarm = alarm_after(state.alarm, state.level, verdict)
         vetoed_steps = int(session.guard.vetoed_steps.item())
         if not policy.must_act(previous, verdict, non_finite=vetoed_steps > 0):
             if state.level is not previous:
@@ -91,7 +92,7 @@ class Recovery:
         session.last_finite.forget_positions()
         session.trajectory.loader.close()
         session.trajectory = session.new_trajectory(session.state, cursors)
-        session.state.level, session.saved_step = Level.HEALTHY, good_step
+        session.state.level, session.state.alarm, session.saved_step = Level.HEALTHY, None, good_step
 
     def _halt(self, verdict: Verdict, good_step: int | None, vetoed_steps: int) -> None:
         """Stop the run, with a checkpoint of its state; of a non-finite run, of the last finite state."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biggan.collapse.detector import Level
+from biggan.collapse.detector import Alarm, Level
 from biggan.collapse.monitor import Monitor
 from biggan.data.stream import Cursor
 from biggan.errors import InputError
@@ -36,6 +36,8 @@ class TrainingState:
     """G step after which the intervention in force started: 0, a child run's first step, or the last rollback's."""
     level: Level = Level.HEALTHY
     """Level of the last verdict. An alarm that lasts is reported once."""
+    alarm: Alarm | None = None
+    """The alarm that lasts, if there is one."""
     evaluation: dict[str, Any] = field(default_factory=dict)
     """The last evaluation: step, metric, metrics by name, protocol."""
     bad_samples: dict[str, str] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class TrainingState:
             "since_step": self.since_step,
             "images_seen": self.images_seen,
             "level": self.level,
+            "alarm": None if self.alarm is None else [self.alarm.onset_step, list(self.alarm.signals)],
             "statistics_images": self.statistics_images,
             "evaluation": self.evaluation if self.evaluation.get("step") == self.step else None,
             "cursors": [list(cursor) for cursor in cursors],
@@ -80,6 +83,8 @@ class TrainingState:
         self.rollbacks, self.since_step = checkpoint.state["rollbacks"], checkpoint.state["since_step"]
         self.images_seen = checkpoint.state["images_seen"]
         self.level = Level(checkpoint.state["level"])
+        alarm = checkpoint.state.get("alarm")  # absent in checkpoints of earlier versions
+        self.alarm = None if alarm is None else Alarm(alarm[0], tuple(alarm[1]))
         self.bad_samples = dict(checkpoint.state["bad_samples"])
         return [Cursor(*cursor) for cursor in checkpoint.state["cursors"]]
 

@@ -41,8 +41,8 @@ def train_step(gan, step, real, latents, recipe):
     return plain_step(gan, step, real, latents, recipe)
 
 
-def judge(monitor, step, vetoed_steps):
-    found = plain_judge(monitor, step, vetoed_steps)
+def judge(monitor, step, vetoed_steps, alarm):
+    found = plain_judge(monitor, step, vetoed_steps, alarm)
     if step == int(os.environ.get("ALARM_STEP", "0")) and seed == FIRST_SEED:
         what = Departure("g_loss", "generator loss", "g_loss rose from <0> to 1", step - 3, True, False)
         return Verdict(step, Level.COLLAPSING, (what,))

@@ -4,6 +4,7 @@ import math
 import random
 
 from biggan.collapse.detector import Level, Thresholds, affects_verdict, judge
+from biggan.collapse.response import ResponsePolicy, alarm_after
 from biggan.collapse.signals import DENSE, History, Series
 
 THRESHOLDS = Thresholds(deviations=4.0, patience_observations=2, minimum_observations=30, agreeing_signals=2)
@@ -150,3 +151,37 @@ def test_history_is_restored_from_its_tensors():
 def test_of_a_layers_spectrum_only_the_raw_sigma_0_affects_the_verdict():
     assert affects_verdict("sigma/G.linear/0")
     assert not any(affects_verdict(f"sigma/G.linear/{name}") for name in ("normalized_0", "ratio", "slope", "1"))
+
+
+def levels_of_a_run_that_continues(series, steps):
+    """Judge at each of `steps`, carrying the alarm along as a run does; return step -> level."""
+    policy, level, alarm, levels = ResponsePolicy("continue", 0), Level.HEALTHY, None, {}
+    for step in steps:
+        part = {name: Series(s.steps[: step // EVERY], s.values[: step // EVERY]) for name, s in series.items()}
+        verdict = judge(part, step, THRESHOLDS, alarm)
+        level = policy.level_after(level, verdict)
+        alarm = alarm_after(alarm, level, verdict)
+        levels[step] = level
+    return levels
+
+
+def test_a_dead_run_stays_in_alarm_until_its_signals_are_back():
+    """Constant signals for 2,000 steps are no past to be healthy by; the old values are."""
+
+    def dead_until(t, dead, healthy):
+        return dead if t < 2000 else healthy
+
+    series = history(
+        until=4000,
+        onset=1000,
+        d_logit_real_spread=lambda t: dead_until(t, 0.0, 0.8),
+        g_grad_norm=lambda t: dead_until(t, 0.0, 1.0),
+        g_loss=lambda t: dead_until(t, 4.0, 0.3),
+    )
+    levels = levels_of_a_run_that_continues(series, range(500, 4001, EVERY))
+    first = next(step for step, level in levels.items() if level.is_alarm)
+    assert 1000 < first <= 1050
+    assert all(levels[step].is_alarm for step in range(first, 3001, EVERY))
+    assert not levels[4000].is_alarm
+    recent = {n: Series(s.steps[:250], s.values[:250]) for n, s in series.items()}
+    assert judge(recent, 2500, THRESHOLDS).level is Level.HEALTHY, "by its recent past alone the dead run looks healthy"
