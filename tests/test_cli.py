@@ -287,7 +287,8 @@ def test_python_dash_m_is_the_same_program():
         env=environment(),
         check=False,
     )
-    assert (done.returncode, done.stderr) == (2, "biggan: x.yaml: no such config; presets live in configs/\n")
+    assert done.returncode == 2
+    assert re.fullmatch(r"biggan: x\.yaml: .*configs/\n", done.stderr)
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def create_child(parent: Ancestor, config: Config, fresh: bool) -> None:
     folder = config.run.dir
     if config.training.steps <= parent.step:
         raise InputError(
-            f"training.steps: {config.training.steps}, but {parent.run}@{parent.step} has done as many; "
+            f"training.steps: {config.training.steps}, but {parent.run}@{parent.step} leaves no step to train; "
             f"add training.steps=N with N above {parent.step}"
         )
     before = resolve(parent.checkpoint / run_folder.CONFIG)
