@@ -22,7 +22,7 @@ def shared_embedding(generator: Generator) -> nn.Embedding:
     if generator.class_embedding is None:
         raise InputError(
             "classes cannot be mixed: this generator has no shared class embedding (model.class_embedding_dim: 0); "
-            "use whole classes, or a generator that was trained with one"
+            "use unmixed classes, or a generator that was trained with one"
         )
     return generator.class_embedding
 

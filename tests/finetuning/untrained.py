@@ -1,4 +1,4 @@
-"""Networks to begin from that have not been trained, and yet are no fresh ones."""
+"""Source networks that are untrained, but differ from newly initialized ones."""
 
 import torch
 
@@ -7,8 +7,8 @@ from biggan.models.networks import initialize
 CLASSES = ("7", "x", "3", "y")
 
 
-def lively(network, seed=0):
-    """Weights of no scheme, so that power iteration is far from its end, and attention that does something."""
+def randomized(network, seed=0):
+    """Perturb the weights, so that power iteration is far from converged and attention has an effect."""
     torch.manual_seed(seed)
     initialize(network, "orthogonal")
     with torch.no_grad():
@@ -18,7 +18,7 @@ def lively(network, seed=0):
 
 
 @torch.no_grad()
-def used(G, D):
+def move_statistics(G, D):
     """Move BatchNorm's statistics and the vectors of power iteration a little."""
     y = torch.arange(24) % G.classes
     D(G(torch.randn(24, G.z_dim), y), y)

@@ -55,9 +55,9 @@ def test_names_of_nothing_are_refused_with_a_suggestion(run, tmp_path):
     for name, message in (
         (f"{run}@4", f"^{run}@4: .*{run}@3"),
         (f"{run}@soon", "RUN@STEP"),
-        (f"{bare}@good", f"^{bare}@good: .*3, 5, 8"),
+        (f"{bare}@good", f"{bare}.* 3, 5, 8"),
         (str(tmp_path), rf"^{tmp_path}: .*step_\*"),
-        (f"{tmp_path}/none@3", r"none@3: .*config\.yaml"),
+        (f"{tmp_path}/none@3", rf"{tmp_path}/none .*config\.yaml"),
         (f"{tmp_path}/bars@3", rf"bars .*config\.yaml.*: {bare}$"),
         (f"{tmp_path}/bars", f"^{tmp_path}/bars: .*: {bare}$"),
         (f"{tmp_path}/x", f"^{tmp_path}/x: .*`biggan train CONFIG run.dir={tmp_path}/x`$"),

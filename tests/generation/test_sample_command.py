@@ -137,8 +137,8 @@ def test_pictures_show_what_was_requested(sample, run):
         assert not np.array_equal(picture(f"other{k}", *two, *other), grid)
     assert not np.array_equal(picture("standing", *two, statistics="--standing"), grid)
     assert not np.array_equal(picture("older", *two, of=f"{run}@3"), grid)
-    whole = picture("mix", "--mix", "cat=2", "--mix", "dog=1", "--per-class", 3)
-    assert np.array_equal(whole[:, -3 * 66 :], grid[:, -3 * 66 :])  # but for the labels
+    unmixed = picture("mix", "--mix", "cat=2", "--mix", "dog=1", "--per-class", 3)
+    assert np.array_equal(unmixed[:, -3 * 66 :], grid[:, -3 * 66 :])  # except the labels
     both = picture("both", "--interpolate", "both", "--classes", "0,1,2", "--steps", 5)
     line = picture("line", "--interpolate", "both", "--classes", "0,1,2", "--steps", 5, "--path", "line")
     assert both.shape == line.shape
@@ -161,12 +161,12 @@ def test_killed_and_resumed_equals_uninterrupted(sample, run, tmp_path, out):
     assert not (path / "labels.csv").exists()
     assert all(map(is_complete_png, path.glob("*.png")))
     assert sample(*many, path)[0] == 0
-    assert sample(*many, tmp_path / f"whole{path.suffix}")[0] == 0
+    assert sample(*many, tmp_path / f"uninterrupted{path.suffix}")[0] == 0
     if path.is_file():
-        assert path.read_bytes() == (tmp_path / "whole.tar").read_bytes()
+        assert path.read_bytes() == (tmp_path / "uninterrupted.tar").read_bytes()
         assert not parts.exists()
     else:
-        assert images(path) == images(tmp_path / "whole")
+        assert images(path) == images(tmp_path / "uninterrupted")
         assert {file.suffix for file in path.iterdir()} == {".png", ".csv", ".json"}
 
 
