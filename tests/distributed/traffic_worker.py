@@ -25,7 +25,7 @@ class Listener(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.heard = []
+        self.calls = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
@@ -34,7 +34,7 @@ class Listener(TorchDispatchMode):
         ):
             inputs = args[1] if name == "c10d::_allgather_base_" else args[0]
             tensors = [inputs] if isinstance(inputs, torch.Tensor) else inputs
-            self.heard.append((name, sum(x.numel() * x.element_size() for x in tensors)))
+            self.calls.append((name, sum(x.numel() * x.element_size() for x in tensors)))
         return func(*args, **(kwargs or {}))
 
 
@@ -77,7 +77,7 @@ def step(process, bucket, preset, *overrides):
         process.any(False)
         train_step(gan, 3, real, latents, recipe)
     return {
-        "collectives": listener.heard,
+        "collectives": listener.calls,
         "weights": sum(held(e.module.parameters()) for e in engines),
         "gradients": sum(gradients[-2:]),
         "optimizer": sum(optimizer(e) for e in engines),
