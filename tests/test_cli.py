@@ -94,7 +94,7 @@ def test_dry_run_on_many_processes_compares_the_engines(run, tiny, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, output = run("train", *tiny, "--dry-run")
     assert code == 0
-    assert re.search(r"what .*DDP .*ZeRO 1 .*ZeRO 2", output)
+    assert re.search(r"DDP .*ZeRO 1 .*ZeRO 2", output)
     assert re.search(r"BatchNorm layers that share statistics .* 7 ", output)
     assert re.search(r"BatchNorm forward, all-gather .* 21 ", output)  # 7 layers, 2 D steps and 1 G step
     assert re.search(r"BatchNorm backward, all-reduce .* 7 ", output)
@@ -154,7 +154,7 @@ def test_missing_shard_is_named_before_training(run, tiny, digits, tmp_path):
 
 def test_world_size_that_does_not_divide_the_streams_is_refused(run, tiny, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    refuses(run("train", *tiny, "--dry-run"), "data.streams: 6 ", " 4 processes", ": 4, 12")
+    refuses(run("train", *tiny, "--dry-run"), "data.streams: 6 ", " 4 processes", " 4, 12")
 
 
 def test_fresh_and_foreign_folders_are_refused(run, tiny, tmp_path):
@@ -224,7 +224,7 @@ def test_train_resume_sample_and_changed_settings(run, tiny, tmp_path, monkeypat
     refuses(run("sample", folder, "--out", tmp_path / "a.xyz"), "--out: ")
     (checkpoint / "ema.safetensors").write_bytes(b"")
     code, output = run("sample", checkpoint)
-    assert (code, f"{checkpoint}/ema.safetensors" in output) == (5, True)
+    assert (code, "ema.safetensors" in output) == (5, True)
 
 
 def test_pack_and_data(run, tmp_path, monkeypatch):
@@ -301,4 +301,4 @@ def test_bad_input_is_reported_once_under_torchrun(tiny):
     output = biggan(["train", *tiny, "data.streams=3"], processes=2, expect=1)
     (line,) = [line for line in output.splitlines() if line.startswith("biggan: ")]
     assert line.startswith("biggan: data.streams: 3 ")
-    assert ": 2, 4, 6, 12" in line
+    assert " 2, 4, 6, 12" in line
