@@ -6,5 +6,5 @@ for engine in ${ENGINE:-docker podman}; do
         exit 0
     fi
 done
-echo "ENGINE: no container engine responds (tried: ${ENGINE:-docker podman}); start docker 23+ or podman 4+, or set ENGINE" >&2
+echo "no container engine answers (tried: ${ENGINE:-docker podman}); start docker 23+ or podman 4+, or set ENGINE" >&2
 exit 2
