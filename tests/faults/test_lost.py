@@ -190,7 +190,7 @@ class Unreachable:
 
 
 def test_when_the_store_is_gone_one_of_each_machine_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(peer_failure, "_words", lambda process: process.store)
+    monkeypatch.setattr(peer_failure, "_report_store", lambda process: process.store)
     said = {}
     for rank in range(4):
         hosts = ("a", "a", "b", "b")
