@@ -12,7 +12,7 @@ __all__ = ["load_discriminator", "load_generator"]
 
 
 def __getattr__(name: str) -> Any:
-    """The loaders import torch when one is asked for, not before: `biggan --help` is quick."""
+    """Import the loaders, and with them torch, on first access, so that `biggan --help` starts fast."""
     if name not in __all__:
         raise AttributeError(f"module 'biggan' has no attribute '{name}'")
     return getattr(importlib.import_module("biggan.generation.sampler"), name)

@@ -1,4 +1,4 @@
-"""`python -m biggan` is `biggan`: what torchrun starts."""
+"""Entry point of `python -m biggan`, which torchrun starts. It is the same program as `biggan`."""
 
 from biggan.cli import main
 

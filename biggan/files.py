@@ -1,4 +1,4 @@
-"""Writing files so that they exist completely or not at all."""
+"""Atomic and durable writing of files and folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content` (text: UTF-8): readers, and a crash at any moment, see the old file or the new."""
+    """Write `content` (text as UTF-8) to `path`; after a crash at any point the old or the new file is complete."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -23,7 +23,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path`, where nothing is yet, when the block ends; gone if the block raises."""
+    """Yield a temporary folder that is renamed to `path` on exit, or deleted on an error; `path` must not exist."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -39,7 +39,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line, durably; a crash leaves all of it, or a part that does not end in a newline."""
+    """Append a line and fsync; after a crash an incomplete line has no newline."""
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
@@ -47,13 +47,13 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make a file's bytes durable."""
+    """Fsync a file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable (a rename is not, before this)."""
+    """Fsync a folder, which makes new names and renames in it durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -62,6 +62,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of(file: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

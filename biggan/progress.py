@@ -1,4 +1,4 @@
-"""Progress of long work that names itself: a bar on a terminal, a line now and then elsewhere."""
+"""Progress display: a bar on a terminal, else a line every 15 seconds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as Left
 
 Tick = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, of how much): what rank 0 shows while it lasts."""
+"""Progress callback with arguments (task name, items done, items in total)."""
 LINE_EVERY_SECONDS = 15.0
 
 
-def silent(_what: str, _done: int, _of: int) -> None:
-    """The `Tick` of the other ranks."""
+def silent(_task: str, _done: int, _total: int) -> None:
+    """Ignore progress; used on ranks other than 0."""
 
 
 class Meter:
-    """Called with (what is being done, images done, of how many); a context manager. Shows rate and time left."""
+    """A `Tick` that displays progress, rate and remaining time. Use it as a context manager."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -29,26 +29,26 @@ class Meter:
         rate = (TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), Left())
         self._bar = Progress(*columns, *rate, console=self._console, disable=not self._console.is_terminal)
         self._task: TaskID | None = None
-        self._what, self._first, self._done, self._since, self._said_at = "", 0, 0, 0.0, 0.0
+        self._name, self._first, self._done, self._since, self._printed_at = "", 0, 0, 0.0, 0.0
 
     def __enter__(self) -> Meter:
         self._bar.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, what: str, done: int, of: int) -> None:
+    def __call__(self, task: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if what != self._what or done < self._done:  # the same work, done again, has a rate of its own
-            self._what, self._first, self._since, self._said_at = what, done, now, now
-            self._task = self._bar.add_task(what, total=of, rate="")
+        if task != self._name or done < self._done:  # a repeated task gets its own rate
+            self._name, self._first, self._since, self._printed_at = task, done, now, now
+            self._task = self._bar.add_task(task, total=total, rate="")
         self._done = done
         rate = (done - self._first) / (now - self._since) if now > self._since else 0.0
-        assert self._task is not None, "begun above"
+        assert self._task is not None, "added above"
         self._bar.update(self._task, completed=done, rate=f"{rate:.1f}/s" if rate else "")
-        if not self._console.is_terminal and rate and (now - self._said_at > LINE_EVERY_SECONDS or done == of):
-            self._said_at = now
-            sys.stderr.write(f"{what}: {done}/{of}  {rate:.1f}/s  {(of - done) / rate:.0f} s left\n")
+        if not self._console.is_terminal and rate and (now - self._printed_at > LINE_EVERY_SECONDS or done == total):
+            self._printed_at = now
+            sys.stderr.write(f"{task}: {done}/{total}  {rate:.1f}/s  {(total - done) / rate:.0f} s left\n")

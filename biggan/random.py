@@ -1,4 +1,4 @@
-"""Random generators keyed by what they are for, so that no draw depends on another or on the number of processes."""
+"""Random generators keyed by purpose: no draw depends on another draw or on the number of processes."""
 
 from __future__ import annotations
 

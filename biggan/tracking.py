@@ -1,6 +1,6 @@
-"""MLflow, on a thread of its own: a slow or absent server never slows or stops training.
+"""MLflow logging on a background thread: a slow or unreachable server never slows or stops training.
 
-`metrics.jsonl` has everything; what MLflow misses is said once.
+`metrics.jsonl` is always complete. If MLflow misses entries, this is reported once.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from biggan.files import write_atomically
 QUEUE_LENGTH = 10_000
 CLOSE_SECONDS = 20.0
 BATCH_METRICS = 1000
-"""A server refuses more in one call."""
+"""Maximum number of metrics that a server accepts in one call."""
 RUN_ID_FILE = "mlflow_run_id"
 
 
 class Tracker:
-    """Sends a run's metrics, config and pictures to MLflow in the background.
+    """Background sender of a run's metrics, config and figures to MLflow.
 
-    The MLflow run is created at first and continued afterwards: its id is kept in the run folder. When the
-    server does not answer, `on_failure(message)` is called once and what it missed is dropped.
+    The first start creates the MLflow run and stores its id in the run folder; later starts continue it. If the server
+    does not answer, `on_failure(message)` is called once and the unsent entries are dropped.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Tracker:
         on_failure: Callable[[str], None],
         lineage: Mapping[str, str] | None = None,
     ):
-        """`lineage`: of a child run, its parent's folder (`parent`) and whatever else is to stand in MLflow's tags."""
+        """Start the thread. For a child run, `lineage` has its parent's folder (`parent`) and further MLflow tags."""
         self._run_dir, self._experiment, self._on_failure = run_dir, experiment, on_failure
         self._lineage = dict(lineage or {})
         self._queue: queue.Queue[Callable[[Any, str], None] | None] = queue.Queue(QUEUE_LENGTH)
         self._failed = False
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread = threading.Thread(target=self._send_queued, name="mlflow", daemon=True)
         self._thread.start()
 
     def log_metrics(self, row: Mapping[str, float], step: int) -> None:
@@ -53,13 +53,13 @@ class Tracker:
             from mlflow.entities import Metric  # noqa: PLC0415
 
             metrics = [Metric(k, v, now, step) for k, v in row.items()]
-            for begin in range(0, len(metrics), BATCH_METRICS):
-                client.log_batch(run_id, metrics=metrics[begin : begin + BATCH_METRICS])
+            for start in range(0, len(metrics), BATCH_METRICS):
+                client.log_batch(run_id, metrics=metrics[start : start + BATCH_METRICS])
 
         self._put(send)
 
     def log_parameters(self, parameters: Mapping[str, object]) -> None:
-        """Queue the resolved config; a parameter MLflow holds already keeps its first value."""
+        """Queue the resolved config; a parameter that MLflow already has keeps its first value."""
 
         def send(client: Any, run_id: str) -> None:
             from mlflow.entities import Param  # noqa: PLC0415
@@ -70,42 +70,42 @@ class Tracker:
         self._put(send)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Queue a picture or text file."""
+        """Queue a figure or text file."""
         self._put(lambda client, run_id: client.log_artifact(run_id, str(path), folder))
 
     def close(self, status: str) -> None:
-        """Finish the MLflow run ("FINISHED", "KILLED", "FAILED"), waiting a bounded time for the queue."""
+        """Set the MLflow run's status ("FINISHED", "KILLED" or "FAILED"); wait at most CLOSE_SECONDS for the queue."""
         self._put(lambda client, run_id: client.set_terminated(run_id, status))
         self._put(None)
         self._thread.join(1.0 if self._failed else CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._fail("it is too slow; the last entries are missing")
+            self._fail("too slow; the last entries are missing")
 
     def _put(self, job: Callable[[Any, str], None] | None) -> None:
         try:
             self._queue.put_nowait(job)
         except queue.Full:
-            self._fail("it is too slow")
+            self._fail("too slow")
 
     def _fail(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
             self._on_failure(
-                f"MLflow ({tracking_uri(self._run_dir)}): {reason}; it misses entries, metrics.jsonl has everything"
+                f"MLflow ({tracking_uri(self._run_dir)}): {reason}; entries are lost, but metrics.jsonl is complete"
             )
 
-    def _work(self) -> None:
+    def _send_queued(self) -> None:
         connection = None
         while (job := self._queue.get()) is not None:
             try:
                 connection = connection or self._open()
                 job(*connection)
-            except Exception as error:  # whatever a server, a database or a proxy can raise; the next job tries again
+            except Exception as error:  # any type, from a server, a database or a proxy; the next job tries again
                 self._fail(" ".join(str(error).split())[:200])
 
     def _open(self) -> tuple[Any, str]:
         set_environment()
-        # A second to import, and this thread has it to spare.
+        # MLflow takes a second to import; do it on this thread.
         import mlflow  # noqa: PLC0415
 
         client = mlflow.MlflowClient(tracking_uri(self._run_dir))
@@ -117,8 +117,8 @@ class Tracker:
                 return client, run_id
             except mlflow.exceptions.MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise  # else: another server than before; begin a run there
-        tags = _environment() | lineage_tags(self._lineage)
+                    raise  # the server has changed: create a new run there
+        tags = _environment_tags() | lineage_tags(self._lineage)
         experiment = experiment_id(client, self._experiment, self._run_dir)
         run = client.create_run(experiment, run_name=self._run_dir.name, tags=tags)
         write_atomically(id_file, run.info.run_id)
@@ -126,9 +126,9 @@ class Tracker:
 
 
 def set_environment() -> None:
-    """MLflow's settings, for before it is imported: no telemetry, few words, and one short try.
+    """Set MLflow's environment variables: no telemetry, few messages, one short attempt. Call it before the import.
 
-    (A call to a server that is down would otherwise retry for minutes.)
+    By default a call to a server that is down retries for minutes.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -138,7 +138,7 @@ def set_environment() -> None:
 
 
 def experiment_id(client: Any, name: str, run_dir: Path) -> str:
-    """MLflow's number of an experiment, which is made if need be; without a server its files lie beside the run."""
+    """Return the id of an MLflow experiment; create it if needed. Without a server its files are beside the run."""
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)
@@ -148,7 +148,7 @@ def experiment_id(client: Any, name: str, run_dir: Path) -> str:
 
 
 def lineage_tags(lineage: Mapping[str, str]) -> dict[str, str]:
-    """MLflow's tags of a child run: `lineage`, and the parent's MLflow run, which its folder names."""
+    """Return the MLflow tags of a child run: `lineage`, and the parent's MLflow run id if its folder has one."""
     tags = {f"lineage.{key}": value for key, value in lineage.items()}
     parent = Path(lineage["parent"]) / RUN_ID_FILE if lineage else None
     if parent is not None and parent.is_file():
@@ -157,12 +157,12 @@ def lineage_tags(lineage: Mapping[str, str]) -> dict[str, str]:
 
 
 def tracking_uri(run_dir: Path) -> str:
-    """`MLFLOW_TRACKING_URI`, or a SQLite file beside the run folder."""
+    """Return `MLFLOW_TRACKING_URI`, or the URI of a SQLite file beside the run folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run_dir.parent / 'mlflow.db').resolve()}"
 
 
-def _environment() -> dict[str, str]:
-    import torch  # noqa: PLC0415  (loaded already by whoever trains)
+def _environment_tags() -> dict[str, str]:
+    import torch  # noqa: PLC0415  (already loaded during training)
 
     return {
         "torch": torch.__version__,

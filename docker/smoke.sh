@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Does this image train? Runs inside it, as a user that it does not know (make docker-smoke):
-# packs the digits, trains two steps on two processes, and goes on after a SIGTERM that left a checkpoint.
+# Smoke test of the image, run inside it with a uid that it does not know (make docker-smoke):
+# pack the digits, train two steps on two processes, resume, stop with SIGTERM, and sample from the checkpoint.
 set -euo pipefail
 cd /workspace
 export OMP_NUM_THREADS=1 NPROC_PER_NODE=2
@@ -19,6 +19,6 @@ done
 kill -TERM "$run"
 code=0
 wait "$run" || code=$?
-((code == 75)) || { echo "smoke: SIGTERM ended the run with $code, not 75" >&2; exit 1; }
+((code == 75)) || { echo "smoke: exit code after SIGTERM is $code, expected 75" >&2; exit 1; }
 biggan sample runs/smoke --seed 1 --out runs/smoke/samples.png
 echo "smoke: trained, stopped with a checkpoint and exit code 75, sampled, as uid $(id -u)"

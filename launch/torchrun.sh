@@ -4,7 +4,8 @@
 #   alone:                  launch/torchrun.sh CONFIG [key=value ...]
 #   on each of four nodes:  NNODES=4 RDZV_ENDPOINT=HEAD:29500 launch/torchrun.sh CONFIG [key=value ...]
 #
-# HEAD is one of the nodes. COMMAND=doctor looks at everything instead. docs/launch.md lists the variables, the time-outs and the exit codes.
+# HEAD is one of the nodes. COMMAND=doctor checks all nodes instead of training. docs/launch.md lists the variables, the
+# time limits and the exit codes.
 set -uo pipefail
 
 refuse() {
@@ -17,9 +18,9 @@ read_settings() {
     command=${COMMAND:-train}
     nodes=${NNODES:-1}
     run_id=${RDZV_ID:-biggan}
-    join_seconds=${JOIN_SECONDS:-600}                    # nodes wait so long for each other
-    idle_seconds=${IDLE_SECONDS:-$((join_seconds + 60))} # torchrun may be without workers so long
-    shutdown_seconds=${SHUTDOWN_SECONDS:-240}            # stopped workers may write their checkpoint so long
+    join_seconds=${JOIN_SECONDS:-600}                    # time that nodes wait for each other
+    idle_seconds=${IDLE_SECONDS:-$((join_seconds + 60))} # longest time without workers
+    shutdown_seconds=${SHUTDOWN_SECONDS:-240}            # time for stopped workers to write a checkpoint
     ((idle_seconds > join_seconds)) ||
         refuse "IDLE_SECONDS is $idle_seconds; it must be more than JOIN_SECONDS, $join_seconds"
     [[ $nodes =~ ^[0-9]+$ ]] || refuse "NNODES is '$nodes'; it must be a number: the batch is shared out to a fixed one"
@@ -30,7 +31,7 @@ read_settings() {
         [[ $endpoint == *:* ]] || refuse "RDZV_ENDPOINT is '$endpoint'; with NNODES=$nodes it must be HOST:PORT"
     fi
     restarts=${MAX_RESTARTS:-3}
-    [[ $command == doctor ]] && restarts=${MAX_RESTARTS:-0} # what it found, it would find again
+    [[ $command == doctor ]] && restarts=${MAX_RESTARTS:-0} # a restart would give the same findings
     processes=${NPROC_PER_NODE:-$("$python" -c 'import torch; print(torch.cuda.device_count() or 1)')}
     [[ -n $signalled ]] && exit 75 # nothing was started
     ((processes > 0)) || refuse "PYTHON: $python has no torch; activate the virtual environment"
@@ -40,15 +41,15 @@ export_environment() {
     local cores
     cores=$(($(nproc) / processes))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}
-    # When one of NCCL's collectives times out, the last ones of each rank are written to a file per rank.
+    # If a collective of NCCL times out, each rank writes its last collectives to a file.
     export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000}
     export TORCH_NCCL_DUMP_ON_TIMEOUT=${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}
     export TORCH_FR_DUMP_TEMP_FILE=${TORCH_FR_DUMP_TEMP_FILE:-/tmp/flight_recorder_${run_id}_rank_}
-    # torchrun answers every failure with a restart and at last with 1; workers leave their own exit codes here.
+    # torchrun restarts failed workers and finally exits with 1, so workers write their own exit codes to this file.
     export BIGGAN_EXIT_CODES=$scratch/exit_codes
 }
 
-# Start torchrun in the background; without tracebacks of its own, which would bury the worker's line.
+# Start torchrun in the background, without its own tracebacks, which would hide the worker's message.
 start_torchrun() {
     "$python" -c 'import sys; from torch.distributed.run import main; sys.tracebacklimit = 0; main()' \
         --nnodes "$nodes" --nproc-per-node "$processes" \
@@ -59,17 +60,17 @@ start_torchrun() {
     torchrun=$!
 }
 
-# The first exit code that a restart would only repeat: bad input, non-finite, data, checkpoint, collapsing, stopped.
+# Print the first exit code for which a restart is useless: bad input, non-finite, data, checkpoint, collapsing, stopped.
 final_code() { grep -m 1 -xE '2|3|4|5|7|75' "$BIGGAN_EXIT_CODES" 2>/dev/null; }
 
 living_workers() {
     local child
     cat "/proc/$torchrun/task/"*/children 2>/dev/null | tr ' ' '\n' | while read -r child; do
-        [[ -e /proc/${child:-none}/exe ]] && echo "$child" # one that has ended stays a child until torchrun looks
+        [[ -e /proc/${child:-none}/exe ]] && echo "$child" # an ended child stays listed until torchrun reaps it
     done
 }
 
-# Ask torchrun to end; it asks its workers. It is killed when it has not ended $1 seconds later.
+# Send TERM to torchrun, which sends it to its workers; watch_torchrun kills it if it has not ended after $1 seconds.
 end_torchrun() {
     kill -TERM "$torchrun" 2>/dev/null
     kill_at=$((SECONDS + $1))
@@ -77,12 +78,12 @@ end_torchrun() {
 
 # shellcheck disable=SC2329 # the trap calls it
 on_signal() {
-    [[ -n $signalled ]] && return # a second one would cut torchrun's wait for its workers short
+    [[ -n $signalled ]] && return # a second signal would end torchrun's wait for its workers
     signalled=yes
     [[ -n $torchrun ]] && end_torchrun $((shutdown_seconds + 30))
 }
 
-# Until torchrun has ended, see to it that it does.
+# Wait until torchrun has ended, and enforce the time limits.
 watch_torchrun() {
     local living last_seen=$SECONDS
     while kill -0 "$torchrun" 2>/dev/null; do
@@ -94,7 +95,7 @@ watch_torchrun() {
         elif final_code >/dev/null; then
             end_torchrun $((shutdown_seconds + 30))
         elif ((SECONDS - last_seen > idle_seconds)); then
-            echo "launch/torchrun.sh: no worker for $idle_seconds s (IDLE_SECONDS), torchrun is ended" >&2
+            echo "launch/torchrun.sh: no worker for $idle_seconds s (IDLE_SECONDS), ending torchrun" >&2
             gave_up=yes
             end_torchrun 10
         fi
@@ -111,7 +112,7 @@ main() {
     trap 'rm -rf "$scratch"' EXIT
     export_environment
     start_torchrun "$@"
-    [[ -n $signalled ]] && end_torchrun $((shutdown_seconds + 30)) # the signal may have found no torchrun yet
+    [[ -n $signalled ]] && end_torchrun $((shutdown_seconds + 30)) # the signal may have arrived before torchrun started
     watch_torchrun
     wait "$torchrun"
     code=$?
@@ -128,4 +129,4 @@ main() {
     exit "$code"
 }
 
-main "$@" # in a function, so that bash has read all of this file before it may be edited
+main "$@" # a function, so that bash reads the whole file first and later edits do not affect it

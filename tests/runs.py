@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from biggan.data.pack import Plan, begin
-from biggan.data.sources.selection_request import SelectionRequest
+from biggan.data.pack import Plan, start_packing
+from biggan.data.sources.selection import SelectionRequest
 
 TINY = """
 data: {streams: 6, workers: 1, shuffle_buffer: 40, horizontal_flip: true}
@@ -38,7 +38,7 @@ INTERVENTIONS = [
 
 def pack_digits(dest: Path, **settings) -> None:
     plan = Plan(SelectionRequest(("digits",)), **{"resolution": 32, "shards": 12} | settings)
-    begin(plan, dest).run(workers=1, on_shard=lambda _: None)
+    start_packing(plan, dest).run(workers=1, on_shard=lambda _: None)
 
 
 def command(arguments: list[str], processes: int = 1) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands as users type them: messages, exit codes, and nothing half-written."""
+"""The commands as users type them: messages, exit codes, and no partial output."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run a command in this process: (exit code, output)."""
+    """Return a function that runs a command in this process and returns (exit code, output)."""
 
     def command(*arguments):
         monkeypatch.setattr(sys, "argv", ["biggan", *map(str, arguments)])
@@ -36,15 +36,17 @@ def run(monkeypatch, capsys):
     return command
 
 
-def refuses(result, message):
+def refuses(result, *parts):
+    """Check for exit code 2 and one line that contains all parts: keys, flags, files, values."""
     code, output = result
     assert code == 2, output
-    assert message in output
+    for part in parts:
+        assert part in output, (part, output)
     assert "Traceback" not in output
     assert len(output.strip().splitlines()) == 1
 
 
-def test_help_needs_no_heavy_import():
+def test_help_imports_no_heavy_module():
     heavy = ("torch", "mlflow", "webdataset", "numpy", "pydantic", "sklearn")
     code = (
         "import sys, contextlib\nfrom biggan.cli import main\nsys.argv = ['biggan', '--help']\n"
@@ -63,28 +65,28 @@ def test_dry_run_prints_the_cost_and_starts_nothing(run, tmp_path, monkeypatch):
     code, output = run("train", ROOT / "configs/imagenet128.yaml", "--dry-run", "model.z_dim=125")
     assert code == 0
     assert "resolution: 128" in output
-    assert "model.z_dim: 125 is rounded down to 120, 6 chunks of 20" in output
+    assert re.search(r"model\.z_dim: 125 .*\b120\b.*\b6 chunks of 20\b", output)
     assert re.search(r"generator parameters.*70,433,988", output)
     assert re.search(r"discriminator parameters.*87,982,370", output)
     assert re.search(r"images per G iteration.*4,096", output)
     assert re.search(r"TFLOP per G iteration.*\d", output)
     assert re.search(r"estimated memory.*GiB", output)
-    assert "BatchNorm layers" not in output  # one process shares statistics with nobody
+    assert "BatchNorm layers" not in output  # one process has no statistics to share
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_fails_in_no_machines_first_process_is_said_all_the_same(run, tiny, monkeypatch):
+def test_failure_that_spares_the_first_process_of_a_machine_is_reported(run, tiny, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(failures, "SECONDS_FOR_THE_FIRST", 0)
-    refuses(run("train", *tiny, "training.batch_size=13"), "data.streams: 6")
+    monkeypatch.setattr(failures, "FIRST_PROCESS_HEAD_START_SECONDS", 0)
+    refuses(run("train", *tiny, "training.batch_size=13"), "data.streams: ", " 13 ")
 
 
-def test_a_child_run_needs_a_checkpoint_and_a_folder(run, tmp_path):
-    refuses(run("train", "--resume", "runs/a@6"), "--resume RUN@STEP and --as NEWRUN go together")
-    refuses(run("train", "--as", "runs/b"), "--resume RUN@STEP and --as NEWRUN go together")
-    refuses(run("train", "--resume", f"{tmp_path}@6", "--as", "b"), "--resume: ")
-    refuses(run("train"), "CONFIG: which?")
-    refuses(run("probe", str(tmp_path)), "write RUN@STEP")
+def test_child_run_needs_a_checkpoint_and_a_folder(run, tmp_path):
+    refuses(run("train", "--resume", "runs/a@6"), "--resume RUN@STEP", "--as NEWRUN")
+    refuses(run("train", "--as", "runs/b"), "--resume RUN@STEP", "--as NEWRUN")
+    refuses(run("train", "--resume", f"{tmp_path}@6", "--as", "b"), "--resume: ", str(tmp_path))
+    refuses(run("train"), "CONFIG: ", "--resume RUN@STEP --as NEWRUN")
+    refuses(run("probe", str(tmp_path)), "RUN@STEP: ", str(tmp_path))
 
 
 def test_dry_run_on_many_processes_compares_the_engines(run, tiny, monkeypatch):
@@ -99,7 +101,7 @@ def test_dry_run_on_many_processes_compares_the_engines(run, tiny, monkeypatch):
     assert re.search(r"images/s, all processes .*\d", output)
     assert output.index("for an assumed cluster of H100 GPUs, not this machine") < output.index("seconds per G")
     code, output = run("train", *tiny, "--dry-run", "distributed.batchnorm_group_size=1")
-    assert (code, "BatchNorm" in output) == (0, False)  # nothing is shared
+    assert (code, "BatchNorm" in output) == (0, False)  # no statistics are shared
 
 
 def test_dry_run_predicts_from_a_calibration(run, tiny, tmp_path, monkeypatch):
@@ -119,8 +121,8 @@ def test_dry_run_predicts_from_a_calibration(run, tiny, tmp_path, monkeypatch):
     assert f"numbers: links measured ({file}), computing assumed)" in output
     file.write_text(json.dumps(measured | {"compute_scale": 2.0}))
     assert f"numbers: measured, {file})" in run("train", *tiny, "--dry-run", "--calibration", file)[1]
-    refuses(run("train", *tiny, "--calibration", file), "--calibration: only a dry run predicts")
-    refuses(run("train", *tiny, "--dry-run", "--calibration", tmp_path / "no"), "no: cannot be read (No such file")
+    refuses(run("train", *tiny, "--calibration", file), "--calibration: ", "--dry-run")
+    refuses(run("train", *tiny, "--dry-run", "--calibration", tmp_path / "no"), f"{tmp_path / 'no'}: ", "No such file")
     instant = [collective | {"seconds": 0} for collective in slow]
     for broken in (
         "{",
@@ -128,52 +130,52 @@ def test_dry_run_predicts_from_a_calibration(run, tiny, tmp_path, monkeypatch):
         *(json.dumps(measured | key) for key in ({"collectives": slow[:1]}, {"collectives": instant}, {"hosts": []})),
     ):
         file.write_text(broken)
-        refuses(run("train", *tiny, "--dry-run", "--calibration", file), "not what `biggan doctor --json` writes")
+        refuses(run("train", *tiny, "--dry-run", "--calibration", file), f"{file}: ", "`biggan doctor --json`")
     assert "(hosts: " in run("train", *tiny, "--dry-run", "--calibration", file)[1]
 
 
-def test_bad_training_input_is_refused_before_anything_is_written(run, tiny, digits, tmp_path):
-    refuses(run("train", *tiny, "training.stepz=1"), "training.stepz: no such key; nearest: training.steps")
-    refuses(run("train", *tiny, f"data.path={tmp_path / 'none'}"), "none --resolution N`")
-    refuses(run("train", *tiny, f"data.path={tmp_path}"), "is not a packed data set (no dataset.json); make one with")
-    refuses(run("train", *tiny, "model.classes=3"), "model.classes: 3, but the data set has 10 classes")
-    refuses(run("train", *tiny, "model.resolution=64"), "but the data set was packed at 32 px")
-    refuses(run("train", *tiny, "data.streams=12", "data.path=pipe:x"), "runs a shell command")
-    refuses(run("train", *tiny, "checkpoint.max_gib=1e-9"), "checkpoint.max_gib: 1e-09 GiB does not hold the newest")
-    refuses(run("train", *tiny, "training.batch_size=48", "data.streams=24"), "the data set has 12")
+def test_bad_training_input_is_refused_before_any_output(run, tiny, digits, tmp_path):
+    refuses(run("train", *tiny, "training.stepz=1"), "training.stepz: ", "nearest: training.steps")
+    refuses(run("train", *tiny, f"data.path={tmp_path / 'none'}"), "data.path: ", "none --resolution N`")
+    refuses(run("train", *tiny, f"data.path={tmp_path}"), f"data.path: {tmp_path} ", "dataset.json", "`biggan pack ")
+    refuses(run("train", *tiny, "model.classes=3"), "model.classes: 3", "model.classes=10")
+    refuses(run("train", *tiny, "model.resolution=64"), "model.resolution: 64", "model.resolution=32")
+    refuses(run("train", *tiny, "data.streams=12", "data.path=pipe:x"), "data.path: 'pipe:x'", "data.allow_pipe=true")
+    refuses(run("train", *tiny, "checkpoint.max_gib=1e-9"), "checkpoint.max_gib: 1e-09 GiB")
+    refuses(run("train", *tiny, "training.batch_size=48", "data.streams=24"), "data.streams: 24", " 12;", "--shards 24")
     assert not (tmp_path / "run").exists()
 
 
 def test_missing_shard_is_named_before_training(run, tiny, digits, tmp_path):
     broken = shutil.copytree(digits, tmp_path / "broken")
     (broken / "train-00007.tar").unlink()
-    refuses(run("train", *tiny, f"data.path={broken}"), f"{broken}/train-00007.tar: shard is missing")
+    refuses(run("train", *tiny, f"data.path={broken}"), f"{broken}/train-00007.tar: ", "missing")
 
 
-def test_world_size_that_does_not_divide(run, tiny, monkeypatch):
+def test_world_size_that_does_not_divide_the_streams_is_refused(run, tiny, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    refuses(run("train", *tiny, "--dry-run"), "data.streams: 6")
+    refuses(run("train", *tiny, "--dry-run"), "data.streams: 6 ", " 4 processes", " 4, 12")
 
 
-def test_fresh_and_foreign_folders(run, tiny, tmp_path):
+def test_fresh_and_foreign_folders_are_refused(run, tiny, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")
-    refuses(run("train", *tiny, "--fresh"), "--fresh: ")
-    refuses(run("train", *tiny), "run.dir: ")
+    refuses(run("train", *tiny, "--fresh"), "--fresh: ", str(tmp_path / "run"))
+    refuses(run("train", *tiny), "run.dir: ", str(tmp_path / "run"))
     assert [f.name for f in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
-def test_a_run_killed_while_it_was_begun_can_begin_again(run, tiny, tmp_path):
+def test_run_killed_at_its_start_can_start_again(run, tiny, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml.partial").write_text("run:")
     assert run("train", *tiny, "training.steps=1")[0] == 0
 
 
-def test_another_data_set_is_refused_in_an_existing_run(run, tiny, digits, tmp_path):
+def test_another_data_set_is_refused_when_resuming(run, tiny, digits, tmp_path):
     assert run("train", *tiny, "training.steps=1")[0] == 0
     other = tmp_path / "other"
     pack_digits(other, val_fraction=0.1)
-    refuses(run("train", *tiny, f"data.path={other}"), "is not the data set of the run in")
+    refuses(run("train", *tiny, f"data.path={other}"), f"data.path: {other} ", str(tmp_path / "run"))
     moved = shutil.copytree(digits, tmp_path / "moved")
     assert run("train", *tiny, f"data.path={moved}", "training.steps=2")[0] == 0
 
@@ -204,9 +206,9 @@ def test_train_resume_sample_and_changed_settings(run, tiny, tmp_path, monkeypat
     assert code == 2
     assert "training.steps: 4" in output
     assert not (tmp_path / "child").exists()
-    refuses(run("train", *tiny, "optimizer.g_lr=1e-3"), "optimizer.g_lr: 0.001, but the run in")
-    refuses(run("train", *tiny, "--fresh"), "is not empty")
-    refuses(run("train", *tiny, "training.steps=3"), "training.steps: 3, but the run in")
+    refuses(run("train", *tiny, "optimizer.g_lr=1e-3"), "optimizer.g_lr: 0.001", str(folder))
+    refuses(run("train", *tiny, "--fresh"), "--fresh: ", str(folder))
+    refuses(run("train", *tiny, "training.steps=3"), "training.steps: 3", str(folder))
 
     code, _ = run("sample", folder, "--classes", "3,7", "--per-class", "2", "--truncation", "0.5", "--out", "a.png")
     assert code == 0
@@ -216,13 +218,13 @@ def test_train_resume_sample_and_changed_settings(run, tiny, tmp_path, monkeypat
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
     assert run("sample", checkpoint, "--out", "d.png")[0] == 0
-    refuses(run("sample", folder, "--classes", "seven"), "--classes: no class 'seven'")
-    refuses(run("sample", folder, "--truncation", "-1"), "--truncation: -1.0; use a number above 0")
-    refuses(run("sample", tmp_path), "neither a checkpoint nor a run with one")
+    refuses(run("sample", folder, "--classes", "seven"), "--classes: ", "'seven'")
+    refuses(run("sample", folder, "--truncation", "-1"), "--truncation: -1.0")
+    refuses(run("sample", tmp_path), str(tmp_path), "checkpoint")
     refuses(run("sample", folder, "--out", tmp_path / "a.xyz"), "--out: ")
     (checkpoint / "ema.safetensors").write_bytes(b"")
     code, output = run("sample", checkpoint)
-    assert (code, "ema.safetensors is damaged" in output) == (5, True)
+    assert (code, "ema.safetensors" in output) == (5, True)
 
 
 def test_pack_and_data(run, tmp_path, monkeypatch):
@@ -236,22 +238,23 @@ def test_pack_and_data(run, tmp_path, monkeypatch):
     code, output = run("pack", "photos", "packed", "--resolution", 32, "--shards", 4, "--val-fraction", 0.1)
     assert code == 0, output
     assert "skipped bee/broken.jpg" in output
-    assert "32 images (29 train, 3 val) of 2 classes at 32 px; 1 unreadable skipped" in output
+    for part in ("packed: 32 images (29 train, 3 val)", "2 classes", "32 px", "; 1 unreadable"):
+        assert part in output
     assert load(tmp_path / "packed").preprocessing.encoding == "png"
     code, output = run("data", "packed")
     assert code == 0
     assert re.search(r"ant +30 █{40}", output)
-    assert "warning: classes are skewed: 'ant' has 27 images, 'bee' 2" in output
+    assert re.search(r"warning: .*'ant' has 27 .*'bee' has 2\b.*--balance", output)
     sheet = Image.open(tmp_path / "packed" / "contact_sheet.png")
     assert sheet.height == 2 * 66
-    refuses(run("pack", "photos", "packed", "--resolution", 32), "already holds a packed data set")
-    refuses(run("pack", "nowhere", "other", "--resolution", 32), "nowhere: no such folder, zip or parquet file")
-    refuses(run("pack", "photo", "other", "--resolution", 32), "parquet file; nearest: photos (also known: digits")
+    refuses(run("pack", "photos", "packed", "--resolution", 32), "packed: already ")
+    refuses(run("pack", "nowhere", "other", "--resolution", 32), "nowhere: no such ")
+    refuses(run("pack", "photo", "other", "--resolution", 32), "photo: no such ", "nearest: photos", "digits")
     assert run("pack", "photos", "other", "--resolution", "big")[0] == 2
     assert not (tmp_path / "other").exists()
 
 
-def test_what_is_packed_and_how(run, tmp_path, monkeypatch):
+def test_pack_flags_merge_select_balance_and_convert(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place, name, count in (("a", "ant", 6), ("a", "bee", 2), ("b", "cow", 3), ("b", "ant", 1)):
         (tmp_path / place / name).mkdir(parents=True)
@@ -261,7 +264,8 @@ def test_what_is_packed_and_how(run, tmp_path, monkeypatch):
     merged = ("--merge", "insects=ant,bee", "--classes", "cow,insects", "--balance", "--grey", "--crop", "pad")
     code, output = run("pack", "a", "b", "packed", *flags, *merged)
     assert code == 0, output
-    assert "packed: 18 images (18 train) of 2 classes at 32 px, grey, balanced; 0 unreadable skipped" in output
+    for part in ("packed: 18 images (18 train)", "2 classes", "32 px, grey, balanced", "; 0 unreadable"):
+        assert part in output
     packed = load(tmp_path / "packed")
     assert (packed.classes, packed.class_counts, packed.channels) == (("cow", "insects"), (9, 9), 1)
     assert packed.preprocessing.crop == "none: black bars make it a square"
@@ -271,9 +275,9 @@ def test_what_is_packed_and_how(run, tmp_path, monkeypatch):
     assert (60, 60, 60) in Image.open(tmp_path / "sheet.png").get_flattened_data()  # 0.299 * 200
     (tmp_path / "labels.json").write_text(json.dumps({"ant/0.png": 1}))
     refuses(run("pack", "b", "other", *flags, "--labels", "labels.json"), "--labels: labels.json: 3 of 4 images in b")
-    refuses(run("pack", "a", "other", *flags, "--merge", "ant"), "--merge: 'ant'; write NAME=CLASS,CLASS")
-    refuses(run("pack", "a", "other", *flags, "--classes", "wasp"), "--classes: no class 'wasp'")
-    refuses(run("pack", "a", "a", "other", *flags), "SOURCE: a is, or lies in, ")
+    refuses(run("pack", "a", "other", *flags, "--merge", "ant"), "--merge: 'ant'", "NAME=CLASS,CLASS")
+    refuses(run("pack", "a", "other", *flags, "--classes", "wasp"), "--classes: ", "'wasp'")
+    refuses(run("pack", "a", "a", "other", *flags), "SOURCE: a ")
     assert run("pack", "a", "other", *flags, "--crop", "sideways")[0] == 2
     assert not (tmp_path / "other").exists()
 
@@ -292,6 +296,8 @@ def test_python_dash_m_is_the_same_program():
 
 
 @pytest.mark.slow
-def test_under_torchrun_bad_input_is_said_once(tiny):
+def test_bad_input_is_reported_once_under_torchrun(tiny):
     output = biggan(["train", *tiny, "data.streams=3"], processes=2, expect=1)
-    assert output.count("biggan: data.streams: 3") == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("biggan: ")]
+    assert line.startswith("biggan: data.streams: 3 ")
+    assert " 2, 4, 6, 12" in line

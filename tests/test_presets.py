@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from biggan.cli import app
 from biggan.config.preset import resolve
-from biggan.data.pack import Plan, begin
-from biggan.data.sources.selection_request import SelectionRequest
+from biggan.data.pack import Plan, start_packing
+from biggan.data.sources.selection import SelectionRequest
 from biggan.generation import sample
 from biggan.startup.checks import parameter_counts
 
@@ -78,7 +78,9 @@ def test_every_preset_builds_dry_runs_and_trains(preset, images, tmp_path, monke
     assert "generator parameters" in command("train", preset, "--dry-run")
     model = resolve(preset).model
     source = images / "0" if model.classes == 1 else images
-    begin(Plan(SelectionRequest((str(source),)), model.resolution, shards=4), tmp_path / "data").run(0, lambda _: None)
+    start_packing(Plan(SelectionRequest((str(source),)), model.resolution, shards=4), tmp_path / "data").run(
+        0, lambda _: None
+    )
     tiny = [
         f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'data'}", "data.streams=2", "data.workers=0",
         "model.channels=4", f"model.classes={min(2, model.classes)}", "training.steps=1", "training.batch_size=4",

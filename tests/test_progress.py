@@ -1,9 +1,11 @@
+"""The progress meter."""
+
 import re
 
 from biggan import progress
 
 
-def test_work_done_again_has_a_rate_of_its_own(monkeypatch, capsys):
+def test_repeated_task_has_its_own_rate(monkeypatch, capsys):
     clock = iter([0.0, 10.0, 1000.0, 1010.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with progress.Meter() as meter:

@@ -1,4 +1,4 @@
-"""MLflow gets the run when it is there, and never holds training up when it is not."""
+"""MLflow receives the run if it is reachable, and never delays training if it is not."""
 
 import socket
 import threading
@@ -12,17 +12,17 @@ from biggan.tracking import RUN_ID_FILE, Tracker, tracking_uri
 
 
 @pytest.mark.slow
-def test_a_resumed_run_continues_the_same_mlflow_run(tmp_path, monkeypatch):
+def test_resumed_run_continues_the_same_mlflow_run(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run_dir = tmp_path / "runs" / "a"
     run_dir.mkdir(parents=True)
-    picture = run_dir / "grid.png"
-    picture.write_bytes(b"png")
+    figure = run_dir / "grid.png"
+    figure.write_bytes(b"png")
     for step, status in ((1, "KILLED"), (2, "FINISHED")):
         tracker = Tracker(run_dir, "test", pytest.fail)
         tracker.log_parameters({"model.channels": 8})
         tracker.log_metrics({"g_loss": float(step)}, step)
-        tracker.log_file(picture, "samples")
+        tracker.log_file(figure, "samples")
         tracker.close(status)
     client = MlflowClient(tracking_uri(run_dir))
     run = client.get_run((run_dir / RUN_ID_FILE).read_text())
@@ -34,53 +34,53 @@ def test_a_resumed_run_continues_the_same_mlflow_run(tmp_path, monkeypatch):
     child_dir = tmp_path / "runs" / "b"
     child_dir.mkdir()
     child = Tracker(child_dir, "test", pytest.fail, {"parent": str(run_dir), "step": "2", "optimizer.g_lr": "1 -> 2"})
-    child.log_metrics({f"sigma/G.blocks.{k}/0": float(k) for k in range(1200)}, 3)  # more than one call may hold
+    child.log_metrics({f"sigma/G.blocks.{k}/0": float(k) for k in range(1200)}, 3)  # more than one call accepts
     child.close("FINISHED")
-    found = client.get_run((child_dir / RUN_ID_FILE).read_text()).data
-    assert found.tags["mlflow.parentRunId"] == run.info.run_id
-    assert found.tags["lineage.optimizer.g_lr"] == "1 -> 2"
-    assert len(found.metrics) == 1200
+    child_run = client.get_run((child_dir / RUN_ID_FILE).read_text()).data
+    assert child_run.tags["mlflow.parentRunId"] == run.info.run_id
+    assert child_run.tags["lineage.optimizer.g_lr"] == "1 -> 2"
+    assert len(child_run.metrics) == 1200
     assert (tmp_path / "runs" / "mlflow.db").exists()
     mlflow.set_tracking_uri(None)
 
 
 def busy(tracker):
-    """Log as a run does; return the seconds it took the training thread."""
-    begun = time.monotonic()
+    """Log as a run does; return the seconds that the training thread spent."""
+    start = time.monotonic()
     for step in range(100):
         tracker.log_metrics({"g_loss": 0.0}, step)
-    return time.monotonic() - begun
+    return time.monotonic() - start
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["refuses", "never answers"])
-def test_an_unreachable_server_is_said_once(tmp_path, monkeypatch, kind):
+def test_unreachable_server_is_reported_once(tmp_path, monkeypatch, kind):
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
     if kind == "refuses":
         server.close()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    said = []
-    tracker = Tracker(tmp_path, "test", said.append)
+    messages = []
+    tracker = Tracker(tmp_path, "test", messages.append)
     busy(tracker)
     deadline = time.monotonic() + 60
-    while not said and time.monotonic() < deadline:
+    while not messages and time.monotonic() < deadline:
         time.sleep(0.05)
     busy(tracker)
     tracker.close("FINISHED")
-    assert len(said) == 1
-    assert f"MLflow (http://127.0.0.1:{port}): " in said[0]
-    assert "metrics.jsonl has everything" in said[0]
+    assert len(messages) == 1
+    assert f"MLflow (http://127.0.0.1:{port}): " in messages[0]
+    assert "metrics.jsonl" in messages[0]
     server.close()
 
 
-def test_a_full_queue_drops_instead_of_blocking(tmp_path, monkeypatch):
+def test_full_queue_drops_entries_instead_of_blocking(tmp_path, monkeypatch):
     released = threading.Event()
     monkeypatch.setattr(Tracker, "_open", lambda _: (released.wait(30), "id"))
     monkeypatch.setattr("biggan.tracking.QUEUE_LENGTH", 5)
-    said = []
-    tracker = Tracker(tmp_path, "test", said.append)
+    messages = []
+    tracker = Tracker(tmp_path, "test", messages.append)
     busy(tracker)
-    assert len(said) == 1
+    assert len(messages) == 1
     released.set()

@@ -1,4 +1,4 @@
-"""The commands. Heavy imports stand at the top of the command that needs them: `--help` is quick."""
+"""The command line interface. Each command imports heavy modules itself, so that `--help` starts fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from biggan.cli.data_commands import data, pack
 from biggan.cli.diagnosis_commands import doctor, report
 from biggan.cli.eval_command import evaluate
 from biggan.cli.export_commands import export, serve
-from biggan.cli.failures import say
+from biggan.cli.failures import report_failure
 from biggan.cli.import_command import import_checkpoint
 from biggan.cli.sample_command import sample
 from biggan.cli.training_commands import parameters, probe, train
@@ -30,12 +30,12 @@ app.command("import")(import_checkpoint)
 
 
 def main() -> None:
-    """Run a command; an expected failure is one line on standard error and its own exit code."""
+    """Run a command; an expected failure prints one line on standard error and exits with its own code."""
     try:
         app()
     except StoppedRun as error:
-        code = say(error)
-        if isinstance(error, LostProcesses):  # a thread may still wait for a dead connection, and keep the interpreter
+        code = report_failure(error)
+        if isinstance(error, LostProcesses):  # a thread may wait for a dead connection and block a normal exit
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

@@ -1,4 +1,4 @@
-"""`biggan pack`, `biggan data`."""
+"""The commands `biggan pack` and `biggan data`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from biggan.cli.sample_command import save_picture
+from biggan.cli.sample_command import save_image
 
 if TYPE_CHECKING:
-    from biggan.data.journal import Packed
-    from biggan.data.pack import Packing
+    from biggan.data.journal import PackedShard
+    from biggan.data.pack import PackingJob
 
 
 class Encoding(StrEnum):
-    """How images are stored in shards."""
+    """File format of the images in shards."""
 
     png = "png"
     jpeg = "jpeg"
 
 
 class Crop(StrEnum):
-    """How images become squares."""
+    """Methods of making images square."""
 
     centre = "centre"
     top = "top"
@@ -36,17 +36,23 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="Folder of class folders, zip of one, parquet file or folder of them, LSUN's LMDB, digits, or "
-        "torchvision:NAME; several are one data set, their classes matched by name.",
+        help="A folder or zip of class folders, a parquet file or a folder of them, an LSUN LMDB, digits, or "
+        "torchvision:NAME. Several sources are joined, and their classes matched by name.",
     ),
 ]
-Dest = Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write: shards and dataset.json.")]
-Pixels = Annotated[int, typer.Option(min=8, max=4096, help="Pixels; training takes 32, 64, 128, 256 or 512.")]
-Labels = Annotated[str, typer.Option(metavar="FILE", help="CSV (path,label) or JSON; paths are relative to SOURCE.")]
-Merges = Annotated[list[str] | None, typer.Option(metavar="NAME=A,B", help="Make one class of several; repeatable.")]
+Dest = Annotated[Path, typer.Argument(metavar="DEST", help="Output folder for shards and dataset.json.")]
+Pixels = Annotated[
+    int, typer.Option(min=8, max=4096, help="Image size in pixels; training needs 32, 64, 128, 256 or 512.")
+]
+Labels = Annotated[
+    str, typer.Option(metavar="FILE", help="Labels as CSV (path,label) or JSON; paths are relative to SOURCE.")
+]
+Merges = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=A,B", help="Merge classes A and B into NAME; repeatable.")
+]
 Chosen = Annotated[str, typer.Option(metavar="A,B", help="Pack only these classes, in this order.")]
-OfSplit = Annotated[str, typer.Option(help="Which split of parquet files or LMDBs.")]
-Column = Annotated[str, typer.Option(help="Column of parquet files that holds the labels.")]
+OfSplit = Annotated[str, typer.Option(help="Split to read from parquet files or LMDBs.")]
+Column = Annotated[str, typer.Option(help="Label column of parquet files.")]
 
 
 def pack(
@@ -54,42 +60,41 @@ def pack(
     dest: Dest,
     resolution: Pixels,
     labels: Labels = "",
-    unconditional: Annotated[bool, typer.Option("--unconditional", help="One class, whatever folders say.")] = False,
+    unconditional: Annotated[bool, typer.Option("--unconditional", help="Put all images into one class.")] = False,
     merge: Merges = None,
     classes: Chosen = "",
-    balance: Annotated[bool, typer.Option("--balance", help="Repeat images of small classes: equal sizes.")] = False,
-    grey: Annotated[bool, typer.Option("--grey", help="One channel; train with model.image_channels=1.")] = False,
-    crop: Annotated[Crop, typer.Option(help="How images become squares; pad: black bars.")] = Crop.centre,
-    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share of each class that is held out.")] = 0.0,
-    encoding: Annotated[Encoding, typer.Option(help="Lossless, or quality 95 at a third of the size.")] = Encoding.png,
+    balance: Annotated[bool, typer.Option("--balance", help="Repeat images until classes have equal size.")] = False,
+    grey: Annotated[bool, typer.Option("--grey", help="Pack one channel; train with model.image_channels=1.")] = False,
+    crop: Annotated[Crop, typer.Option(help="Method of making images square; pad adds black bars.")] = Crop.centre,
+    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Fraction of each class to hold out.")] = 0.0,
+    encoding: Annotated[Encoding, typer.Option(help="png: lossless; jpeg: quality 95, 3x smaller.")] = Encoding.png,
     shards: Annotated[int, typer.Option(min=0, help="Training shards; 0: about 1,000 images each, 16 to 1024.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Packing processes; 0: one per CPU.")] = 0,
     split: OfSplit = "train",
     label_column: Column = "label",
-    torchvision_root: Annotated[Path, typer.Option(help="Where torchvision finds or downloads its files.")] = Path(
+    torchvision_root: Annotated[Path, typer.Option(help="Folder for torchvision's files and downloads.")] = Path(
         "data/torchvision"
     ),
 ) -> None:
-    """Turn images into shards of squares. Run it again after an interruption."""
+    """Pack images into shards of square images. Run the same command again after an interruption."""
     from biggan.data import pack as packing
-    from biggan.data.sources.selection import parse_merge, parse_names
-    from biggan.data.sources.selection_request import SelectionRequest
+    from biggan.data.sources.selection import SelectionRequest, parse_merge, parse_names
 
-    wanted = SelectionRequest(
+    selection = SelectionRequest(
         tuple(source), labels=labels, unconditional=unconditional, split=split, label_column=label_column,
         merges=tuple(parse_merge(text) for text in merge or ()),
         classes=parse_names(classes, "--classes") if classes else (),
         torchvision_root=str(torchvision_root),
     )  # fmt: skip
     plan = packing.Plan(
-        wanted, resolution, encoding=encoding.value, val_fraction=val_fraction, shards=shards,
+        selection, resolution, encoding=encoding.value, val_fraction=val_fraction, shards=shards,
         crop=crop.value, channels=1 if grey else 3, balance=balance,
     )  # fmt: skip
-    _run(packing.begin(plan, dest), workers or len(os.sched_getaffinity(0)))
+    _run(packing.start_packing(plan, dest), workers or len(os.sched_getaffinity(0)))
 
 
-def _run(job: Packing, workers: int) -> None:
-    """Pack, with progress; say what was noticed, skipped and written."""
+def _run(job: PackingJob, workers: int) -> None:
+    """Pack with a progress bar; print notes, skipped images and a summary."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -106,18 +111,18 @@ def _run(job: Packing, workers: int) -> None:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=job.images)
-        said: set[str] = set()
+        printed: set[str] = set()
 
-        def on_shard(shard: Packed) -> None:
+        def on_shard(shard: PackedShard) -> None:
             for path, reason in shard.skipped:
-                if path not in said:
+                if path not in printed:
                     console.print(f"skipped {path}: {reason}")
-                    said.add(path)
+                    printed.add(path)
             progress.update(task, advance=shard.images + len(shard.skipped))
 
         dataset = job.run(workers, on_shard)
     if dataset.resolution not in (32, 64, 128, 256, 512):
-        console.print(f"note: the networks take 32, 64, 128, 256 or 512 px, not {dataset.resolution}")
+        console.print(f"note: training supports 32, 64, 128, 256 or 512 px, not {dataset.resolution}")
     splits = ", ".join(f"{split.images} {name}" for name, split in dataset.splits.items())
     console.print(
         f"{job.dest}: {dataset.images} images ({splits}) of {len(dataset.classes)} classes at {dataset.resolution} px"
@@ -128,11 +133,11 @@ def _run(job: Packing, workers: int) -> None:
 
 def data(
     dataset_path: Annotated[Path, typer.Argument(metavar="DEST", help="A packed data set.")],
-    out: Annotated[Path | None, typer.Option(help="The contact sheet; default DEST/contact_sheet.png.")] = None,
-    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of each class.")] = 10,
-    max_classes: Annotated[int, typer.Option(min=1, max=1000, help="Classes on the sheet.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Contact sheet file; default DEST/contact_sheet.png.")] = None,
+    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images per class.")] = 10,
+    max_classes: Annotated[int, typer.Option(min=1, max=1000, help="Number of classes on the sheet.")] = 20,
 ) -> None:
-    """Show the class histogram and write a contact sheet."""
+    """Print the class histogram and write a contact sheet."""
     from rich.console import Console
 
     from biggan.data.dataset import check_trainable, load
@@ -146,8 +151,8 @@ def data(
         console.print(f"{name:>{widest}} {count:>8} {'█' * round(40 * count / most)}", highlight=False, markup=False)
     kind = ", grey" * (dataset.channels == 1) + ", balanced" * dataset.balanced
     console.print(f"{dataset.images} images, {dataset.resolution} px{kind}", highlight=False)
-    itself = {"classes": len(dataset.classes), "resolution": dataset.resolution, "image_channels": dataset.channels}
-    for warning in check_trainable(dataset, **itself, streams=1):
+    own = {"classes": len(dataset.classes), "resolution": dataset.resolution, "image_channels": dataset.channels}
+    for warning in check_trainable(dataset, **own, streams=1):
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     rows, shown = first_of_each_class(dataset, str(dataset_path), per_class, max_classes)
-    save_picture(grid(rows, [dataset.classes[k] for k in shown]), out or dataset_path / "contact_sheet.png")
+    save_image(grid(rows, [dataset.classes[k] for k in shown]), out or dataset_path / "contact_sheet.png")

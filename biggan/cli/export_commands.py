@@ -1,4 +1,4 @@
-"""`biggan export`, `biggan serve`."""
+"""The commands `biggan export` and `biggan serve`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """Other forms of a generator."""
+    """Additional formats of an exported generator."""
 
     torch_export = "torch-export"
     onnx = "onnx"
@@ -30,45 +30,45 @@ class Format(StrEnum):
 
 def export(
     source: Annotated[str, typer.Argument(metavar="RUN", help="RUN (newest), RUN@STEP, RUN@best or RUN@good.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; must not be there.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; must not exist.")],
     formats: Annotated[
-        list[Format] | None, typer.Option("--format", help="Also in this form; may be given several times.")
+        list[Format] | None, typer.Option("--format", help="Additional format to write; repeatable.")
     ] = None,
     truncations: Annotated[
-        str, typer.Option(help="Take statistics for these; the first is that of the samples and the other forms.")
+        str, typer.Option(help="Compute statistics for these; samples and other formats use the first one.")
     ] = "none,1,0.7,0.5",
-    license_id: Annotated[str, typer.Option("--license", help="The weights' licence, as in apache-2.0.")] = "unknown",
-    discriminator: Annotated[bool, typer.Option(help="Add the discriminator: to train on.")] = False,
+    license_id: Annotated[str, typer.Option("--license", help="The weights' license, as in apache-2.0.")] = "unknown",
+    discriminator: Annotated[bool, typer.Option(help="Add the discriminator, for further training.")] = False,
     register: Annotated[
         str | None, typer.Option(metavar="NAME", help="With --format mlflow: register the model under this name.")
     ] = None,
 ) -> None:
-    """Hand over the averaged (EMA) generator: a folder that model hubs and biggan.load_generator read."""
-    wanted = dict.fromkeys(formats or ())
+    """Export the EMA generator to a folder that model hubs and biggan.load_generator can read."""
+    unique_formats = dict.fromkeys(formats or ())
     thresholds = dict.fromkeys(parse_truncation(part.strip(), "--truncations") for part in truncations.split(","))
-    if register is not None and Format.mlflow not in wanted:
-        raise InputError("--register: registers an MLflow model; add --format mlflow, or leave it out")
+    if register is not None and Format.mlflow not in unique_formats:
+        raise InputError("--register: registers an MLflow model; add --format mlflow, or remove --register")
     if out.exists():
-        raise InputError(f"OUT: {out} is there already; remove it, or choose another")
+        raise InputError(f"OUT: {out} already exists; delete it, or choose another folder")
     from biggan.distributed.process import this_device
     from biggan.generation import export as exporting
     from biggan.generation.load import find_checkpoint
     from biggan.progress import Meter
 
-    additions = {name.value: _addition(name) for name in wanted}
+    additions = {name.value: _addition(name) for name in unique_formats}
     checkpoint = find_checkpoint(source, lambda message: sys.stderr.write(f"{message}\n"))
     request = exporting.ExportRequest(checkpoint, out, tuple(thresholds), license_id, discriminator)
-    what, done, batches = "standing statistics", itertools.count(1), exporting.batches(request)
+    task, done, batches = "standing statistics", itertools.count(1), exporting.batches(request)
     with Meter() as meter:
-        meter(what, 0, batches)
-        exporting.export(request, additions, this_device(), lambda: meter(what, next(done), batches))
+        meter(task, 0, batches)
+        exporting.export(request, additions, this_device(), lambda: meter(task, next(done), batches))
     sys.stdout.write(f"{out}\n")
     if register is not None:
         sys.stdout.write(f"models:/{_registered(out, register, checkpoint)}\n")
 
 
 def _registered(out: Path, name: str, checkpoint: Path) -> str:
-    """NAME/VERSION of the export's MLflow model, registered where the checkpoint's run is tracked."""
+    """Register the export's MLflow model on the tracking server of the checkpoint's run; return NAME/VERSION."""
     from biggan.config.preset import resolve
     from biggan.generation import mlflow_export
     from biggan.generation.load import run_of
@@ -78,13 +78,13 @@ def _registered(out: Path, name: str, checkpoint: Path) -> str:
 
 
 def _addition(name: Format) -> Addition:
-    """What writes this form; raises InputError if the libraries it needs are not there."""
+    """Return the function that writes a format; raise InputError if its libraries are not installed."""
     if name is Format.torch_export:
         from biggan.generation import torch_export
 
         return torch_export.write
     if name is Format.onnx:
-        _need("--format onnx", "onnx", "onnx", "onnxscript", "onnxruntime")
+        _require_libraries("--format onnx", "onnx", "onnx", "onnxscript", "onnxruntime")
         from biggan.generation import onnx_model
 
         return onnx_model.write
@@ -98,17 +98,17 @@ def _addition(name: Format) -> Addition:
 
 def serve(
     folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="A folder that `biggan export` wrote.")],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the page's address.")] = 8501,
-    host: Annotated[str, typer.Option(help="Who can reach it: 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 8501,
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 accepts this machine only.")] = "127.0.0.1",
 ) -> None:
-    """Open a page to explore a generator: classes, mixtures, truncation, seeds, interpolations."""
-    _need("biggan serve", "serve", "streamlit")
-    _check_free(host, port)
+    """Serve a web page to explore a generator: classes, mixtures, truncation, seeds, interpolations."""
+    _require_libraries("biggan serve", "serve", "streamlit")
+    _check_port_free(host, port)
     import torch
 
     from biggan.generation.export_reader import read_export
 
-    read_export(folder, torch.device("cpu"))  # what is wrong with it is said here, and not in a browser
+    read_export(folder, torch.device("cpu"))  # report errors here, not in the browser
     page = Path(__file__).parents[1] / "generation" / "serve_page.py"
     settings = {
         "server.address": host,
@@ -123,22 +123,22 @@ def serve(
     }
     options = [f"--{key}={value}" for key, value in settings.items()]
     sys.stdout.flush()
-    # The page takes this process's place: whatever is sent to end it ends the page.
+    # Replace this process, so that signals reach the page's server directly.
     os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", *options, str(page), "--", str(folder)])
 
 
-def _need(who: str, extra: str, *libraries: str) -> None:
+def _require_libraries(feature: str, extra: str, *libraries: str) -> None:
     missing = [name for name in libraries if find_spec(name) is None]
     if missing:
-        raise InputError(f"{who}: needs {', '.join(missing)}: pip install 'biggan[{extra}]'")
+        raise InputError(f"{feature}: needs {', '.join(missing)}: pip install 'biggan[{extra}]'")
 
 
-def _check_free(host: str, port: int) -> None:
-    """Raise InputError if nothing can listen there."""
+def _check_port_free(host: str, port: int) -> None:
+    """Raise InputError if the address cannot be bound."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise InputError(f"--host, --port: {host}:{port}: {error.strerror}; choose another") from None
+        raise InputError(f"--host, --port: {host}:{port}: {error.strerror}; choose another address") from None

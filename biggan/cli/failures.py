@@ -1,4 +1,4 @@
-"""How a command that fails ends: one line on standard error, and its own exit code."""
+"""Reporting of an expected failure: one line on standard error, and its exit code."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from pathlib import Path
 
 from biggan.errors import LostProcesses, StoppedRun
 
-SECONDS_FOR_THE_FIRST = 10
-"""By how much processes of one machine, started together, can part before they fail in the same way."""
+FIRST_PROCESS_HEAD_START_SECONDS = 10
+"""Largest delay between processes of one machine, started together, that fail for the same reason."""
 
 
-def say(error: StoppedRun) -> int:
-    """Say why it ended, once; return the exit code."""
-    if not error.said:
+def report_failure(error: StoppedRun) -> int:
+    """Print the message unless it has been reported; return the exit code."""
+    if not error.reported:
         if not isinstance(error, LostProcesses):
-            _let_the_first_speak()
+            _wait_for_first_process()
         sys.stderr.write(f"biggan: {error}\n")
-    leave_exit_code(error.exit_code)
+    record_exit_code(error.exit_code)
     return error.exit_code
 
 
-def _let_the_first_speak() -> None:
-    """One line per machine: what fails in this process has failed, or will, in the machine's first one too.
+def _wait_for_first_process() -> None:
+    """Wait on local ranks above 0, so that each machine prints one line.
 
-    That one speaks, and torchrun then ends this one. If it does not (it has a GPU, and this process has none), this
-    process goes on, and speaks.
+    Most failures occur in the machine's first process too. It prints the line, and torchrun then ends this process.
+    If the first process does not fail (for example because only this one has no GPU), this process prints the line.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(SECONDS_FOR_THE_FIRST)
+        time.sleep(FIRST_PROCESS_HEAD_START_SECONDS)
 
 
-def leave_exit_code(code: int) -> None:
-    """Tell launch/torchrun.sh: torchrun restarts whatever failed, and at last ends with 1 itself."""
+def record_exit_code(code: int) -> None:
+    """Write the exit code for launch/torchrun.sh; torchrun restarts failed workers and finally exits with 1 itself."""
     if path := os.environ.get("BIGGAN_EXIT_CODES"):
-        with suppress(OSError), Path(path).open("a") as file:  # a full disk may be what has just been said
+        with suppress(OSError), Path(path).open("a") as file:  # a full disk may be the failure
             file.write(f"{code}\n")

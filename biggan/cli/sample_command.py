@@ -1,210 +1,258 @@
-"""`biggan sample`, and pictures written where a user wants them."""
+"""The command `biggan sample`, parsing of its classes and mixtures, and writing of image files."""
 
 from __future__ import annotations
 
 import io
+import math
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from biggan.cli.class_arguments import chosen_classes, mixture, mixture_label
 from biggan.errors import InputError
 from biggan.files import write_atomically
-from biggan.generation.arguments import InterpolatedInput, Interpolation, InterpolationPath, parse_truncation
+from biggan.generation.arguments import (
+    InterpolatedInput,
+    Interpolation,
+    InterpolationPath,
+    class_number,
+    parse_truncation,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MOST_ROWS = 20
-"""Classes of a picture, unless they are named."""
+"""Maximum number of rows of a grid without --classes."""
 TIMEOUT_SECONDS = 600
 
 
-def sample(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="RUN (newest), RUN@STEP, @best, @good, or an export.")],
-    classes: Annotated[
-        str, typer.Option(help="Names or numbers, comma-separated; default: up to 20, --num: all.")
-    ] = "",
-    per_class: Annotated[
-        int | None, typer.Option(help="Images of each class, default 8; with --interpolate, strips, default 1.")
-    ] = None,
-    mix: Annotated[
-        list[str] | None, typer.Option(help="A row of a mixture, as in cat=0.7,dog=0.3; may be repeated.")
-    ] = None,
-    interpolate: Annotated[
-        InterpolatedInput | None, typer.Option(help="Strips: what changes from the first to the last.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Images of a strip.")] = 8,
-    path: Annotated[
-        InterpolationPath, typer.Option(help="How a strip goes: great circle or straight line.")
-    ] = InterpolationPath.CIRCLE,
-    num: Annotated[
-        int | None, typer.Option("--num", "--num-images", help="Write so many files to --out, classes in turn.")
-    ] = None,
-    truncation: Annotated[
-        str, typer.Option(help="Keep values of z within this, or none; smaller is truer, larger more varied.")
-    ] = "none",
-    standing: Annotated[
-        bool,
-        typer.Option("--standing/--running", help="BatchNorm statistics: anew for this truncation, or training's."),
-    ] = True,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same images.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="The picture, default samples.png; with --num, a folder or FILE.tar.")
-    ] = None,
-) -> None:
-    """Draw from the averaged (EMA) generator: a grid, a row per class; strips; or many files.
+Run = Annotated[str, typer.Argument(metavar="RUN", help="RUN (newest), RUN@STEP, RUN@best, RUN@good, or an export.")]
+Classes = Annotated[str, typer.Option(help="Comma-separated names or numbers; default: up to 20, with --num all.")]
+PerClass = Annotated[
+    int | None, typer.Option(help="Images per class, default 8; with --interpolate: strips per pair, default 1.")
+]
+Mix = Annotated[list[str] | None, typer.Option(help="A row of a class mixture, as in cat=0.7,dog=0.3; repeatable.")]
+Interpolate = Annotated[
+    InterpolatedInput | None, typer.Option(help="Draw strips that interpolate this between their ends.")
+]
+Steps = Annotated[int, typer.Option(help="Images per strip.")]
+PathOption = Annotated[InterpolationPath, typer.Option(help="Interpolation of z: great circle or straight line.")]
+Num = Annotated[
+    int | None, typer.Option("--num", "--num-images", help="Write this many files to --out, cycling through classes.")
+]
+Truncation = Annotated[
+    str, typer.Option(help="Truncation threshold of z, or none; smaller gives fidelity, larger gives variety.")
+]
+Standing = Annotated[
+    bool, typer.Option("--standing/--running", help="BatchNorm statistics: recomputed, or the running ones.")
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same images.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The image file, default samples.png; with --num, a folder or FILE.tar.")
+]
 
-    Many files, under torchrun too (which takes --num for an option of its own), and again after an interruption:
+
+def sample(
+    run: Run,
+    classes: Classes = "",
+    per_class: PerClass = None,
+    mix: Mix = None,
+    interpolate: Interpolate = None,
+    steps: Steps = 8,
+    path: PathOption = InterpolationPath.CIRCLE,
+    num: Num = None,
+    truncation: Truncation = "none",
+    standing: Standing = True,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Sample from the EMA generator: a grid with a row per class, interpolation strips, or many files.
+
+    Many files, also with torchrun, which has its own --num option; run it again after an interruption:
     torchrun --nproc_per_node N -m biggan sample RUN --num-images 50000 --out DIR
     """
-    check_numbers({"--per-class": (per_class, 1), "--steps": (steps, 2), "--num": (num, 1)})
+    check_minimums({"--per-class": (per_class, 1), "--steps": (steps, 2), "--num": (num, 1)})
     threshold = parse_truncation(truncation, "--truncation")
     if num is not None:
-        refuse_with("--num", {"--mix": mix, "--interpolate": interpolate, "--per-class": per_class})
-        folder = check_folder(out)
-        write_many(Drawer(run, threshold, standing, seed), classes, num, folder)
+        refuse_combination("--num", {"--mix": mix, "--interpolate": interpolate, "--per-class": per_class})
+        write_many(check_folder(out), SampleContext(run, threshold, standing, seed), classes, num)
         return
-    from biggan.distributed.process import is_first
+    from biggan.distributed.process import is_rank_zero
 
-    if not is_first():  # of the processes that torchrun started; one is enough for a picture
+    if not is_rank_zero():  # under torchrun, one process draws the figure
         return
     out = out or Path("samples.png")
-    check_picture(out)
+    check_image_path(out)
     if mix:
-        refuse_with("--mix", {"--interpolate": interpolate, "--classes": classes})
-        picture = draw_mixtures(Drawer(run, threshold, standing, seed), mix, per_class or 8)
+        refuse_combination("--mix", {"--interpolate": interpolate, "--classes": classes})
+        figure = draw_mixtures(SampleContext(run, threshold, standing, seed), mix, per_class or 8)
     elif interpolate is not None:
         interpolation = Interpolation(interpolate, path, steps)
-        picture = draw_strips(Drawer(run, threshold, standing, seed), classes, interpolation, per_class or 1)
+        figure = draw_strips(SampleContext(run, threshold, standing, seed), classes, interpolation, per_class or 1)
     else:
-        picture = draw_grid(Drawer(run, threshold, standing, seed), classes, per_class or 8)
-    save_picture(picture, out)
+        figure = draw_grid(SampleContext(run, threshold, standing, seed), classes, per_class or 8)
+    save_image(figure, out)
 
 
-class Drawer:
-    """What every picture needs: the generator of `run` on this process's device, and what latents are drawn from."""
+class SampleContext:
+    """The generator of `run` on this process's device, and the settings that its latents are drawn with."""
 
     def __init__(self, run: str, truncation: float | None, standing: bool, seed: int):
-        from biggan.distributed.process import is_first, this_device
+        from biggan.distributed.process import is_rank_zero, this_device
         from biggan.generation.load import open_generator
 
         self.truncation, self.standing, self.seed = truncation, standing, seed
         self.device = this_device()
         trained = open_generator(
-            run, self.device, lambda message: sys.stderr.write(f"{message}\n") if is_first() else None
+            run, self.device, lambda message: sys.stderr.write(f"{message}\n") if is_rank_zero() else None
         )
         self.trained, self.names = trained.generator, trained.classes
-        """With training's running statistics."""
+        """Generator with the running statistics of training."""
         self.generator = trained.at(truncation) if standing else self.trained
-        """With those that were asked for."""
+        """Generator with the selected statistics."""
 
 
-def draw_grid(drawer: Drawer, classes: str, per_class: int) -> Image.Image:
-    """One class per row."""
+def draw_grid(context: SampleContext, classes: str, per_class: int) -> Image.Image:
+    """Return a grid with one class per row."""
     from biggan.generation.sample import generate_rows
     from biggan.pictures import grid
 
-    shown = chosen_classes(classes, drawer.names, MOST_ROWS)
-    rows = generate_rows(drawer.generator, shown, per_class, drawer.truncation, drawer.seed, drawer.device)
-    return grid(rows, [drawer.names[k] for k in shown])
+    shown = parse_classes(classes, context.names, MOST_ROWS)
+    rows = generate_rows(context.generator, shown, per_class, context.truncation, context.seed, context.device)
+    return grid(rows, [context.names[k] for k in shown])
 
 
-def draw_mixtures(drawer: Drawer, mixtures: list[str], columns: int) -> Image.Image:
-    """One mixture of classes per row."""
+def draw_mixtures(context: SampleContext, mixtures: list[str], columns: int) -> Image.Image:
+    """Return a grid with one class mixture per row."""
     from biggan.generation.interpolation import mix_classes
     from biggan.generation.sample import generate_rows
     from biggan.pictures import grid
 
-    weights = [mixture(text, drawer.names) for text in mixtures]
-    embeddings = mix_classes(drawer.generator, weights).cpu()
-    rows = generate_rows(drawer.generator, embeddings, columns, drawer.truncation, drawer.seed, drawer.device)
-    return grid(rows, [mixture_label(row, drawer.names) for row in weights])
+    weights = [parse_mixture(text, context.names) for text in mixtures]
+    embeddings = mix_classes(context.generator, weights).cpu()
+    rows = generate_rows(context.generator, embeddings, columns, context.truncation, context.seed, context.device)
+    return grid(rows, [mixture_label(row, context.names) for row in weights])
 
 
-def draw_strips(drawer: Drawer, classes: str, interpolation: Interpolation, per_pair: int) -> Image.Image:
-    """One interpolation per row."""
+def draw_strips(context: SampleContext, classes: str, interpolation: Interpolation, per_pair: int) -> Image.Image:
+    """Return a grid with one interpolation per row."""
     from biggan.generation.interpolation import class_pairs, interpolate
     from biggan.pictures import grid
 
-    pairs = class_pairs(interpolation.over, chosen_classes(classes, drawer.names, MOST_ROWS))
-    rows = interpolate(drawer.generator, interpolation, pairs, per_pair, drawer.truncation, drawer.seed, drawer.device)
-    names = [drawer.names[a] if a == b else f"{drawer.names[a]} to {drawer.names[b]}" for a, b in pairs]
+    pairs = class_pairs(interpolation.over, parse_classes(classes, context.names, MOST_ROWS))
+    rows = interpolate(
+        context.generator, interpolation, pairs, per_pair, context.truncation, context.seed, context.device
+    )
+    names = [context.names[a] if a == b else f"{context.names[a]} to {context.names[b]}" for a, b in pairs]
     return grid(rows, [name for name in names for _ in range(per_pair)])
 
 
-def write_many(drawer: Drawer, classes: str, images: int, out: Path) -> None:
-    """Many image files, on all processes, with progress on rank 0."""
+def write_many(out: Path, context: SampleContext, classes: str, images: int) -> None:
+    """Write `images` image files on all processes, with progress on rank 0."""
     from biggan.distributed.peer_failure import naming_lost_processes
     from biggan.distributed.process import join
     from biggan.generation.bulk import BulkRequest, digest, write_images
     from biggan.generation.writers import output_at
     from biggan.progress import Meter, silent
 
-    chosen = chosen_classes(classes, drawer.names, len(drawer.names))
+    labels = parse_classes(classes, context.names, len(context.names))
     request = BulkRequest(
-        generator=digest(drawer.trained),
-        classes=tuple(drawer.names[k] for k in chosen),
-        labels=tuple(chosen),
+        generator=digest(context.trained),
+        classes=tuple(context.names[k] for k in labels),
+        labels=tuple(labels),
         images=images,
-        truncation=drawer.truncation,
-        seed=drawer.seed,
-        standing=drawer.standing,
+        truncation=context.truncation,
+        seed=context.seed,
+        standing=context.standing,
     )
     output = output_at(out, request)
     traces = Path(tempfile.gettempdir()) / "biggan-lost"
     with join(TIMEOUT_SECONDS) as process, naming_lost_processes(process, traces), Meter() as meter:
-        write_images(drawer.generator, request, output, process, meter if process.is_main else silent)
+        write_images(context.generator, request, output, process, meter if process.is_main else silent)
     if process.is_main:
         sys.stdout.write(f"{out}\n")
 
 
-def check_numbers(least: dict[str, tuple[int | None, int]]) -> None:
-    """Raise InputError unless each flag's value is at least what it is to be."""
-    for flag, (value, smallest) in least.items():
-        if value is not None and value < smallest:
-            raise InputError(f"{flag}: {value}; use {smallest} or more")
+def parse_classes(text: str, names: tuple[str, ...], most: int) -> list[int]:
+    """Return class numbers from comma-separated names or numbers; from empty text at most `most`, evenly spaced."""
+    from biggan.pictures import evenly_spaced
+
+    if not text:
+        return evenly_spaced(len(names), most)
+    return [class_number(part.strip(), names, "--classes") for part in text.split(",")]
 
 
-def refuse_with(flag: str, others: dict[str, object]) -> None:
-    """Raise InputError if one of the other flags was given too."""
+def parse_mixture(text: str, names: tuple[str, ...]) -> dict[int, float]:
+    """Return weights by class number from `cat=0.7,dog=0.3`; raise InputError."""
+    weights: dict[int, float] = {}
+    for part in text.split(","):
+        name, equals, number = part.rpartition("=")
+        try:
+            weight = float(number) if equals else math.nan
+        except ValueError:
+            weight = math.nan
+        if not (weight >= 0 and math.isfinite(weight)):
+            raise InputError(f"--mix: '{part.strip()}'; write NAME=WEIGHT, as in cat=0.7,dog=0.3, weights >= 0")
+        k = class_number(name.strip(), names, "--mix")
+        weights[k] = weights.get(k, 0) + weight
+    if sum(weights.values()) == 0:
+        raise InputError(f"--mix: '{text}': all weights are 0; give at least one class a weight above 0")
+    return weights
+
+
+def mixture_label(weights: dict[int, float], names: Sequence[str]) -> str:
+    """Return a row label such as `70% cat, 30% dog`."""
+    total = sum(weights.values())
+    return ", ".join(f"{100 * weight / total:.3g}% {names[k]}" for k, weight in weights.items())
+
+
+def check_minimums(flags: dict[str, tuple[int | None, int]]) -> None:
+    """Raise InputError if a flag's value is below its minimum; the values are (value or None, minimum)."""
+    for flag, (value, minimum) in flags.items():
+        if value is not None and value < minimum:
+            raise InputError(f"{flag}: {value}; use {minimum} or more")
+
+
+def refuse_combination(flag: str, others: dict[str, object]) -> None:
+    """Raise InputError if any of the other flags is set together with `flag`."""
     for other, value in others.items():
         if value:
-            raise InputError(f"{other}: means nothing with {flag}; leave one of them out")
+            raise InputError(f"{other}: has no effect with {flag}; remove one of the two flags")
 
 
 def check_folder(out: Path | None) -> Path:
-    """The place for many files; raises InputError, before any work, if it was not given or is of another kind."""
+    """Return --out for --num; raise InputError, before any work, if it is missing or neither a folder nor a .tar."""
     if out is None:
-        raise InputError("--num: where to? give --out FOLDER, or --out FILE.tar")
+        raise InputError("--num: needs an output; give --out FOLDER, or --out FILE.tar")
     if out.name.lower().endswith((".png", ".jpg", ".jpeg", ".zip", ".gz", ".tgz")):
-        raise InputError(f"--out: {out}: --num writes a folder of PNG files, or a file that ends in .tar")
+        raise InputError(f"--out: {out}: --num writes a folder of PNG files or a .tar file; give FOLDER or FILE.tar")
     return out
 
 
-def check_picture(path: Path) -> None:
-    """Raise InputError, before any work, if no picture can be written there."""
+def check_image_path(path: Path) -> None:
+    """Raise InputError, before any work, if no image file can be written to `path`."""
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise InputError(f"--out: {path}: no kind of picture that we write; use .png or .jpg, or --num for many files")
+        raise InputError(f"--out: {path}: unsupported image format; use .png or .jpg, or --num for many files")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out: {path}: cannot be written ({error.strerror or error})") from None
+        raise InputError(f"--out: {path}: cannot be written ({error.strerror or error}); choose another path") from None
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write it, completely or not at all, and say where; InputError that names `--out` if that cannot be."""
-    check_picture(path)
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write an image file atomically and print its path; raise InputError that names `--out`."""
+    check_image_path(path)
     encoded = io.BytesIO()
-    picture.save(encoded, "PNG" if path.suffix.lower() == ".png" else "JPEG")
+    image.save(encoded, "PNG" if path.suffix.lower() == ".png" else "JPEG")
     try:
         write_atomically(path, encoded.getvalue())
     except OSError as error:
         with suppress(OSError):
             path.with_name(path.name + ".partial").unlink(missing_ok=True)
-        raise InputError(f"--out: {path}: cannot be written ({error.strerror or error})") from None
+        raise InputError(f"--out: {path}: cannot be written ({error.strerror or error}); choose another path") from None
     sys.stdout.write(f"{path}\n")

@@ -1,1 +1,1 @@
-"""Images to shards, and shards to batches."""
+"""Packing of images into shards, and reading of shards as batches."""

@@ -1,4 +1,4 @@
-"""What a pack has finished, remembered in its destination so that it can be interrupted anywhere and run again."""
+"""`packing.jsonl`, the list of finished shards in a pack's destination; packing resumes from it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ JOURNAL = "packing.jsonl"
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A finished shard: what `dataset.json` will say of it."""
+class PackedShard:
+    """A finished shard, as listed in packing.jsonl and later described in `dataset.json`."""
 
     split: str
     number: int
@@ -28,54 +28,56 @@ class Packed:
 
     @property
     def images(self) -> int:
-        """Images written."""
+        """Number of images written."""
         return sum(self.labels.values())
 
 
-def open_journal(dest: Path, what: Mapping[str, object]) -> dict[tuple[str, int], Packed]:
-    """Start or continue packing `what` (plan and source, as JSON takes it) in `dest`; return the shards already there.
+def open_journal(dest: Path, settings: Mapping[str, object]) -> dict[tuple[str, int], PackedShard]:
+    """Create the journal in `dest`, or resume from it; return the finished shards by (split, number).
 
-    Raises InputError if `dest` holds something else, or cannot be written.
+    `settings` (plan and source, JSON-serializable) must equal the journal's first line. Raise InputError if they
+    differ, or if `dest` contains something else or cannot be written.
     """
     if (dest / FILE_NAME).exists():
-        raise InputError(f"{dest}: already holds a packed data set; choose another folder or remove it")
-    journal, header = dest / JOURNAL, json.dumps(what)
+        raise InputError(f"{dest}: already contains a packed data set; choose another folder or delete it")
+    journal, header = dest / JOURNAL, json.dumps(settings)
     try:
         dest.mkdir(parents=True, exist_ok=True)
         lines = journal.read_text(encoding="utf-8").split("\n") if journal.exists() else []
-        if len(lines) < 2:  # not begun, or interrupted while its first line was being written
+        if len(lines) < 2:  # new, or interrupted while its first line was being written
             if any(f.name != JOURNAL for f in dest.iterdir()):
-                raise InputError(f"{dest}: is not empty and was not begun by `biggan pack`; choose another folder")
+                raise InputError(f"{dest}: is not empty and not a `biggan pack` destination; choose another folder")
             journal.write_text(header + "\n", encoding="utf-8")
             lines = [header]
     except OSError as error:
         raise InputError(f"{dest}: cannot be written ({error.strerror or error})") from None
     if lines[0] != header:
         raise InputError(
-            f"{dest}: holds a pack begun with other settings or another source; remove it or choose another folder"
+            f"{dest}: contains an unfinished pack with other settings or another source; "
+            f"delete it or choose another folder"
         )
     return _finished(dest, lines[1:])
 
 
-def _finished(dest: Path, lines: list[str]) -> dict[tuple[str, int], Packed]:
-    found = {}
+def _finished(dest: Path, lines: list[str]) -> dict[tuple[str, int], PackedShard]:
+    finished = {}
     for line in lines:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
-            continue  # the line that was being written when the pack was interrupted
-        packed = Packed(**record | {"labels": {int(k): n for k, n in record["labels"].items()}})
+            continue  # the line that was being written when packing was interrupted
+        packed = PackedShard(**record | {"labels": {int(k): n for k, n in record["labels"].items()}})
         file = dest / packed.name
         if file.is_file() and file.stat().st_size == packed.bytes:
-            found[packed.split, packed.number] = packed
-    return found
+            finished[packed.split, packed.number] = packed
+    return finished
 
 
-def remember(dest: Path, packed: Packed) -> None:
-    """Add a finished shard, durably."""
+def record_shard(dest: Path, packed: PackedShard) -> None:
+    """Append a finished shard to the journal and fsync it."""
     append_line(dest / JOURNAL, json.dumps(asdict(packed)))
 
 
 def close_journal(dest: Path) -> None:
-    """The pack is whole: nothing needs remembering."""
+    """Delete the journal of a complete pack."""
     (dest / JOURNAL).unlink()

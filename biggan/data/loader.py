@@ -1,7 +1,7 @@
-"""Samples to batches: every rank, and every reading process in it, serves neighbouring streams.
+"""Batches from samples. Every rank, and every reader process of a rank, serves consecutive streams.
 
-Every global batch takes the same number of samples from each stream. So the global batches depend on the config alone,
-not on how many processes or readers there are, and a loader goes on exactly from its streams' cursors.
+Every global batch takes the same number of samples from each stream. The global batches therefore depend on the config
+alone, not on the number of ranks or readers, and a loader resumes exactly from the cursors of its streams.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from biggan.errors import DataError
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one reading process adds to a micro-batch. Arrays: each tensor would cross processes as a file
-    descriptor, which costs the training process more than the bytes of a small part do."""
+class PartialBatch:
+    """One reader's contribution to a micro-batch.
+
+    The fields are arrays, not tensors: a tensor crosses processes as a file descriptor, which costs the training
+    process more than copying the bytes of a small part.
+    """
 
     images: NDArray[np.uint8]
     """[n, R, R, C]."""
@@ -36,41 +39,41 @@ class Part:
     """[n]."""
     names: list[str]
     cursors: list[Cursor]
-    """Of its streams, after these samples."""
+    """Cursors of the reader's streams after these samples."""
     bad: dict[str, str]
-    """Unreadable samples met on the way: name -> reason."""
+    """Unreadable samples that were skipped: name -> reason."""
     fatal: str | None = None
-    """Why reading cannot go on; the other fields are empty then."""
+    """Error message if reading failed; the other fields are then empty."""
 
 
-class StreamReader(IterableDataset[Part]):
-    """The endless parts of some neighbouring streams, shared out over this loader's reading processes."""
+class StreamReader(IterableDataset[PartialBatch]):
+    """Endless parts of consecutive streams, divided over the reader processes of this loader."""
 
     def __init__(self, plan: ReadPlan, streams: range, cursors: list[Cursor], per_stream: int):
         super().__init__()
         self.plan, self.streams, self.cursors, self.per_stream = plan, streams, cursors, per_stream
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[PartialBatch]:
         worker = get_worker_info()
-        share, of = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        mine = range(len(self.streams) * share // of, len(self.streams) * (share + 1) // of)
+        reader, readers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        mine = range(len(self.streams) * reader // readers, len(self.streams) * (reader + 1) // readers)
         cursors = [self.cursors[k] for k in mine]
         pipelines = [iter(stream_pipeline(self.plan, self.streams[k], self.cursors[k])) for k in mine]
         try:
             while True:
                 yield self._part(pipelines, cursors)
-        except DataError as error:  # as a value: an exception would cross processes as a page of traceback
-            yield Part(np.empty(0, np.uint8), np.empty(0, np.int64), [], [], {}, fatal=str(error))
+        except DataError as error:  # sent as a value: an exception would reach the training process with its traceback
+            yield PartialBatch(np.empty(0, np.uint8), np.empty(0, np.int64), [], [], {}, fatal=str(error))
 
-    def _part(self, pipelines: list[Iterator[Sample]], cursors: list[Cursor]) -> Part:
+    def _part(self, pipelines: list[Iterator[Sample]], cursors: list[Cursor]) -> PartialBatch:
         taken: list[Sample] = []
         bad: dict[str, str] = {}
         misses = 0
         for k, pipeline in enumerate(pipelines):
-            wanted = len(taken) + self.per_stream
-            while len(taken) < wanted:
+            target = len(taken) + self.per_stream
+            while len(taken) < target:
                 sample = next(pipeline)
-                cursors[k] = sample.after
+                cursors[k] = sample.next_cursor
                 if sample.error is None:
                     taken.append(sample)
                     continue
@@ -82,35 +85,35 @@ class StreamReader(IterableDataset[Part]):
                     raise DataError(f"a stream has no readable sample; first: {next(iter(bad.items()))}")
         images = np.stack([s.image for s in taken if s.image is not None])
         labels = np.array([s.label for s in taken], np.int64)
-        return Part(images, labels, [s.name for s in taken], list(cursors), bad)
+        return PartialBatch(images, labels, [s.name for s in taken], list(cursors), bad)
 
 
 def too_many_bad(count: int, limit: int, bad: dict[str, str]) -> str:
-    """The message that ends a run whose data is damaged."""
+    """Return the message for a run that has more than `limit` unreadable samples."""
     name, reason = next(iter(bad.items()))
     return f"data.max_bad_samples: {count} unreadable samples, at most {limit} allowed; first: {name}: {reason}"
 
 
-def _live_as_long_as_the_parent(_worker: int) -> None:
-    """A terminal's Ctrl-C or a scheduler's SIGTERM reaches readers too; training ends them, or its death."""
+def _tie_to_parent(_worker: int) -> None:
+    """Ignore SIGINT and SIGTERM, which a terminal or a scheduler sends to readers too; exit when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_the_parent() -> None:
-    """Where it was killed, nobody empties the pipe that this process may be writing to, for ever."""
+def _exit_with_parent() -> None:
+    """Exit when the parent has ended; if it was killed, a write to the pipe that it read would block forever."""
     parent = multiprocessing.parent_process()
-    assert parent is not None, "a reader is a child"
+    assert parent is not None, "a reader is a child process"
     parent.join()
     os._exit(1)
 
 
 class Loader:
-    """This rank's micro-batches, without end: an iterator. Close it when done.
+    """Endless iterator over this rank's micro-batches. Call `close` when done.
 
-    `cursors` (of this rank's streams) and `bad` (unreadable samples met so far) belong to the batches
-    handed out, not to those read ahead.
+    `cursors` (of this rank's streams) and `bad` (unreadable samples so far) describe the batches already returned,
+    not those prefetched.
     """
 
     def __init__(
@@ -124,42 +127,43 @@ class Loader:
         workers: int,
     ):
         assert len(cursors) == plan.streams, "one cursor per stream"
-        assert plan.streams % world_size == 0, "the config checked this"
-        assert micro_batch_size % plan.streams == 0, "the config checked this"
-        share = plan.streams // world_size
-        streams = range(rank * share, (rank + 1) * share)
+        assert plan.streams % world_size == 0, "the config checks this"
+        assert micro_batch_size % plan.streams == 0, "the config checks this"
+        streams_per_rank = plan.streams // world_size
+        streams = range(rank * streams_per_rank, (rank + 1) * streams_per_rank)
         self.cursors = cursors[streams.start : streams.stop]
         self.bad: dict[str, str] = {}
         self.names: list[str] = []
-        """Of the samples in the batch handed out last."""
-        self._readers = min(workers, share)
-        others = set(multiprocessing.active_children())
+        """Names of the samples in the batch returned last."""
+        self._readers = min(workers, streams_per_rank)
+        other_children = set(multiprocessing.active_children())
         if self._readers:
             wait_for_other_threads()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This DataLoader will create")  # on purpose: `data.workers`
+            # The user chose the number of readers with data.workers.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
             parts = DataLoader(
                 StreamReader(plan, streams, self.cursors, micro_batch_size // plan.streams),
                 batch_size=None,
                 num_workers=self._readers,
                 prefetch_factor=4 if self._readers else None,
-                worker_init_fn=_live_as_long_as_the_parent,
+                worker_init_fn=_tie_to_parent,
             )
-            # Here, so that the readers are forked before whatever threads the caller starts next.
+            # iter() forks the readers; do it here, before the caller starts threads.
             self._parts = iter(parts)
-        self._processes = set(multiprocessing.active_children()) - others
+        self._processes = set(multiprocessing.active_children()) - other_children
 
     def close(self) -> None:
-        """End the readers: an error on its way out would keep them, and they this process, alive."""
+        """End the readers. An exception keeps the loader referenced, and live readers block the process's exit."""
         shutdown = getattr(self._parts, "_shutdown_workers", None)  # torch calls it from __del__ only
         if shutdown is not None:
             shutdown()
         for process in self._processes:
-            process.kill()  # one that hangs in a read; they do not hear SIGTERM
+            process.kill()  # one may hang in a read, and readers ignore SIGTERM
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        """(images uint8 [n, C, R, R] in channels-last memory, labels int64 [n]); raises DataError."""
-        # The parts of the readers come in turn, hence in the order of their streams.
+        """Return images uint8 [n, C, R, R] in channels-last memory and labels int64 [n]; raise DataError."""
+        # DataLoader returns the readers' parts round-robin, hence in the order of their streams.
         batch = [next(self._parts) for _ in range(max(1, self._readers))]
         for part in batch:
             if part.fatal is not None:
@@ -177,5 +181,5 @@ class Loader:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8, as the loader gives them -> float32 in [-1, 1], as the networks take them."""
+    """Convert uint8 images from the loader to float32 in [-1, 1], the networks' input range."""
     return images.to(torch.float32).div_(127.5).sub_(1)

@@ -1,8 +1,8 @@
-"""Images to shards: made square, and written into tar files, many shards at a time.
+"""Packing: square images, written into tar shards by several processes.
 
-Each shard is a pure function of (source, plan, shard number), written beside its place and renamed; a journal
-in the destination remembers the finished ones, and `dataset.json` is written last. So a pack can be
-interrupted anywhere and run again, and never looks whole before it is.
+Each shard is a pure function of (source, plan, shard number). It is written under a temporary name and renamed. A
+journal in the destination lists the finished shards, and `dataset.json` is written last. So packing can be interrupted
+at any point and resumed, and never looks complete before it is.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Literal, NamedTuple
 
 from biggan.data.dataset import FILE_NAME, Dataset, Preprocessing, Shard, Skipped, Split
 from biggan.data.image import COLOUR, CROPS, encode, square
-from biggan.data.journal import Packed, close_journal, open_journal, remember
+from biggan.data.journal import PackedShard, close_journal, open_journal, record_shard
 from biggan.data.sources.image_source import ImageSource, printable
-from biggan.data.sources.selection_request import SelectionRequest, open_selection
+from biggan.data.sources.selection import SelectionRequest, open_selection
 from biggan.errors import InputError
 from biggan.files import sha256_of, sync_file, write_atomically
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything the bytes of the shards depend on, besides the sources' own."""
+    """All settings that the shards' bytes depend on. The field names are stored in packing.jsonl."""
 
     wanted: SelectionRequest
     resolution: int
@@ -39,17 +39,17 @@ class Plan:
     """`png` or `jpeg`."""
     val_fraction: float = 0.0
     shards: int = 0
-    """Of the training images; 0: `default_shards`."""
+    """Number of training shards; 0: `default_shards`."""
     crop: str = "centre"
     """A key of `image.CROPS`."""
     channels: Literal[1, 3] = 3
-    """3, or 1 for grey."""
+    """3 for RGB, 1 for grey."""
     balance: bool = False
-    """Repeat the training images of small classes until every class is as large as the largest."""
+    """True to repeat the training images of small classes until every class is as large as the largest."""
 
 
 class Entry(NamedTuple):
-    """An item's place in a split: the item, and which of its copies this is."""
+    """An entry of a split: the index of an item, and the index of its copy."""
 
     item: int
     copy: int
@@ -57,25 +57,25 @@ class Entry(NamedTuple):
 
 @cache
 def split_entries(plan: Plan) -> dict[str, list[Entry]]:
-    """The entries of "train" and, if any items are held out, "val"; both mixed over classes.
+    """Return the shuffled entries of "train" and, if any items are held out, of "val".
 
-    Cached: a packing process needs it for each of its shards.
+    The result is cached: a packing process needs it for each of its shards.
     """
     source = open_selection(plan.wanted)
-    mixed = list(range(len(source.names)))
-    random.Random("biggan pack").shuffle(mixed)
+    shuffled = list(range(len(source.names)))
+    random.Random("biggan pack").shuffle(shuffled)
     held_out = {
         item
-        for items in _by_class(source, mixed)
-        for item in items[: min(round(len(items) * plan.val_fraction), len(items) - 1)]  # one is left to train on
+        for items in _by_class(source, shuffled)
+        for item in items[: min(round(len(items) * plan.val_fraction), len(items) - 1)]  # keep one for training
     }
-    train, val = ([i for i in mixed if (i in held_out) is held] for held in (False, True))
+    train, val = ([i for i in shuffled if (i in held_out) is held] for held in (False, True))
     entries = _balanced(_by_class(source, train)) if plan.balance else [Entry(item, 0) for item in train]
     return {"train": entries, "val": [Entry(item, 0) for item in val]} if val else {"train": entries}
 
 
 def _by_class(source: ImageSource, items: list[int]) -> list[list[int]]:
-    """The items of each class that has any."""
+    """Group the items by class; classes without items are left out."""
     by_class: dict[int, list[int]] = {}
     for item in items:
         by_class.setdefault(source.labels[item], []).append(item)
@@ -83,9 +83,9 @@ def _by_class(source: ImageSource, items: list[int]) -> list[list[int]]:
 
 
 def _balanced(by_class: list[list[int]]) -> list[Entry]:
-    """As many entries of each class as the largest has; no item stands there twice more often than another of it.
+    """Repeat items until every class has as many entries as the largest.
 
-    Mixed once more, so that the copies of an image lie apart.
+    The numbers of copies of a class's items differ by at most one. The entries are shuffled again to spread the copies.
     """
     most = max(len(items) for items in by_class)
     entries = [Entry(items[k % len(items)], k // len(items)) for items in by_class for k in range(most)]
@@ -94,35 +94,36 @@ def _balanced(by_class: list[list[int]]) -> list[Entry]:
 
 
 def default_shards(images: int) -> int:
-    """About a thousand images a shard, a power of two from 16 to 1024: streams then divide evenly."""
+    """Return a power of two from 16 to 1024, for about 1,000 images per shard; streams then divide evenly."""
     return int(min(1024, max(16, 2 ** math.ceil(math.log2(max(images, 1) / 1000)))))
 
 
 @dataclass(frozen=True)
-class Packing:
-    """A pack that may run: its source can be read, its destination written, and some of it may be done."""
+class PackingJob:
+    """A pack whose source and destination have been checked; some of its shards may be finished."""
 
     plan: Plan
     dest: Path
     source: ImageSource
-    finished: dict[tuple[str, int], Packed]
+    finished: dict[tuple[str, int], PackedShard]
 
     @property
     def images(self) -> int:
-        """Images to write, readable or not; copies count."""
+        """Number of images to write, including copies and images that may prove unreadable."""
         return sum(len(entries) for entries in split_entries(self.plan).values())
 
-    def run(self, workers: int, on_shard: Callable[[Packed], None]) -> Dataset:
-        """Pack what is not finished, on `workers` processes; `on_shard` hears of every shard, old ones first.
+    def run(self, workers: int, on_shard: Callable[[PackedShard], None]) -> Dataset:
+        """Pack the unfinished shards on `workers` processes; return the data set.
 
-        Raises InputError if the disk is full or no image could be read.
+        `on_shard` is called for every shard, for the already finished ones first. Raise InputError if the disk is full
+        or no image could be read.
         """
         for packed in self.finished.values():
             on_shard(packed)
         todo = [key for key in shard_keys(self.plan) if key not in self.finished]
         try:
             for packed in _pack_shards(self.plan, self.dest, todo, workers):
-                remember(self.dest, packed)
+                record_shard(self.dest, packed)
                 self.finished[packed.split, packed.number] = packed
                 on_shard(packed)
             dataset = _describe(self.plan, self.source, [self.finished[key] for key in sorted(self.finished)])
@@ -130,38 +131,38 @@ class Packing:
             close_journal(self.dest)
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"{self.dest}: {reason}; free some room and run the same command again") from None
+            raise InputError(f"{self.dest}: {reason}; free disk space and run the same command again") from None
         return dataset
 
 
-def begin(plan: Plan, dest: Path) -> Packing:
-    """Open the source and begin, or go on with, the pack in `dest`; raises InputError if either cannot be used."""
+def start_packing(plan: Plan, dest: Path) -> PackingJob:
+    """Open the source and start or resume the pack in `dest`; raise InputError if either is unusable."""
     source = open_selection(plan.wanted)
     images = len(split_entries(plan)["train"]) if plan.balance else len(source.names)
     if not plan.shards:
         plan = replace(plan, shards=min(default_shards(images), images))
     if plan.shards > images:
-        raise InputError(f"--shards: {plan.shards} shards for {images} images; use fewer")
-    shard_keys(plan)  # raises InputError if the plan cannot be followed
+        raise InputError(f"--shards: {plan.shards} shards for {images} images; use {images} or fewer")
+    shard_keys(plan)  # computes the splits before the journal is created
     listing = hashlib.sha256(repr((source.classes, source.names, source.labels)).encode()).hexdigest()
-    return Packing(plan, dest, source, open_journal(dest, {"plan": asdict(plan), "source_sha256": listing}))
+    return PackingJob(plan, dest, source, open_journal(dest, {"plan": asdict(plan), "source_sha256": listing}))
 
 
 def shard_keys(plan: Plan) -> list[tuple[str, int]]:
-    """(split, number) of every shard; held-out images get shards in proportion."""
+    """Return (split, number) of every shard; the number of "val" shards is proportional to its images."""
     splits = split_entries(plan)
     keys = [("train", k) for k in range(min(plan.shards, len(splits["train"])))]
     if "val" in splits:
-        share = len(splits["val"]) / len(splits["train"])
-        keys += [("val", k) for k in range(max(1, math.ceil(plan.shards * share)))]
+        ratio = len(splits["val"]) / len(splits["train"])
+        keys += [("val", k) for k in range(max(1, math.ceil(plan.shards * ratio)))]
     return keys
 
 
-def _pack_shards(plan: Plan, dest: Path, todo: list[tuple[str, int]], workers: int) -> Iterator[Packed]:
+def _pack_shards(plan: Plan, dest: Path, todo: list[tuple[str, int]], workers: int) -> Iterator[PackedShard]:
     if workers <= 1:
         yield from (pack_shard(plan, dest, *key) for key in todo)
         return
-    # Spawned, not forked: the parent shows progress from a thread.
+    # Spawn, do not fork: the parent shows progress from a thread.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = [pool.submit(pack_shard, plan, dest, *key) for key in todo]
@@ -172,13 +173,13 @@ def _pack_shards(plan: Plan, dest: Path, todo: list[tuple[str, int]], workers: i
             pool.shutdown(cancel_futures=True)
 
 
-def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> Packed:
-    """Write one shard of `dest`; the same bytes whenever and wherever it is called."""
+def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> PackedShard:
+    """Write shard `number` of `split` in `dest`; the bytes depend on the arguments and the source alone."""
     source = open_selection(plan.wanted)
-    of = sum(1 for name, _ in shard_keys(plan) if name == split)
-    entries = split_entries(plan)[split][number::of]
+    shards = sum(1 for name, _ in shard_keys(plan) if name == split)
+    entries = split_entries(plan)[split][number::shards]
     if source.in_groups:
-        entries = sorted(entries)  # so that each group is read once; the loader shuffles what it reads
+        entries = sorted(entries)  # read each group once; the loader shuffles within blocks
     path = dest / f"{split}-{number:05d}.tar"
     partial = path.with_suffix(".partial")
     labels: dict[int, int] = {}
@@ -187,7 +188,7 @@ def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> Packed:
         for item, copy in entries:
             try:
                 data = encode(square(source.read(item), plan.resolution, plan.crop, plan.channels), plan.encoding)
-            except Exception as error:  # a damaged image can raise nearly anything in its decoder
+            except Exception as error:  # Pillow's decoders raise nearly any type for a corrupt image
                 reason = printable(" ".join(str(error).split()))
                 skipped.append((source.names[item], reason or type(error).__name__))
                 continue
@@ -196,32 +197,32 @@ def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> Packed:
             _add(tar, f"{item:09d}-{copy}" if copy else f"{item:09d}", data, plan.encoding, label)
     sync_file(partial)
     partial.replace(path)
-    return Packed(split, number, path.name, labels, path.stat().st_size, sha256_of(path), skipped)
+    return PackedShard(split, number, path.name, labels, path.stat().st_size, sha256_of(path), skipped)
 
 
 def _add(tar: tarfile.TarFile, key: str, image: bytes, encoding: str, label: int) -> None:
     suffix = {"png": "png", "jpeg": "jpg"}[encoding]
     for name, content in ((f"{key}.{suffix}", image), (f"{key}.cls", str(label).encode())):
-        info = tarfile.TarInfo(name)  # no time, no owner: equal inputs give equal bytes
+        info = tarfile.TarInfo(name)  # no mtime, no owner: equal inputs give equal bytes
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
 
 
-def _describe(plan: Plan, source: ImageSource, shards: list[Packed]) -> Dataset:
+def _describe(plan: Plan, source: ImageSource, shards: list[PackedShard]) -> Dataset:
     origin = printable(", ".join(plan.wanted.sources))
-    unreadable = dict(pair for s in shards for pair in s.skipped)  # once, however many copies there are
+    unreadable = dict(pair for s in shards for pair in s.skipped)  # one entry per image, not per copy
     if not any(s.images for s in shards):
         reason = next(iter(unreadable.values()))
-        raise InputError(f"{origin}: none of its {len(unreadable)} images could be read; {reason}")
+        raise InputError(f"{origin}: none of its {len(unreadable)} images could be read; first: {reason}")
 
-    def counts(of: list[Packed]) -> tuple[int, ...]:
-        return tuple(sum(s.labels.get(k, 0) for s in of) for k in range(len(source.classes)))
+    def counts(some: list[PackedShard]) -> tuple[int, ...]:
+        return tuple(sum(s.labels.get(k, 0) for s in some) for k in range(len(source.classes)))
 
     splits = {}
     for name in dict.fromkeys(s.split for s in shards):
-        of = [s for s in shards if s.split == name and s.images]
-        records = tuple(Shard(name=s.name, images=s.images, bytes=s.bytes, sha256=s.sha256) for s in of)
-        splits[name] = Split(images=sum(s.images for s in of), class_counts=counts(of), shards=records)
+        own = [s for s in shards if s.split == name and s.images]
+        records = tuple(Shard(name=s.name, images=s.images, bytes=s.bytes, sha256=s.sha256) for s in own)
+        splits[name] = Split(images=sum(s.images for s in own), class_counts=counts(own), shards=records)
     return Dataset(
         source=origin,
         resolution=plan.resolution,

@@ -1,7 +1,7 @@
-"""Shards to samples: the endless samples of one logical stream, as a webdataset pipeline of visible stages.
+"""Samples from shards: a logical stream is a webdataset pipeline that yields samples endlessly.
 
-Shards are ordered by (seed, epoch) and dealt to the streams. A stream's place is three integers, `Cursor`, from which
-it goes on exactly.
+Shards are shuffled by (seed, epoch) and divided over the streams. A stream's position is three integers, `Cursor`, from
+which it resumes exactly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from biggan.errors import DataError, InputError
 
 
 class Cursor(NamedTuple):
-    """Where a stream goes on: `offset` samples into the shuffled block number `block` of `epoch`."""
+    """The position of a stream: `offset` samples into the shuffled block with index `block` of `epoch`."""
 
     epoch: int
     block: int
@@ -37,32 +37,32 @@ START = Cursor(0, 0, 0)
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample on its way through the stages, or the reason why there is none."""
+    """One sample as it passes through the stages, or the reason why it is unreadable."""
 
     epoch: int
     position: int
-    """Place in the stream's epoch, counted over the declared sizes of its shards."""
+    """Index in the stream's epoch, counted over the sizes of its shards in `dataset.json`."""
     last: bool
-    """Whether the stream's epoch ends with it."""
+    """True for the last sample of the stream's epoch."""
     name: str
-    """SHARD/KEY, or SHARD#INDEX where the key could not be read."""
+    """SHARD/KEY, or SHARD#INDEX if the key could not be read."""
     fields: dict[str, Any] = field(default_factory=dict)
     image: NDArray[np.uint8] | None = None
     label: int = -1
     error: str | None = None
-    after: Cursor = START
-    """Where the stream goes on after this sample."""
+    next_cursor: Cursor = START
+    """Position from which the stream resumes after this sample."""
 
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """What the samples of every stream depend on."""
+    """The settings that the samples of all streams depend on."""
 
     root: str
     shards: tuple[Shard, ...]
     resolution: int
     channels: int
-    """3, or 1 for grey."""
+    """3 for RGB, 1 for grey."""
     classes: int
     streams: int
     shuffle_buffer: int
@@ -72,15 +72,18 @@ class ReadPlan:
 
 
 def read_dataset(path: str, allow_pipe: bool) -> Dataset:
-    """Read `dataset.json` from a folder or URL, check that local shards exist and pipes are allowed."""
+    """Read `dataset.json` from a folder or URL; check that local shards exist and that pipes are allowed.
+
+    Raise InputError that names `data.path`.
+    """
     if urlparse(path).scheme == "pipe" or "://" in path:
         _refuse_pipe(path, allow_pipe)
         origin = f"{path.rstrip('/')}/{FILE_NAME}"
         try:
             with wds.gopen(origin) as stream:
                 text = stream.read().decode()
-        except Exception as error:  # each URL scheme has errors of its own
-            raise InputError(f"data.path: {origin}: cannot be read ({error})") from None
+        except Exception as error:  # each URL scheme raises its own types
+            raise InputError(f"data.path: {origin}: cannot be read ({error}); check the URL") from None
         dataset = parse(text, origin)
     else:
         dataset = load(Path(path))
@@ -92,13 +95,13 @@ def read_dataset(path: str, allow_pipe: bool) -> Dataset:
 
 def _refuse_pipe(url: str, allow_pipe: bool) -> None:
     if urlparse(url).scheme == "pipe" and not allow_pipe:
-        raise InputError(f"data.path: '{url}' runs a shell command; set data.allow_pipe=true if you mean it")
+        raise InputError(f"data.path: '{url}' runs a shell command; set data.allow_pipe=true to allow it")
 
 
 def stream_pipeline(plan: ReadPlan, stream: int, start: Cursor) -> wds.DataPipeline:
-    """The endless samples of one logical stream from `start` on: its stages, in order."""
+    """Return the endless samples of one logical stream from `start`, as a pipeline of stages."""
     return wds.DataPipeline(
-        lambda: deal_shards(plan, stream, start),
+        lambda: assign_shards(plan, stream, start),
         lambda shards: read_shards(plan, shards),
         lambda samples: shuffle_blocks(plan, samples, stream, start),
         lambda samples: decode(plan, samples),
@@ -106,49 +109,53 @@ def stream_pipeline(plan: ReadPlan, stream: int, start: Cursor) -> wds.DataPipel
     )
 
 
-class DealtShard(NamedTuple):
-    """A shard in a stream's epoch: where it begins there, how many samples to skip, whether it is the last."""
+class AssignedShard(NamedTuple):
+    """A shard in one epoch of a stream."""
 
     epoch: int
     shard: Shard
     first_position: int
+    """Position of its first sample in the stream's epoch."""
     skip: int
+    """Number of samples to skip, after a resume."""
     last: bool
+    """True for the last shard of the stream's epoch."""
 
 
-def deal_shards(plan: ReadPlan, stream: int, start: Cursor) -> Iterator[DealtShard]:
-    """Every `streams`-th shard of each epoch's order; begins at the shard that holds the start block."""
-    epoch, begin = start.epoch, start.block * plan.shuffle_buffer
+def assign_shards(plan: ReadPlan, stream: int, start: Cursor) -> Iterator[AssignedShard]:
+    """Yield every `streams`-th shard of each epoch's shuffled order, from the shard that contains the start block."""
+    epoch, first_sample = start.epoch, start.block * plan.shuffle_buffer
     while True:
         order = list(plan.shards)
         random.Random(f"shards {plan.seed} {epoch}").shuffle(order)
         mine = order[stream :: plan.streams]
         position = 0
         for k, shard in enumerate(mine):
-            skip = max(0, begin - position)
+            skip = max(0, first_sample - position)
             if skip < shard.images:
-                yield DealtShard(epoch, shard, position, skip, last=k == len(mine) - 1)
+                yield AssignedShard(epoch, shard, position, skip, last=k == len(mine) - 1)
             position += shard.images
-        epoch, begin = epoch + 1, 0
+        epoch, first_sample = epoch + 1, 0
 
 
-def read_shards(plan: ReadPlan, shards: Iterable[DealtShard]) -> Iterator[Sample]:
-    """Walk each tar; exactly one Sample per image `dataset.json` declares, damaged or not.
+def read_shards(plan: ReadPlan, shards: Iterable[AssignedShard]) -> Iterator[Sample]:
+    """Read each tar; yield exactly one Sample per image declared in `dataset.json`, readable or not.
 
-    webdataset ends silently where a tar is cut inside a header, hence the counting.
+    Raise DataError if a shard is missing or not a tar. Samples are counted because webdataset ends silently if a tar is
+    truncated inside a header.
     """
     for epoch, shard, first, skip, last_shard in shards:
         url = shard.name if ":" in shard.name else f"{plan.root}/{shard.name}"
         reasons: list[str] = []
         index = -1
-        for index, fields in enumerate(_walk_tar(url, reasons)):
+        for index, fields in enumerate(_read_tar(url, reasons)):
             if index >= shard.images:
                 break
             if index >= skip:
                 last = last_shard and index == shard.images - 1
                 name = f"{shard.name}/{fields['__key__']}"
                 yield Sample(epoch, first + index, last, name, fields)
-        reason = reasons[0] if reasons else "the shard ends early"
+        reason = reasons[0] if reasons else "the shard is truncated"
         if index < 0:
             raise DataError(f"{url}: shard is missing or not a tar file ({reason})")
         for lost in range(max(index + 1, skip), shard.images):
@@ -156,22 +163,22 @@ def read_shards(plan: ReadPlan, shards: Iterable[DealtShard]) -> Iterator[Sample
             yield Sample(epoch, first + lost, last, f"{shard.name}#{lost}", error=reason)
 
 
-def _walk_tar(url: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
-    """webdataset's samples of one shard; what stops it early is added to `reasons`."""
+def _read_tar(url: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield webdataset's samples of one shard; append the error that ends it early to `reasons`."""
 
-    def note(error: Exception) -> bool:
+    def record(error: Exception) -> bool:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{url}: shard is missing")
         reasons.append(f"{type(error).__name__}: {error.args[0] if error.args else error}")
         return True
 
-    yield from wds.tariterators.tarfile_samples(iter([{"url": url}]), handler=note)
+    yield from wds.tariterators.tarfile_samples(iter([{"url": url}]), handler=record)
 
 
 def shuffle_blocks(plan: ReadPlan, samples: Iterable[Sample], stream: int, start: Cursor) -> Iterator[Sample]:
     """Shuffle each block of `shuffle_buffer` consecutive samples, keyed by (seed, stream, epoch, block).
 
-    Unlike a running buffer, a block can be made again from its number alone.
+    Unlike a running shuffle buffer, a block can be rebuilt from its index alone.
     """
     block: list[Sample] = []
     offset = start.offset
@@ -183,13 +190,13 @@ def shuffle_blocks(plan: ReadPlan, samples: Iterable[Sample], stream: int, start
         random.Random(f"block {plan.seed} {stream} {sample.epoch} {number}").shuffle(block)
         following = Cursor(sample.epoch + 1, 0, 0) if sample.last else Cursor(sample.epoch, number + 1, 0)
         for k in range(offset, len(block)):
-            after = following if k + 1 == len(block) else Cursor(sample.epoch, number, k + 1)
-            yield replace(block[k], after=after)
+            next_cursor = following if k + 1 == len(block) else Cursor(sample.epoch, number, k + 1)
+            yield replace(block[k], next_cursor=next_cursor)
         block, offset = [], 0
 
 
 def decode(plan: ReadPlan, samples: Iterable[Sample]) -> Iterator[Sample]:
-    """Decode the image and the label, and nothing else a shard may hold: no field is ever unpickled."""
+    """Decode the image and the label of each sample; no other field is read, and nothing is ever unpickled."""
     shape = (plan.resolution, plan.resolution, plan.channels)
     for sample in samples:
         if sample.error is not None:
@@ -204,12 +211,12 @@ def decode(plan: ReadPlan, samples: Iterable[Sample]) -> Iterator[Sample]:
             if image.shape != shape or not 0 <= label < plan.classes:
                 raise ValueError(f"image {image.shape}, label {label}; expected {shape}, below {plan.classes}")
             yield replace(sample, image=image, label=label, fields={})
-        except Exception as error:  # a damaged image can raise nearly anything in its decoder
+        except Exception as error:  # Pillow's decoders raise nearly any type for a corrupt image
             yield replace(sample, fields={}, error=f"{type(error).__name__}: {error}")
 
 
 def flip(plan: ReadPlan, samples: Iterable[Sample]) -> Iterator[Sample]:
-    """Mirror half of the images, keyed by (seed, epoch, sample)."""
+    """Flip half of the images horizontally, keyed by (seed, epoch, sample)."""
     for sample in samples:
         if plan.horizontal_flip and sample.image is not None:
             key = f"{plan.seed} {sample.epoch} {sample.name}"

@@ -1,1 +1,1 @@
-"""Processes, collectives and the engines that reduce gradients."""
+"""Process groups, collectives, and the engines that reduce gradients and update weights."""

@@ -1,4 +1,4 @@
-"""The collectives that networks and statistics need; each is the identity without a process group."""
+"""Collectives used by networks and statistics."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch.distributed import ProcessGroup
 
 
 def all_gather_rows(row: Tensor, group: ProcessGroup) -> Tensor:
-    """Gather [n] of every process in `group` into [processes, n], in rank order.
+    """Gather a tensor [n] from every process of `group` into [processes, n], in rank order.
 
-    Compiles with torch.compile(fullgraph=True); does not carry gradients.
+    Works under torch.compile(fullgraph=True). Gradients do not flow through it.
     """
     return functional.all_gather_single(row.unsqueeze(0), 0, group)
 
 
 def all_reduce_sum(x: Tensor, group: ProcessGroup) -> Tensor:
-    """Sum of `x` over `group`, as a new tensor. Compiles; does not carry gradients."""
+    """Return the sum of `x` over `group` as a new tensor. Works under torch.compile; gradients do not flow through."""
     return functional.all_reduce(x, "sum", group)
 
 
 def mean_over_processes(x: Tensor, group: ProcessGroup | None) -> Tensor:
-    """Mean of `x` over `group`, or `x` itself without one."""
+    """Return the mean of `x` over `group`, or `x` itself if `group` is None."""
     return x if group is None else all_reduce_sum(x, group) / torch.distributed.get_world_size(group)

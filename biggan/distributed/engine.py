@@ -1,7 +1,7 @@
-"""What trains one network: the reduction of its gradients over processes, and its optimizer.
+"""Gradient reduction and optimizer for one network.
 
-`Engine` is all that the training step knows of it. Here is torch's DistributedDataParallel; `zero.py` has
-DeepSpeed's ZeRO.
+The training step uses the `Engine` interface only. This module implements it with torch's DistributedDataParallel;
+`zero.py` implements it with DeepSpeed's ZeRO.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from biggan.distributed.process import Process
 
 
 class Engine(Protocol):
-    """A network, the reduction of its gradients and its Adam.
+    """Gradient reduction and Adam optimizer for one network.
 
-    Calling the engine runs the network's forward pass so that `backward` reduces its gradients; `module` is
-    the bare network, for passes that must not.
+    Calling the engine runs the forward pass whose gradients `backward` reduces over processes. `module` is the bare
+    network, for forward passes whose gradients must not be reduced.
     """
 
     module: nn.Module
@@ -33,36 +33,36 @@ class Engine(Protocol):
     def __call__(self, *inputs: Tensor) -> Tensor: ...
 
     def micro_step(self, last: bool) -> AbstractContextManager[None]:
-        """Forward and backward of one micro-batch go inside; the last makes the gradients complete."""
+        """Enclose forward and backward of one micro-batch; after the `last` one the gradients are complete."""
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradients of `loss` (already divided by the number of micro-batches)."""
+        """Accumulate the gradients of `loss`, which is already divided by the number of micro-batches."""
 
     def step(self, update: bool = True) -> Tensor:
-        """Update the weights, unless the guard vetoes it or not `update`, and clear the gradients.
+        """Update the weights if `update` is True and the guard has no veto, and clear the gradients.
 
-        Returns the gradient norm over all processes, before any clipping: a scalar on the device.
+        Return the gradient norm over all processes before clipping, a scalar on the device.
         """
 
     def changing_weights(self) -> AbstractContextManager[nn.Module]:
-        """The network, whose weights may be changed in place inside, on all processes alike."""
+        """Yield the network for changes of its weights in place, which must be the same on all processes."""
 
     def set_learning_rate(self, lr: float) -> None:
-        """Of the updates from now on."""
+        """Set the learning rate of all following updates."""
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Adam's whole state, tensor by tensor, as PARAMETER/exp_avg, PARAMETER/exp_avg_sq, PARAMETER/step.
+        """Yield Adam's complete state as PARAMETER/exp_avg, PARAMETER/exp_avg_sq and PARAMETER/step.
 
-        Collective: every process takes them all. Whoever keeps one copies it.
+        Collective: every process must consume all tensors. Copy a tensor to keep it.
         """
 
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Become what was saved, by any engine on any number of processes; learning rates stay this engine's."""
+        """Load weights and Adam state saved by any engine on any number of processes; keep the learning rate."""
 
 
 @dataclass(frozen=True)
 class AdamSettings:
-    """Adam's settings. `max_grad_norm` scales down gradients whose norm is larger; 0 leaves them alone."""
+    """Adam's settings. Gradients with a norm above `max_grad_norm` are scaled down to it; 0 disables clipping."""
 
     lr: float
     betas: tuple[float, float]
@@ -70,17 +70,17 @@ class AdamSettings:
     max_grad_norm: float
 
     def optimizer(self, parameters: list[Tensor]) -> torch.optim.Adam:
-        """Torch's Adam; fused, because only the fused kernels skip an update by a flag that stays on the device."""
+        """Return torch's fused Adam; only the fused kernels can skip an update by a flag on the device."""
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
     def clip_(self, grads: list[Tensor], norm: Tensor) -> None:
-        """Scale `grads`, whose total norm over all processes is `norm`, to at most `max_grad_norm`."""
+        """Scale `grads` in place to a norm of at most `max_grad_norm`; `norm` is their norm over all processes."""
         if self.max_grad_norm:
             torch._foreach_mul_(grads, (self.max_grad_norm / norm).clamp(max=1))
 
 
 class DDPEngine:
-    """An Engine of DistributedDataParallel, or of nothing on a single process."""
+    """An `Engine` that uses DistributedDataParallel, or the plain network on a single process."""
 
     def __init__(self, module: nn.Module, *, name: str, adam: AdamSettings, process: Process, guard: FiniteGuard):
         self.module, self.guard, self.adam = module, guard, adam
@@ -89,9 +89,9 @@ class DDPEngine:
         self._optimizer = adam.optimizer(list(self._parameters.values()))
         self._ddp: DistributedDataParallel | None = None
         if process.group is not None:
-            # A 1x1 channels-last weight has two equal descriptions of its memory; DDP warns that ours is not its own.
+            # A 1x1 channels-last weight has two equivalent sets of strides; DDP warns if ours differ from its own.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            # Buffers need no broadcast: BatchNorm's are reduced, and u follows from equal weights.
+            # Buffers need no broadcast: BatchNorm's are reduced, and equal weights give equal u vectors.
             self._ddp = DistributedDataParallel(
                 module, process_group=process.group, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
@@ -103,7 +103,7 @@ class DDPEngine:
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
-        """See `Engine`: gradients are reduced in the last micro-step only."""
+        """Implement `Engine`: gradients are reduced in the last micro-step only."""
         if self._ddp is None or last:
             yield
         else:
@@ -111,13 +111,13 @@ class DDPEngine:
                 yield
 
     def backward(self, loss: Tensor) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         torch.autograd.backward(poison_if_non_finite(loss))
 
     def step(self, update: bool = True) -> Tensor:
-        """See `Engine`."""
+        """Implement `Engine`."""
         grads = [p.grad for p in self._parameters.values() if p.grad is not None]
-        assert len(grads) == len(self._parameters), "a parameter took no part in the loss"
+        assert len(grads) == len(self._parameters), "a parameter has no gradient: it is unused in the loss"
         norm = self.guard.inspect(self._guarded_names, torch.stack(torch._foreach_norm(grads)))
         self.adam.clip_(grads, norm)
         self._optimizer.found_inf = self.guard.veto  # type: ignore[attr-defined]
@@ -128,27 +128,27 @@ class DDPEngine:
 
     @contextmanager
     def changing_weights(self) -> Iterator[nn.Module]:
-        """See `Engine`."""
+        """Implement `Engine`."""
         yield self.module
 
     def set_learning_rate(self, lr: float) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        """See `Engine`."""
+        """Implement `Engine`."""
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 yield f"{name}/{key}", value
 
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         self.module.load_state_dict(weights)
         for name, parameter in self._parameters.items():
             if f"{name}/step" not in optimizer:
                 continue  # saved before the first update
-            # Laid out as the weight is: the fused kernel walks both in memory order.
+            # Use the weight's memory layout: the fused kernel reads both in memory order.
             moments = {k: torch.empty_like(parameter).copy_(optimizer[f"{name}/{k}"]) for k in MOMENTS}
             self._optimizer.state[parameter] = {"step": optimizer[f"{name}/step"].to(parameter.device), **moments}
 
@@ -158,7 +158,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """Gradients pass through `module` but never into it."""
+    """Disable gradients of the module's parameters; gradients of its inputs still flow."""
     module.requires_grad_(False)
     try:
         yield module
@@ -167,11 +167,11 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def staying(engine: Engine, weights: list[nn.Parameter]) -> Iterator[None]:
-    """Whatever happens to these weights inside, afterwards they are what they were. On all processes alike.
+def restored_on_exit(engine: Engine, weights: list[nn.Parameter]) -> Iterator[None]:
+    """Restore these weights on exit; Adam's moments still update. Call it on all processes alike.
 
-    Adam's moments follow their gradients all the same: moments of 0 behind a step count of many (ZeRO has one for all
-    weights) would make the first update once they move 1 / sqrt(1 - beta2) times too large, 30 times by default.
+    Moments left at 0 behind a large step count (ZeRO has one count for all weights) would make the first update after
+    unfreezing 1 / sqrt(1 - beta2) times too large, 30 times by default.
     """
     before = [weight.detach().clone() for weight in weights]
     yield

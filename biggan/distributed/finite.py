@@ -1,4 +1,4 @@
-"""Keeps non-finite updates away from the weights without asking the device."""
+"""Guard against non-finite updates that never synchronizes with the device."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from torch import Tensor
 
 
 class FiniteGuard:
-    """Remembers, on the device, whether a loss or gradient was ever non-finite, and in which layers first.
+    """Flags on the device for non-finite losses and gradients, and for the parameters where they occurred first.
 
-    Both optimizers ask it before each update; from the first non-finite gradient on it vetoes all updates,
-    so the state stays the last finite one until the loop reads `culprits` at a logging step.
+    Both optimizers check it before each update. From the first non-finite gradient on it vetoes all updates, so the
+    weights stay finite until the loop reads `non_finite_parameters` at a logging step.
     """
 
     def __init__(self, device: torch.device):
         self.veto = torch.zeros((), device=device)
-        """1 once anything was non-finite, else 0; fused optimizers take it as `found_inf`."""
+        """1 after any non-finite gradient, else 0; fused optimizers take it as `found_inf`."""
         self.vetoed_steps = torch.zeros((), device=device)
-        """G steps since then, that one included."""
+        """Number of G steps since then, including that step."""
         self._first: dict[tuple[str, ...], Tensor] = {}
 
     def inspect(self, names: tuple[str, ...], norms: Tensor) -> Tensor:
-        """Look at the gradients' norms (one per name), raise the veto if any is not finite; return their total."""
+        """Set the veto if any of the gradient norms (one per name) is non-finite; return the total norm."""
         non_finite = ~norms.isfinite()
         first = self._first.setdefault(names, torch.zeros_like(non_finite))
         first |= non_finite & (self.veto == 0)
@@ -29,26 +29,26 @@ class FiniteGuard:
         return norms.norm()
 
     def count_step(self) -> None:
-        """Call once per G step."""
+        """Count a vetoed step; call it once per G step."""
         self.vetoed_steps += self.veto
 
     def clear(self) -> None:
-        """Forget it all: the state is another one."""
+        """Reset all flags, after the training state has been replaced."""
         self.veto.zero_()
         self.vetoed_steps.zero_()
         self._first.clear()
 
-    def culprits(self) -> list[str]:
-        """Names of the parameters whose gradient was first to be non-finite. Waits for the device."""
+    def non_finite_parameters(self) -> list[str]:
+        """Return the names of the parameters with the first non-finite gradients. Synchronizes with the device."""
         return [
             name for names, first in self._first.items() for name, bad in zip(names, first.tolist(), strict=True) if bad
         ]
 
 
 def poison_if_non_finite(loss: Tensor) -> Tensor:
-    """`loss`, but NaN in value and in every gradient where it is not finite.
+    """Return `loss`, or NaN with NaN gradients if it is non-finite.
 
-    A non-finite loss can have finite gradients; poisoned, it reaches every process with the reduction of
-    gradients, so that all of them see it without a collective of its own.
+    A non-finite loss can have finite gradients. NaN gradients reach every process through the gradient reduction, so no
+    extra collective is needed.
     """
     return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)

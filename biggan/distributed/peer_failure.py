@@ -1,8 +1,7 @@
-"""When another process is gone or hangs: who, and in which collective, said once instead of N tracebacks.
+"""Diagnosis of lost processes: one message names the lost rank and the collective, in place of N tracebacks.
 
-A collective that cannot finish raises an error on everyone who takes part, after the process group's time-out
-at the latest. Those who are still there tell each other through the rendezvous store; whoever is silent is
-the one to look at.
+A collective that cannot finish raises an error on every participant, after the process group's timeout at the latest.
+The surviving processes report to each other through the rendezvous store. A rank without a report is the lost one.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, not in __all__
 
 from biggan.distributed.process import Process
-from biggan.distributed.timeout import within
+from biggan.distributed.timeout import run_with_timeout
 from biggan.errors import LostProcesses, StoppedRun
 
 T = TypeVar("T")
 LOST = ": lost the others"
 GRACE_SECONDS = 5
-"""How long the others are given to say that they failed too."""
+"""Time for the other processes to report their own failures."""
 
 
 @contextmanager
 def naming_lost_processes(process: Process, dump_folder: Path) -> Iterator[None]:
-    """Raise LostProcesses for a collective that failed inside; tell the others of any other error.
+    """Raise LostProcesses if a collective fails inside; report any other error to the other processes.
 
-    Each process writes torch's record of its last collectives to `dump_folder`/rank_N.json.
+    On such a failure each process writes torch's flight recorder to `dump_folder`/rank_N.json.
     """
     try:
         yield
@@ -43,100 +42,105 @@ def naming_lost_processes(process: Process, dump_folder: Path) -> Iterator[None]
         if process.store is None:
             raise
         if not is_collective_failure(error):
-            report(process, f": failed: {' '.join(traceback.format_exception_only(error)[-1].split())}")
+            publish_report(process, f": failed: {' '.join(traceback.format_exception_only(error)[-1].split())}")
             raise  # its traceback is the message
-        entry, where = last_collective(dump_folder / f"rank_{process.rank}.json"), innermost_frame(error)
-        report(process, LOST)
-        answers = ask_others(process)
-        lost = LostProcesses(describe(process, answers, f"{entry}, called by {where}", error))
-        if answers is None:  # nothing is known of the others: one of each machine speaks
-            lost.said = not process.is_first_of_host
-        else:  # the first of those that are left does
-            lost.said = any(rank < process.rank for rank, word in answers.items() if word.endswith(LOST))
+        entry, frame = last_collective(dump_folder / f"rank_{process.rank}.json"), innermost_frame(error)
+        publish_report(process, LOST)
+        reports = collect_reports(process)
+        lost = LostProcesses(describe(process, reports, f"{entry}, called by {frame}", error))
+        if reports is None:  # nothing is known of the other processes: one process per machine prints the message
+            lost.reported = not process.is_first_of_host
+        else:  # the lowest surviving rank prints it
+            lost.reported = any(rank < process.rank for rank, text in reports.items() if text.endswith(LOST))
         raise lost from None
 
 
 @contextmanager
-def said_once(process: Process) -> Iterator[None]:
-    """A StoppedRun that is raised inside, on all processes, is said by one of each machine, when all are there."""
+def reported_once(process: Process) -> Iterator[None]:
+    """Let one process per machine print a StoppedRun that is raised inside on all processes.
+
+    The error leaves the block once all processes have reached it.
+    """
     try:
         yield
     except LostProcesses:
         raise
     except StoppedRun as error:
-        error.said = error.said or not process.is_first_of_host
-        with suppress(RuntimeError):  # of a process that is killed meanwhile: this is why the others end
-            process.barrier()  # rank 0 may still be closing its files; torchrun ends all when the first one ends
+        error.reported = error.reported or not process.is_first_of_host
+        with suppress(
+            RuntimeError
+        ):  # a process killed meanwhile breaks the barrier; `error` is still the reason to stop
+            process.barrier()  # rank 0 may still be closing its files; torchrun ends all processes when the first ends
         raise
 
 
 def is_collective_failure(error: Exception) -> bool:
-    """Whether `error` is a collective's: gloo raises bare RuntimeErrors, torch's own have a type."""
+    """Return True if a collective raised `error`: torch raises a DistError, gloo a plain RuntimeError."""
     return isinstance(error, dist.DistError) or "/gloo/transport/" in str(error)
 
 
-def report(process: Process, what: str) -> None:
-    """Leave word for the others; if the store is out of reach, they will miss it."""
-    store = _words(process)
-    _within_grace(lambda: store.set(f"{process.rank}", f"{process.host}{what}"))
+def publish_report(process: Process, text: str) -> None:
+    """Store this process's report for the other processes; do nothing if the store is unreachable."""
+    store = _report_store(process)
+    _within_grace_period(lambda: store.set(f"{process.rank}", f"{process.host}{text}"))
 
 
-def ask_others(process: Process) -> dict[int, str] | None:
-    """What each process has left word of, after giving them time; None if the store cannot be reached."""
-    store = _words(process)
+def collect_reports(process: Process) -> dict[int, str] | None:
+    """Wait up to GRACE_SECONDS and return the reports by rank, or None if the store is unreachable."""
+    store = _report_store(process)
 
-    def ask() -> dict[int, str]:
+    def collect() -> dict[int, str]:
         until = time.monotonic() + GRACE_SECONDS
-        answers: dict[int, str] = {}
-        while len(answers) < process.world_size and time.monotonic() < until:
-            for rank in set(range(process.world_size)) - answers.keys():
+        reports: dict[int, str] = {}
+        while len(reports) < process.world_size and time.monotonic() < until:
+            for rank in set(range(process.world_size)) - reports.keys():
                 if store.check([f"{rank}"]):
-                    answers[rank] = store.get(f"{rank}").decode()
+                    reports[rank] = store.get(f"{rank}").decode()
             time.sleep(0.1)
-        return answers
+        return reports
 
-    return _within_grace(ask)
+    return _within_grace_period(collect)
 
 
-def _words(process: Process) -> Store:
-    assert process.store is not None, "the caller checked this"
+def _report_store(process: Process) -> Store:
+    assert process.store is not None, "the caller checks this"
     return PrefixStore("lost", process.store)
 
 
-def _within_grace(talk: Callable[[], T]) -> T | None:
-    """What `talk` with the store returns; None if that fails or is silent, as a cut link is."""
+def _within_grace_period(action: Callable[[], T]) -> T | None:
+    """Return the result of `action` on the store; None if it fails, or hangs as it does on a cut link."""
     try:
-        return within(2 * GRACE_SECONDS, talk)
+        return run_with_timeout(2 * GRACE_SECONDS, action)
     except (dist.DistError, TimeoutError):
         return None
 
 
-def describe(process: Process, answers: dict[int, str] | None, collective: str, error: Exception) -> str:
-    """One line: whom rank `process.rank` misses, in which collective."""
+def describe(process: Process, reports: dict[int, str] | None, collective: str, error: Exception) -> str:
+    """Return one line that names the lost or failed ranks and the collective that this process waited in."""
     reason = str(error).splitlines()[0].rsplit("] ", 1)[-1]
     at = f"rank {process.rank} ({process.host}) waited in {collective}: {reason}"
-    again = "run the same command again; torchrun --max-restarts does so by itself"
-    if answers is None:
-        return f"lost the process that keeps the rendezvous store, or the link to it. {at}; {again}"
-    failed = [f"rank {rank} ({said})" for rank, said in sorted(answers.items()) if ": failed: " in said]
-    silent = [f"rank {rank} ({process.hosts[rank]})" for rank in range(process.world_size) if rank not in answers]
+    fix = "run the same command again, or use torchrun --max-restarts to restart automatically"
+    if reports is None:
+        return f"lost the process that keeps the rendezvous store, or the link to it. {at}; {fix}"
+    failed = [f"rank {rank} ({text})" for rank, text in sorted(reports.items()) if ": failed: " in text]
+    silent = [f"rank {rank} ({process.hosts[rank]})" for rank in range(process.world_size) if rank not in reports]
     if failed:
-        return f"{', '.join(failed)}. {at}; {again}"
+        return f"{', '.join(failed)}. {at}; {fix}"
     if silent:
-        return f"no answer from {', '.join(silent)}: killed, hung or cut off. {at}; {again}"
-    return f"a connection broke, all processes are still there. {at}; {again}"
+        return f"no answer from {', '.join(silent)}: killed, hung or cut off. {at}; {fix}"
+    return f"a connection broke, but all processes are alive. {at}; {fix}"
 
 
 def last_collective(dump: Path) -> str:
-    """Write gloo's flight recorder to `dump` and NCCL's beside it; return gloo's last collective, in words."""
+    """Write gloo's flight recorder to `dump` and NCCL's beside it; return a description of gloo's last collective."""
     recorder: Any = torch._C._distributed_c10d
     trace: bytes = recorder._dump_fr_trace_json()
-    found = {dump: trace}
-    if dist.is_nccl_available() and json.loads(devices := recorder._dump_nccl_trace_json()).get("entries"):
-        found[dump.with_name(f"{dump.stem}_nccl.json")] = devices
-    with suppress(OSError):  # a full disk may be why we are here
+    dumps = {dump: trace}
+    if dist.is_nccl_available() and json.loads(nccl_trace := recorder._dump_nccl_trace_json()).get("entries"):
+        dumps[dump.with_name(f"{dump.stem}_nccl.json")] = nccl_trace
+    with suppress(OSError):  # a full disk may be the reason for the failure
         dump.parent.mkdir(parents=True, exist_ok=True)
-        for file, contents in found.items():
+        for file, contents in dumps.items():
             file.write_bytes(contents)
     entries: list[dict[str, Any]] = json.loads(trace).get("entries", [])
     if not entries:
@@ -146,6 +150,6 @@ def last_collective(dump: Path) -> str:
 
 
 def innermost_frame(error: Exception) -> str:
-    """The function of ours that called what failed: `name (module.py:line)`."""
+    """Return the innermost frame of biggan's code as `function (module.py:line)`."""
     ours = [f for f in traceback.extract_tb(error.__traceback__) if "/biggan/" in f.filename]
     return f"{ours[-1].name} ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else "torch"

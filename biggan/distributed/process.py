@@ -1,4 +1,4 @@
-"""This process among its peers: ranks, device, process group. The only place that chooses a device."""
+"""Rank, device and process group of this process. No other module chooses a device."""
 
 from __future__ import annotations
 
@@ -21,40 +21,43 @@ from torch.distributed import (  # type: ignore[attr-defined]  # public, not in 
 )
 from torch.distributed.rendezvous import rendezvous
 
-from biggan.distributed.timeout import wait_for_other_threads, within
+from biggan.distributed.timeout import run_with_timeout, wait_for_other_threads
 from biggan.errors import InputError, LostProcesses, StoppedRun
 
 T = TypeVar("T")
 JOIN_GRACE_SECONDS = 10
-"""Joining may take this much longer than its time-out: where the store answers, its own time-outs say more."""
+"""Extra time for joining beyond its timeout; a store that answers raises its own, more informative timeout first."""
 NCCL_GRACE_SECONDS = 30
-"""By how much NCCL's collectives may take longer than gloo's: its watchdog ends the process, which has words to
-leave and to hear first (`lost.py`)."""
+"""Extra time for NCCL's collectives beyond gloo's timeout.
+
+NCCL's watchdog kills the process; this leaves time to exchange failure reports first (`peer_failure.py`).
+"""
 
 
 def world_size_from_environment() -> int:
-    """Number of processes torchrun started; 1 without it."""
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
-    """Whether this process, of those torchrun started, is rank 0; also before and after they have joined."""
+def is_rank_zero() -> bool:
+    """Return True on rank 0, or without torchrun; needs no process group."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def local_rank() -> int:
-    """This process's number on its machine."""
+    """Return the local rank of this process on its machine; 0 without torchrun."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def this_device() -> torch.device:
-    """This process's CUDA device if there is one, else the CPU."""
+    """Return this process's CUDA device if there are GPUs, else the CPU; raise InputError if its GPU is missing."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     index = local_rank()
     if index >= torch.cuda.device_count():
         raise InputError(
-            f"--nproc_per_node: process {index} of this machine has no GPU; it has {torch.cuda.device_count()}"
+            f"--nproc_per_node: local rank {index} has no GPU, this machine has {torch.cuda.device_count()}; "
+            f"start at most one process per GPU"
         )
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
@@ -62,51 +65,51 @@ def this_device() -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a CPU or CUDA device multiplies bfloat16 in hardware; a CPU that does not is 10 times slower in it."""
+    """Return True if a CPU or CUDA device multiplies bfloat16 in hardware. Emulation on a CPU is 10 times slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 @dataclass(frozen=True)
 class Process:
-    """One training process. `group` and `store` are None when it is the only one."""
+    """One training process. `group` and `store` are None if it is the only one."""
 
     rank: int
     world_size: int
     device: torch.device
     group: ProcessGroup | None
     store: Store | None = None
-    """Where processes leave word for each other, besides collectives."""
+    """Rendezvous store, for failure reports outside collectives."""
     hosts: tuple[str, ...] = ("localhost",)
     """Host names by rank."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which writes files and shows progress."""
+        """True on rank 0, which writes files and shows progress."""
         return self.rank == 0
 
     @property
     def is_first_of_host(self) -> bool:
-        """Whether this is the lowest rank on its machine, which speaks for it."""
+        """True on the lowest rank of each machine, which prints messages for the machine."""
         return self.hosts.index(self.host) == self.rank
 
     @property
     def host(self) -> str:
-        """This process's host name."""
+        """Host name of this process."""
         return self.hosts[self.rank]
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on any process. Collective, on the host: the device is not waited for."""
+        """Return True if `flag` is True on any process. Collective on the host, without device synchronization."""
         if self.group is None:
             return flag
-        seen = torch.tensor(int(flag))
-        dist.all_reduce(seen, dist.ReduceOp.MAX, self.group)
-        return bool(seen)
+        reduced = torch.tensor(int(flag))
+        dist.all_reduce(reduced, dist.ReduceOp.MAX, self.group)
+        return bool(reduced)
 
     def gather(self, value: Any) -> list[Any]:
-        """`value` of every process, in rank order, on every process. Collective, on the host."""
+        """Return the list of every process's `value`, in rank order. Collective on the host."""
         if self.group is None:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -114,14 +117,14 @@ class Process:
         return values
 
     def together(self, action: Callable[[], T]) -> T:
-        """The value of `action`; a StoppedRun that it raises on any process is raised on all. Collective."""
+        """Run `action` and return its result; a StoppedRun from any process is raised on all. Collective."""
         value, failure = None, None
         try:
             value = action()
         except StoppedRun as error:
             failure = type(error), str(error)
         failures = self.gather(failure)
-        failed = [rank for rank, found in enumerate(failures) if found is not None]
+        failed = [rank for rank, entry in enumerate(failures) if entry is not None]
         if failed:
             kind, message = failures[failed[0]]
             everywhere = len(failed) == self.world_size or len(set(self.hosts)) == 1
@@ -135,7 +138,10 @@ class Process:
 
 @contextmanager
 def join(timeout_seconds: int) -> Iterator[Process]:
-    """Join the processes torchrun started (none without it) on CUDA with NCCL, or on CPU with gloo."""
+    """Join the processes that torchrun started, with NCCL on CUDA or gloo on CPU; without torchrun yield one process.
+
+    Raise LostProcesses if they do not all join in time, InputError if the environment is inconsistent.
+    """
     device = this_device()
     world_size = world_size_from_environment()
     if world_size > 1 and "RANK" not in os.environ:
@@ -144,17 +150,17 @@ def join(timeout_seconds: int) -> Iterator[Process]:
         yield Process(rank=0, world_size=1, device=device, group=None)
         return
     try:
-        process = within(
+        process = run_with_timeout(
             timeout_seconds + JOIN_GRACE_SECONDS, lambda: _join_others(device, world_size, timeout_seconds)
         )
     except (RuntimeError, TimeoutError) as error:  # torch's DistErrors are RuntimeErrors, and gloo's
-        reason = str(error).strip().split("\n")[0] or f"silence for {timeout_seconds + JOIN_GRACE_SECONDS} s"
-        unmet = LostProcesses(f"cannot meet the other processes ({reason}); look at their output, and docs/launch.md")
-        unmet.said = local_rank() != 0  # the first of each machine speaks
-        raise unmet from None
+        reason = str(error).strip().split("\n")[0] or f"no answer for {timeout_seconds + JOIN_GRACE_SECONDS} s"
+        lost = LostProcesses(f"cannot meet the other processes ({reason}); see their output, and docs/launch.md")
+        lost.reported = local_rank() != 0  # one process per machine prints the message
+        raise lost from None
     try:
         yield process
-    except LostProcesses:  # leaving the group could wait for a kernel that hangs; this process is about to end
+    except LostProcesses:  # destroying the group could wait for a hung kernel; the process is about to end anyway
         raise
     except BaseException:
         _leave_others()
@@ -163,42 +169,43 @@ def join(timeout_seconds: int) -> Iterator[Process]:
 
 
 def _leave_others() -> None:
-    wait_for_other_threads()  # this process may be about to end
+    wait_for_other_threads()  # the process may be about to end
     dist.destroy_process_group()
 
 
 def _join_others(device: torch.device, world_size: int, timeout_seconds: int) -> Process:
-    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # torch's record of the last collectives
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # collectives kept by torch's flight recorder
     timeout = timedelta(seconds=timeout_seconds)
     store, rank, _ = next(rendezvous("env://", timeout=timeout))
     store = fresh_store(store, rank, world_size, timeout_seconds)
-    # Both backends in one group: tensors on the device go through NCCL, flags on the host through gloo.
+    # One group with both backends: device tensors use NCCL, host flags use gloo.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    patience = timeout + timedelta(seconds=NCCL_GRACE_SECONDS)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=patience)
+    nccl_timeout = timeout + timedelta(seconds=NCCL_GRACE_SECONDS)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=nccl_timeout)
     group = dist.group.WORLD
-    assert group is not None, "it was just made"
-    _gloo_ends_first(group, timeout)
+    assert group is not None, "init_process_group sets it"
+    _set_gloo_timeout(group, timeout)
     process = Process(rank, world_size, device, group, store)
     return replace(process, hosts=tuple(process.gather(socket.gethostname())))
 
 
-def _gloo_ends_first(group: ProcessGroup, timeout: timedelta) -> None:
-    """Give gloo's collectives, which fail with an error that can be caught and explained, a time-out of their own."""
+def _set_gloo_timeout(group: ProcessGroup, timeout: timedelta) -> None:
+    """Give gloo a shorter timeout than NCCL, because its failures can be caught and explained."""
     group._get_backend(torch.device("cpu"))._set_default_timeout(timeout)
 
 
 def fresh_store(store: Store, rank: int, world_size: int, timeout_seconds: float) -> Store:
-    """A part of `store` that nobody has written to, the same on all processes.
+    """Return an unused prefix of `store`, the same on all processes.
 
-    torchrun's store survives a restart of the workers with all its keys, and whoever reads the address of a
-    process that is dead by now connects to nobody. Nor may the part be named after the restart count, which
-    can differ between nodes. So rank 0 names it, and tells each process in answer to a word only that one has.
+    torchrun's store keeps all keys when workers restart, so a worker could read the address of a dead process and try
+    to connect to it. The restart count cannot name the prefix, because it can differ between nodes. So rank 0 chooses
+    a random name and sends it to each process in reply to a token that only this process knows.
+    Raise LostProcesses if a process does not reply within `timeout_seconds`.
     """
     if rank:
-        word = uuid.uuid4().hex
-        store.set(f"hello/{rank}", word)
-        name = store.get(f"welcome/{word}").decode()
+        token = uuid.uuid4().hex
+        store.set(f"hello/{rank}", token)
+        name = store.get(f"welcome/{token}").decode()
         store.set(f"{name}/here/{rank}", "")
         return PrefixStore(name, store)
     name, missing = uuid.uuid4().hex, set(range(1, world_size))
@@ -207,24 +214,27 @@ def fresh_store(store: Store, rank: int, world_size: int, timeout_seconds: float
         for other in list(missing):
             if store.check([f"{name}/here/{other}"]):
                 missing.remove(other)
-            elif store.check([f"hello/{other}"]):  # perhaps of a process that is gone: asked again until it is not
+            elif store.check([f"hello/{other}"]):  # may come from a dead process, so read it again in every round
                 store.set(f"welcome/{store.get(f'hello/{other}').decode()}", name)
         if time.monotonic() > until:
             raise LostProcesses(
-                f"{len(missing)} of {world_size} processes did not come within {timeout_seconds} s, "
-                f"the first is rank {min(missing)}; look at its output"
+                f"{len(missing)} of {world_size} processes did not join within {timeout_seconds} s, "
+                f"the first is rank {min(missing)}; see its output"
             )
         time.sleep(0.01)
     return PrefixStore(name, store)
 
 
 def batchnorm_group(process: Process, group_size: int, timeout_seconds: int) -> ProcessGroup | None:
-    """The process group whose statistics this process shares: `group_size` neighbours, 0 for all."""
+    """Return this process's group for BatchNorm statistics: `group_size` consecutive ranks, or all for 0.
+
+    Return None for a group of one process.
+    """
     if process.group is None or group_size in (0, process.world_size):
         return process.group
     if group_size == 1:
         return None
     timeout = timedelta(seconds=timeout_seconds)
     mine, _all = dist.new_subgroups(group_size, timeout=timeout + timedelta(seconds=NCCL_GRACE_SECONDS))
-    _gloo_ends_first(mine, timeout)
+    _set_gloo_timeout(mine, timeout)
     return mine

@@ -1,4 +1,4 @@
-"""Waits that end: the store's own time-outs do not cover a connection that is gone, as behind a cut link."""
+"""Bounded waits. The store's own timeouts do not cover a dead connection, such as one over a cut link."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def within(seconds: float, action: Callable[[], T]) -> T:
-    """What `action` returns or raises; TimeoutError if it has not ended after `seconds`.
+def run_with_timeout(seconds: float, action: Callable[[], T]) -> T:
+    """Return or raise the result of `action`; raise TimeoutError after `seconds`.
 
-    It runs in a thread, which is left behind when it is late: end the process with `os._exit` then.
+    `action` runs in a thread, which keeps running after the timeout: end the process with `os._exit` then.
     """
     future = Future[T]()
 
@@ -31,17 +31,17 @@ def within(seconds: float, action: Callable[[], T]) -> T:
 
 
 def wait_for_other_threads(seconds: float = 5.0) -> None:
-    """Until every other thread of this process sleeps, `seconds` at most: then it is safe to fork, or to end.
+    """Wait at most `seconds` until all other threads of this process sleep; it is then safe to fork or to exit.
 
-    CPython's fork hangs in the child if some thread is just entering or leaving Python (seen with 3.11: it holds the
-    lock on the list of threads). gloo's threads do so for a moment when a collective has ended. And a process that ends
-    aborts ("terminate called without an active exception") if one of them asks for Python while it is torn down.
+    CPython's fork hangs in the child if a thread is entering or leaving Python (observed with 3.11: it holds the lock
+    of the thread list). gloo's threads do so briefly after a collective. Also, a process aborts at exit ("terminate
+    called without an active exception") if such a thread enters Python during finalization.
     """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         states = {}
         for stat in Path("/proc/self/task").glob("*/stat"):
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # the thread has ended
                 states[stat.parent.name] = stat.read_text().rpartition(") ")[2][0]
         states.pop(str(threading.get_native_id()), None)
         if set(states.values()) <= {"S"}:

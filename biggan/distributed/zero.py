@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO, stages 1 and 2: optimizer state, and gradients, in one slice per process."""
+"""DeepSpeed's ZeRO, stages 1 and 2: each process holds one slice of the optimizer state and of the gradients."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from biggan.distributed.process import Process
 from biggan.errors import InputError
 
 BUCKET_ELEMENTS = 25 * 2**20 // 4
-"""Gradients in one reduction: 25 MiB, as in DDP. DeepSpeed's default of 5e8 allocates 1.9 GiB whatever the network."""
+"""Gradient elements per reduction: 25 MiB, as in DDP. DeepSpeed's default of 5e8 allocates 1.9 GiB for any network."""
 
 
 class ZeroEngine:
-    """An `Engine` of DeepSpeed. Weights stay whole on every process, as slices of one flat buffer.
+    """An `Engine` that uses DeepSpeed. Every process holds all weights, in one flat buffer.
 
-    ZeRO averages the gradients, hands this process's flat slice of them to its Adam (where the guard looks at
-    it, in `_inspect`) and gathers the updated weights.
+    ZeRO averages the gradients, passes this process's flat slice to its Adam (`_inspect` checks it first) and gathers
+    the updated weights.
     """
 
     def __init__(
@@ -40,68 +40,68 @@ class ZeroEngine:
         stage: Literal[1, 2],
         autocast: torch.dtype | None,
     ):
-        """`autocast` is the precision of the networks' arithmetic, None for float32; weights are float32."""
-        assert process.group is not None, "one process has nothing to share out"
+        """Set up DeepSpeed for `module`; `autocast` is the compute dtype, None for float32. Weights are float32."""
+        assert process.group is not None, "ZeRO needs a process group"
         self.module, self.guard, self.adam = module, guard, adam
         self._group = process.group
         self._parameters = dict(module.named_parameters())
         self._guarded_names = tuple(f"{name}.{key}" for key in self._parameters)
         self._norm = torch.zeros((), device=process.device)
         self._one, self._hold = torch.ones((), device=process.device), False
-        for parameter in module.parameters():  # ZeRO's flat buffer has no other memory order
+        for parameter in module.parameters():  # ZeRO's flat buffer supports contiguous memory only
             parameter.data = torch.empty(parameter.shape, device=process.device).copy_(parameter.data)
         deepspeed = load_deepspeed(process.device)
-        deepspeed.utils.groups._WORLD_GROUP = process.group  # else it makes its own, which waits for 30 minutes
+        deepspeed.utils.groups._WORLD_GROUP = process.group  # else it creates its own, with a timeout of 30 minutes
         self._adam = adam.optimizer(list(self._parameters.values()))
         self._adam.register_step_pre_hook(self._inspect)
         self._engine = deepspeed.initialize(model=module, optimizer=self._adam, config=zero_config(stage, autocast))[0]
         self._zero = self._engine.optimizer
-        # Made once: a tensor of Python numbers in every step would make the host wait for the device.
+        # Create it once: a tensor from Python numbers in every step would synchronize with the device.
         self._slices = list(self._own_slices())
         self._rows = torch.tensor([k for k, _ in self._slices], dtype=torch.long, device=process.device)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         output: Tensor = self._engine(*inputs)
-        # DeepSpeed would begin its backward pass when a gradient comes by here; that of a gradient penalty does too.
+        # These hooks start DeepSpeed's backward pass at any gradient, also at that of a gradient penalty.
         for hooks in output._backward_hook_managers:  # type: ignore[attr-defined]
             hooks.remove_hooks()
         return output
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
-        """See `Engine`: stage 1 reduces gradients in the last micro-step, stage 2 in each."""
+        """Implement `Engine`: stage 1 reduces gradients in the last micro-step, stage 2 in every one."""
         self._engine.set_gradient_accumulation_boundary(last)
         yield
 
     def backward(self, loss: Tensor) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         self._engine._backward_prologue()
         self._engine.backward(poison_if_non_finite(loss))
 
     def step(self, update: bool = True) -> Tensor:
-        """See `Engine`."""
+        """Implement `Engine`."""
         self._hold = not update
         self._engine.step()
         return self._norm
 
     @contextmanager
     def changing_weights(self) -> Iterator[nn.Module]:
-        """See `Engine`: this process's slice of the weights, which its Adam updates, follows them."""
+        """Implement `Engine`: copy the changed weights to the slice that this process's Adam updates."""
         yield self.module
         self._zero.refresh_fp32_params()
 
     def set_learning_rate(self, lr: float) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         for group in self._adam.param_groups:
             group["lr"] = lr
 
     def _inspect(self, adam: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        """Before Adam's step: the norm of every parameter's gradient, from the slices of all processes."""
+        """Compute every parameter's gradient norm from all processes' slices; check and clip before Adam's step."""
         flat = self._flat.grad
         assert flat is not None, "ZeRO gives its Adam the averaged gradients"
         parts = [flat.narrow(0, at.start, at.numel) for _, at in self._slices]
         squares = flat.new_zeros(len(self._parameters), dtype=torch.float64)
-        if parts:  # with few parameters, a process can have none
+        if parts:  # a process can have none if the network is small
             squares[self._rows] = torch.stack(torch._foreach_norm(parts)).double().square()
         norms = all_reduce_sum(squares, self._group).sqrt().to(flat.dtype)
         self._norm = self.guard.inspect(self._guarded_names, norms)
@@ -110,19 +110,19 @@ class ZeroEngine:
 
     @property
     def _flat(self) -> Tensor:
-        """This process's slice of all weights, as one vector: what its Adam updates."""
+        """This process's slice of the weights as one vector, which its Adam updates."""
         (flat,) = self._zero.single_partition_of_fp32_groups
         return flat
 
     def _own_slices(self) -> Iterator[tuple[int, Any]]:
-        """Where in `_flat` this process's part of each parameter is: (number of the parameter, start and numel)."""
+        """Yield, for each parameter with a part in `_flat`, its index and the start and numel of the part."""
         for k, parameter in enumerate(self._parameters.values()):
             slice_of: Any = parameter._hp_mapping  # type: ignore[attr-defined]
             if slice_of is not None:
                 yield k, slice_of.get_hp_fragment_address()
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        """See `Engine`: each tensor is put together from all processes' slices, one at a time."""
+        """Implement `Engine`: each tensor is gathered from all processes' slices, one at a time."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         state = self._adam.state.get(self._flat)
@@ -134,7 +134,7 @@ class ZeroEngine:
                 yield f"{name}/{key}", safe_get_full_optimizer_state(parameter, key)
 
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """See `Engine`."""
+        """Implement `Engine`."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self.module.load_state_dict(weights)
@@ -152,10 +152,10 @@ class ZeroEngine:
 
 
 def zero_config(stage: int, autocast: torch.dtype | None) -> dict[str, Any]:
-    """DeepSpeed's config: everything that we do ourselves (accumulation, clipping, finiteness, printing) is off."""
+    """Return DeepSpeed's config without the parts that biggan does: accumulation, clipping, finite checks, printing."""
     arithmetic = {"enabled": autocast is not None, "lower_precision_safe_modules": []}
     return {
-        "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own counters use it
+        "train_micro_batch_size_per_gpu": 1,  # used by DeepSpeed's counters only
         "gradient_clipping": 0.0,  # its default is 1.0
         "zero_optimization": {"stage": stage, "compute_grad_norm": False, "reduce_bucket_size": BUCKET_ELEMENTS},
         "torch_autocast": arithmetic | ({"dtype": str(autocast).removeprefix("torch.")} if autocast else {}),
@@ -164,9 +164,9 @@ def zero_config(stage: int, autocast: torch.dtype | None) -> dict[str, Any]:
 
 
 def load_deepspeed(device: torch.device) -> Any:
-    """The library, on torch's process group, without its printing and its compiling of CPU kernels.
+    """Import DeepSpeed and connect it to torch's process group, without printing and without compiling CPU kernels.
 
-    Raises InputError where it is not installed.
+    Raise InputError if it cannot be imported.
     """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     try:
@@ -177,7 +177,7 @@ def load_deepspeed(device: torch.device) -> Any:
             f"or set distributed.engine=ddp"
         ) from None
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor. is deprecated")  # its call, not ours
-    deepspeed.ops.__compatible_ops__ = {}  # else it builds a shared-memory kernel for a minute, which we do not use
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor. is deprecated")  # called by DeepSpeed
+    deepspeed.ops.__compatible_ops__ = {}  # else it compiles an unused shared-memory kernel for a minute
     deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
     return deepspeed

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from biggan.data.dataset import Dataset, Shard, checksum
-from biggan.data.preview import as_rgb, readable_in
+from biggan.data.preview import as_rgb, readable_samples_in_shard
 from biggan.distributed.process import Process, has_bfloat16
 from biggan.evaluation.features import Extracted
 from biggan.evaluation.tensor_file import fits, read_tensors, write_tensors
@@ -229,7 +229,7 @@ def _read_shard(
     """
     images = torch.empty(len(numbers), pixels, pixels, 3, dtype=torch.uint8)
     labels: list[int] = []
-    for number, sample in enumerate(readable_in(dataset, root, shard) if numbers else (), first):
+    for number, sample in enumerate(readable_samples_in_shard(dataset, root, shard) if numbers else (), first):
         if number in numbers and sample.image is not None:
             images[len(labels)] = downscale(torch.from_numpy(as_rgb(sample.image).copy())[None], pixels).round()[0]
             labels.append(sample.label)

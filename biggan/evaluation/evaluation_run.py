@@ -15,7 +15,7 @@ from rich.console import Console
 
 from biggan.data.dataset import Dataset
 from biggan.data.stream import read_dataset
-from biggan.distributed.peer_failure import naming_lost_processes, said_once
+from biggan.distributed.peer_failure import naming_lost_processes, reported_once
 from biggan.distributed.process import Process, join
 from biggan.errors import InputError
 from biggan.evaluation.evaluate import Evaluator, Settings
@@ -72,7 +72,7 @@ def evaluate(request: EvaluationRequest, tick: Tick) -> None:
     """
     home = Path(request.source) if Path(request.source).is_dir() else Path(request.source.rpartition("@")[0])
     lost = (request.out.parent if request.out else home) / run_folder.LOST
-    with join(TIMEOUT_SECONDS) as process, said_once(process), naming_lost_processes(process, lost):
+    with join(TIMEOUT_SECONDS) as process, reported_once(process), naming_lost_processes(process, lost):
         source = process.together(lambda: _open(request.source, process))
         out = request.out or default_out(source, request.features.name, request.settings, request.truncations)
         process.together(lambda: _check_output_paths(request, out) if process.is_main else None)

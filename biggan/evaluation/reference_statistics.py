@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from biggan.data.dataset import Dataset, checksum
-from biggan.data.preview import as_rgb, readable_in
+from biggan.data.preview import as_rgb, readable_samples_in_shard
 from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.evaluation.feature_summary import FeatureSummary
@@ -62,7 +62,7 @@ class RealSplit:
         """
         shards = self.dataset.splits[self.split].shards
         number = sum(s.images for s in shards[:shard])
-        samples_left = readable_in(self.dataset, self.root, shards[shard])
+        samples_left = readable_samples_in_shard(self.dataset, self.root, shards[shard])
         while samples := list(islice(samples_left, CHUNK_IMAGES)):
             images = np.stack([as_rgb(sample.image) for sample in samples if sample.image is not None])
             yield number, torch.from_numpy(images), torch.tensor([sample.label for sample in samples])

@@ -14,7 +14,7 @@ from biggan.config import Config, interventions
 from biggan.data.dataset import Dataset
 from biggan.data.stream import Cursor
 from biggan.distributed.finite import FiniteGuard
-from biggan.distributed.peer_failure import naming_lost_processes, said_once
+from biggan.distributed.peer_failure import naming_lost_processes, reported_once
 from biggan.distributed.process import Process, join
 from biggan.finetuning.plan import FineTuningPlan, plan
 from biggan.finetuning.trained_networks import locate
@@ -43,7 +43,7 @@ def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
 
     Raises the StoppedRun that ended the run before its last step, on every process.
     """
-    with join(config.distributed.timeout_seconds) as process, said_once(process):
+    with join(config.distributed.timeout_seconds) as process, reported_once(process):
         lost = config.run.dir / run_folder.LOST
         with naming_lost_processes(process, lost):
             loop = prepare(config, fresh, parent, process)

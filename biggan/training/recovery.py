@@ -112,7 +112,7 @@ class Recovery:
 
         If G's update was the first non-finite one, D has already had its updates of that step.
         """
-        session, culprits, step = self.session, self.session.guard.culprits(), step - vetoed_steps
+        session, culprits, step = self.session, self.session.guard.non_finite_parameters(), step - vetoed_steps
         shown = ", ".join(culprits[:3]) + (f" and {len(culprits) - 3} more" if len(culprits) > 3 else "")
         message = f"{session.config.run.dir}: non-finite loss or gradient in step {step + 1}, first in {shown}"
         session.state.step = step

@@ -183,9 +183,9 @@ class RunLogger:
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         self._bar.stop()
-        if isinstance(error, StoppedRun) and not error.said:  # first: closing the tracker can take a while
+        if isinstance(error, StoppedRun) and not error.reported:  # first: closing the tracker can take a while
             self.print_line(f"biggan: {error}")
-            error.said = True
+            error.reported = True
         try:
             self.checkpoints.wait()
         except CheckpointError as failure:  # the loop has ended and cannot report it

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from biggan.distributed.engine import Engine, frozen, staying
+from biggan.distributed.engine import Engine, frozen, restored_on_exit
 from biggan.gan import Gan, Stats
 from biggan.models.networks import first_blocks
 from biggan.objectives.logit_statistics import D_STATISTICS, d_statistics
@@ -140,7 +140,7 @@ def update_generator(gan: Gan, latents: Batches, recipe: Recipe, update: bool = 
 
 def apply_gradients(engine: Engine, name: str, recipe: Recipe, update: bool, frozen_blocks: int) -> Tensor:
     """Apply Adam's update and the spectral clamp unless the network is frozen; return the gradient norm."""
-    with staying(engine, list(first_blocks(engine.module, frozen_blocks).values())):
+    with restored_on_exit(engine, list(first_blocks(engine.module, frozen_blocks).values())):
         norm = engine.step(update)
         if update and recipe.spectral and recipe.spectral.clamp:
             with engine.changing_weights() as network:

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# A training pod's command: hands launch/torchrun.sh what Kubeflow's operators tell the pod.
+# Command of a training pod: passes the variables of Kubeflow's operators to launch/torchrun.sh.
 #
 #   launch/kubernetes/run.sh CONFIG [key=value ...]
 #
 # Trainer (TrainJob) and the training operator (PyTorchJob with a Master) set the same five PET_ variables.
-# RETRY_EXIT_CODE: what an operator takes for "start me again" in place of 75 and of a crash's code.
+# RETRY_EXIT_CODE: exit code that makes the operator restart the pod; replaces 75 and the codes of crashes.
 set -uo pipefail
 
 for name in PET_NNODES PET_NPROC_PER_NODE PET_NODE_RANK PET_MASTER_ADDR PET_MASTER_PORT; do
     if [[ -z ${!name:-} ]]; then
-        echo "launch/kubernetes/run.sh: $name is not set; in a pod of your own making use launch/torchrun.sh" >&2
+        echo "launch/kubernetes/run.sh: $name is not set; outside Kubeflow's operators use launch/torchrun.sh" >&2
         exit 2
     fi
 done
 
 export NNODES=$PET_NNODES
-# Or `auto`, which torchrun.sh decides by itself.
+# The value can be `auto`; torchrun.sh then counts the GPUs itself.
 [[ $PET_NPROC_PER_NODE =~ ^[0-9]+$ ]] && export NPROC_PER_NODE=$PET_NPROC_PER_NODE
 # The first node holds the rendezvous. Its own DNS name may not resolve yet when it starts.
 if [[ $PET_NODE_RANK == 0 ]]; then
@@ -23,7 +23,7 @@ if [[ $PET_NODE_RANK == 0 ]]; then
 else
     export RDZV_ENDPOINT=$PET_MASTER_ADDR:$PET_MASTER_PORT
 fi
-unset "${!PET_@}" # or torchrun takes them for options
+unset "${!PET_@}" # otherwise torchrun reads them as options
 
 torchrun='' signalled=''
 # shellcheck disable=SC2329 # the trap calls it
@@ -34,7 +34,7 @@ on_signal() {
 trap on_signal TERM INT
 "$(dirname "$0")/../torchrun.sh" "$@" &
 torchrun=$!
-[[ -n $signalled ]] && kill -TERM "$torchrun" # by a signal that came when there was nobody to hand it to
+[[ -n $signalled ]] && kill -TERM "$torchrun" # a signal arrived before torchrun.sh started
 wait "$torchrun"
 code=$?
 while kill -0 "$torchrun" 2>/dev/null; do # a trapped signal ends `wait`
@@ -42,6 +42,6 @@ while kill -0 "$torchrun" 2>/dev/null; do # a trapped signal ends `wait`
     code=$?
 done
 case $code in
-    0 | 2 | 3 | 4 | 5 | 7) exit "$code" ;; # done, or what another try would only repeat
+    0 | 2 | 3 | 4 | 5 | 7) exit "$code" ;; # done, or a restart would fail again
     *) exit "${RETRY_EXIT_CODE:-$code}" ;;
 esac

@@ -1,4 +1,4 @@
-"""How the tests read a packed data set."""
+"""Read plans for packed data sets."""
 
 from dataclasses import replace
 

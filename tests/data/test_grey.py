@@ -1,4 +1,4 @@
-"""Data sets of one channel, from the pack to the batches and to what looks at them."""
+"""Data sets of one channel, from packing to batches, previews, evaluation and export."""
 
 import json
 from itertools import islice
@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from packs import pictures, plan, run, samples
+from packs import pictures, plan, raises_input_error, run, samples
 from runs import TINY, biggan, weights
 
 from biggan import load_generator
@@ -32,11 +32,11 @@ def test_pixels_are_the_luma_of_the_colour_pack(grey, tmp_path):
     for key, (label, pixels) in samples(grey).items():
         assert pixels.shape == (32, 32)
         assert label == colours[key][0]
-        # Turned grey before it is resized, not after: rounding differs, and clipping of Lanczos's overshoot.
+        # Conversion to grey precedes resizing, so rounding and clipping of Lanczos's overshoot differ.
         assert np.abs(colours[key][1] @ (0.299, 0.587, 0.114) - pixels).mean() < 3
 
 
-def test_the_loader_gives_one_channel(grey):
+def test_loader_returns_one_channel(grey):
     dataset = load(grey)
     the_plan = ReadPlan(
         root=str(grey), shards=dataset.splits["train"].shards, resolution=32, channels=1, classes=2, streams=2,
@@ -52,7 +52,7 @@ def test_the_loader_gives_one_channel(grey):
             assert np.array_equal(image[0], pixels) or np.array_equal(image[0], pixels[:, ::-1])
 
 
-def test_previews_and_evaluation_see_it(grey):
+def test_previews_and_evaluation_repeat_the_grey_channel(grey):
     dataset = load(grey)
     images, labels = first_images(dataset, str(grey), "train", 100)
     assert images.shape == (12, 1, 32, 32)
@@ -60,21 +60,21 @@ def test_previews_and_evaluation_see_it(grey):
     assert rows.shape == (2, 7, 32, 32, 3)
     assert np.array_equal(rows[0, 0], images[labels == 0][0, 0].numpy()[..., None].repeat(3, -1))
     assert (rows[:, 6] == 255).all()
-    seen = torch.cat([batch for shard in range(2) for _, batch, _ in RealSplit(dataset, str(grey)).batches(shard)])
-    assert torch.equal(seen, images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3))
+    real = torch.cat([batch for shard in range(2) for _, batch, _ in RealSplit(dataset, str(grey)).batches(shard)])
+    assert torch.equal(real, images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3))
 
 
-def test_networks_of_other_channels_are_refused(grey, tmp_path):
+def test_networks_with_other_channels_are_refused(grey, tmp_path):
     sizes = {"classes": 2, "resolution": 32, "streams": 1}
     assert check_trainable(load(grey), **sizes, image_channels=1) == []
-    with pytest.raises(InputError, match=r"model\.image_channels: 3, but .* packed grey; set model\.image_channels=1"):
+    with raises_input_error("model.image_channels: 3", "model.image_channels=1", "without --grey"):
         check_trainable(load(grey), **sizes, image_channels=3)
     run(plan(tmp_path / "p"), tmp_path / "colour")
-    with pytest.raises(InputError, match=r"model\.image_channels: 1, but .* packed RGB; .* pack it with --grey"):
+    with raises_input_error("model.image_channels: 1", "model.image_channels=3", "with --grey"):
         check_trainable(load(tmp_path / "colour"), **sizes, image_channels=1)
 
 
-def test_older_data_sets_have_three_channels(tmp_path):
+def test_dataset_json_without_channels_means_three(tmp_path):
     run(plan(pictures(tmp_path / "p")), tmp_path / "d")
     file = tmp_path / "d" / "dataset.json"
     content = json.loads(file.read_text())
@@ -86,12 +86,12 @@ def test_older_data_sets_have_three_channels(tmp_path):
         load(tmp_path / "d")
 
 
-def test_a_grey_run_from_pack_to_export(tmp_path):
+def test_grey_run_from_pack_to_export(tmp_path):
     preset = tmp_path / "preset.yaml"
     preset.write_text(TINY)
     biggan(["pack", "digits", str(tmp_path / "d"), "--resolution", "32", "--grey", "--shards", "12"])
     settings = [f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'd'}", "training.steps=2"]
-    assert "packed grey; set model.image_channels=1" in biggan(["train", str(preset), *settings], expect=2)
+    assert "model.image_channels=1" in biggan(["train", str(preset), *settings], expect=2)
     biggan(["train", str(preset), *settings, "model.image_channels=1", "collapse.quality_every_steps=1"])
     tensors = weights(tmp_path / "run/checkpoints/step_00000002")
     assert tensors["ema/output_conv.weight"].shape[0] == tensors["discriminator/blocks.0.conv1.weight"].shape[1] == 1

@@ -1,4 +1,4 @@
-"""The global batches depend on the config alone, resume exactly, and survive damaged shards by name."""
+"""Global batches depend on the config alone and resume exactly; corrupt shards are named and skipped."""
 
 import io
 import os
@@ -35,13 +35,13 @@ def loaders(the_plan, world_size=1, workers=0, cursors=None):
 
 
 def global_batches(ranks, count):
-    """[(images, labels, names)] of `count` global batches, the ranks' shares put together."""
-    shares = [[(images.clone(), labels, rank.names) for images, labels in islice(rank, count)] for rank in ranks]
+    """Return (images, labels, names) of `count` global batches, concatenated over the ranks."""
+    slices = [[(images.clone(), labels, rank.names) for images, labels in islice(rank, count)] for rank in ranks]
     return [
         (
-            torch.cat([s[k][0] for s in shares]),
-            torch.cat([s[k][1] for s in shares]),
-            [n for s in shares for n in s[k][2]],
+            torch.cat([s[k][0] for s in slices]),
+            torch.cat([s[k][1] for s in slices]),
+            [n for s in slices for n in s[k][2]],
         )
         for k in range(count)
     ]
@@ -55,23 +55,23 @@ def assert_same(batches, expected):
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (1, 4), (2, 0), (2, 3), (3, 1), (6, 0)])
-def test_the_same_global_batches_for_any_processes_and_readers(digits, world_size, workers):
+def test_global_batches_do_not_depend_on_ranks_and_readers(digits, world_size, workers):
     expected = global_batches(loaders(plan(digits)), 20)
     assert_same(global_batches(loaders(plan(digits), world_size, workers), 20), expected)
 
 
-def test_as_many_readers_as_were_asked_for_are_no_surprise(digits, monkeypatch):
+def test_more_readers_than_cpus_give_no_warning(digits, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         (loader,) = loaders(plan(digits), workers=2)
         loader.close()
-    assert [str(one.message) for one in said] == []
+    assert [str(one.message) for one in caught] == []
 
 
 @pytest.mark.parametrize("stop", [1, 19, 20, 21, 150, 160])
-def test_going_on_from_the_cursors_is_exact_at_another_world_size_too(digits, stop):
-    """Mid-block, at a block's end (40 samples, 2 a batch: batch 20), and in the second epoch (from batch 146)."""
+def test_resume_from_cursors_is_exact_with_another_world_size(digits, stop):
+    """Mid-block, at the end of a block (40 samples, 2 per batch: batch 20), and in epoch 1 (from batch 146)."""
     expected = global_batches(loaders(plan(digits)), stop + 15)[stop:]
     ranks = loaders(plan(digits), world_size=2, workers=2)
     global_batches(ranks, stop)
@@ -81,18 +81,18 @@ def test_going_on_from_the_cursors_is_exact_at_another_world_size_too(digits, st
 
 def test_every_stream_reads_every_sample_of_its_epoch_once(digits):
     (loader,) = loaders(plan(digits))
-    seen = []
+    names = []
     for _ in loader:
-        seen += loader.names
+        names += loader.names
         if all(cursor.epoch >= 2 for cursor in loader.cursors):
             break
-    counts = {name: seen.count(name) for name in set(seen)}
-    # Streams are independent: some are a little into the third epoch when the last ends the second.
+    counts = {name: names.count(name) for name in set(names)}
+    # Streams are independent: some have started epoch 2 when the last one ends epoch 1.
     assert len(counts) == 1797
     assert set(counts.values()) <= {2, 3}
 
 
-def test_epochs_seeds_and_flips_differ_but_are_repeatable(digits):
+def test_epoch_seed_and_flip_change_batches_reproducibly(digits):
     first = global_batches(loaders(plan(digits)), 1)[0]
     again = global_batches(loaders(plan(digits)), 1)[0]
     later = global_batches(loaders(plan(digits), cursors=[Cursor(1, 0, 0)] * 6), 1)[0]
@@ -122,8 +122,8 @@ def damaged(digits, tmp_path) -> Path:
     return Path(shutil.copytree(digits, tmp_path / "damaged"))
 
 
-def all_of(folder, **settings):
-    """Names read in two epochs, and the bad samples by name."""
+def read_two_epochs(folder, **settings):
+    """Return the names read in two epochs, and the bad samples by name."""
     (loader,) = loaders(plan(folder, **settings))
     names = set()
     for _ in loader:
@@ -133,35 +133,35 @@ def all_of(folder, **settings):
     return names, loader.bad
 
 
-def test_a_corrupt_image_is_named_and_skipped(damaged):
+def test_corrupt_image_is_named_and_skipped(damaged):
     shard = damaged / "train-00003.tar"
     with tarfile.open(shard) as tar:
         member = tar.getmembers()[10]
     with shard.open("r+b") as file:
         file.seek(member.offset_data + 20)
         file.write(b"\0" * 60)
-    names, bad = all_of(damaged)
+    names, bad = read_two_epochs(damaged)
     assert list(bad) == [f"train-00003.tar/{member.name.split('.')[0]}"]
     assert len(names) == 1796
 
 
 @pytest.mark.parametrize("where", ["data", "header"])
-def test_a_truncated_shard_is_counted_against_dataset_json(damaged, where):
-    """Cut inside a header, webdataset ends silently; every lost sample is counted all the same."""
+def test_samples_lost_by_truncation_are_counted_against_dataset_json(damaged, where):
+    """webdataset ends silently at a truncated header; every lost sample is still counted."""
     shard = damaged / "train-00003.tar"
     declared = {s.name: s.images for s in load(damaged).splits["train"].shards}[shard.name]
     with tarfile.open(shard) as tar:
         member = tar.getmembers()[-8]  # the image of the fourth sample from the end
     with shard.open("r+b") as file:
         file.truncate(member.offset_data + 30 if where == "data" else member.offset + 30)
-    names, bad = all_of(damaged)
+    names, bad = read_two_epochs(damaged)
     lost = [name for name in bad if name.startswith("train-00003.tar")]
     assert len(lost) == 4
     assert len(names) == 1797 - 4
     assert f"train-00003.tar#{declared - 1}" in lost
 
 
-def test_going_on_inside_a_damaged_stream_is_exact(damaged):
+def test_resume_inside_a_truncated_stream_is_exact(damaged):
     shard = damaged / "train-00003.tar"
     with shard.open("r+b") as file:
         file.truncate(shard.stat().st_size - 12_000)
@@ -173,19 +173,19 @@ def test_going_on_inside_a_damaged_stream_is_exact(damaged):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_bad_samples_stop_the_run_with_the_first_named(damaged, workers):
+def test_too_many_bad_samples_raise_and_name_the_first(damaged, workers):
     shard = damaged / "train-00003.tar"
     with shard.open("r+b") as file:
         file.truncate(20_000)
-    with pytest.raises(DataError, match=r"max_bad_samples: \d+ unreadable samples, at most 10 allowed; first: tra"):
+    with pytest.raises(DataError, match=r"data\.max_bad_samples: .*\b10\b.*train-00003\.tar"):
         global_batches(loaders(plan(damaged), workers=workers), 300)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_shard_that_goes_missing_is_an_error_that_names_it(damaged, workers):
+def test_missing_shard_raises_and_is_named(damaged, workers):
     the_plan = plan(damaged)
     (damaged / "train-00003.tar").unlink()
-    with pytest.raises(DataError, match=r"train-00003\.tar: shard is missing"):
+    with pytest.raises(DataError, match=r"train-00003\.tar: .*missing"):
         global_batches(loaders(the_plan, workers=workers), 300)
 
 
@@ -207,26 +207,26 @@ def test_nothing_in_a_shard_is_unpickled(damaged, tmp_path):
                 info = tarfile.TarInfo(entry)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    names, bad = all_of(damaged)
+    names, bad = read_two_epochs(damaged)
     assert not bad
     assert len(names) == 1797
     assert not trap.exists()
 
 
 def test_pipes_need_a_flag(digits, damaged):
-    with pytest.raises(InputError, match=r"'pipe:cat .*' runs a shell command; set data\.allow_pipe=true"):
+    with pytest.raises(InputError, match=r"data\.path: 'pipe:cat .*'.*data\.allow_pipe=true"):
         read_dataset(f"pipe:cat {digits}", allow_pipe=False)
     file = damaged / "dataset.json"
     file.write_text(file.read_text().replace('"train-00003.tar"', f'"pipe:cat {digits}/train-00003.tar"'))
-    with pytest.raises(InputError, match="runs a shell command"):
+    with pytest.raises(InputError, match=r"'pipe:cat .*train-00003\.tar'.*data\.allow_pipe=true"):
         read_dataset(str(damaged), allow_pipe=False)
     assert read_dataset(str(damaged), allow_pipe=True).images == 1797
-    names, bad = all_of(damaged)
+    names, bad = read_two_epochs(damaged)
     assert len(names) == 1797
     assert not bad
 
 
-def test_a_web_servers_shards_are_read_too(digits):
+def test_shards_are_read_over_http(digits):
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
@@ -237,21 +237,21 @@ def test_a_web_servers_shards_are_read_too(digits):
     assert read_dataset(url, allow_pipe=False) == load(digits)
     assert_same(global_batches(loaders(plan(digits, root=url)), 3), global_batches(loaders(plan(digits)), 3))
     lost = plan(digits, root=f"{url}/nowhere", shards=plan(digits).shards[:1], streams=1)
-    with pytest.raises(DataError, match=r"nowhere/train-00000\.tar: shard is missing or not a tar file"):
+    with pytest.raises(DataError, match=r"nowhere/train-00000\.tar: .*missing"):
         global_batches(loaders(lost), 1)
     server.shutdown()
 
 
-def test_file_urls_are_read_too(digits):
+def test_shards_are_read_from_file_urls(digits):
     url = f"file://{digits}"
     assert read_dataset(url, allow_pipe=False) == load(digits)
     assert_same(global_batches(loaders(plan(digits, root=url)), 3), global_batches(loaders(plan(digits)), 3))
-    with pytest.raises(InputError, match=r"data\.path: file:///nowhere/dataset\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"data\.path: file:///nowhere/dataset\.json: "):
         read_dataset("file:///nowhere", allow_pipe=False)
 
 
-def test_a_fork_waits_for_threads_that_run():
-    """Not for those that sleep, as idle ones of gloo and MLflow do."""
+def test_fork_waits_for_running_threads_only():
+    """Sleeping threads, such as idle ones of gloo and MLflow, are not waited for."""
     asleep, stop = threading.Event(), threading.Event()
     threading.Thread(target=asleep.wait, daemon=True).start()
     ended = []

@@ -1,18 +1,15 @@
-"""LMDB folders as LSUN gives them out, written here by lmdb."""
+"""LSUN's LMDB folders, written here by lmdb."""
 
 import io
 import sys
 
 import lmdb
-import pytest
-from packs import plan, reds, run
+from packs import plan, reds, refused, run
 from PIL import Image
-
-from biggan.errors import InputError
 
 
 def write(folder, values):
-    """One LMDB: a key of hexadecimal digits -> WebP, as LSUN has it."""
+    """Write an LMDB with hexadecimal keys and WebP values, as LSUN does; 0 writes a value that is not an image."""
     folder.mkdir(parents=True)
     with lmdb.open(str(folder), map_size=2**20) as database, database.begin(write=True) as transaction:
         for k, red in enumerate(values):
@@ -22,14 +19,7 @@ def write(folder, values):
     return folder
 
 
-def refused(match, source, dest, **settings):
-    with pytest.raises(InputError, match=match) as error:
-        run(plan(source, **settings), dest)
-    assert "\n" not in str(error.value)
-    assert not dest.exists()
-
-
-def test_one_class_per_lmdb(tmp_path):
+def test_each_lmdb_is_one_class(tmp_path):
     root = tmp_path / "lsun"
     bedroom = write(root / "bedroom_train_lmdb", [10, 20, 30])
     write(root / "church_outdoor_train_lmdb", [40, 50])
@@ -46,36 +36,34 @@ def test_one_class_per_lmdb(tmp_path):
     assert reds(tmp_path / "two") == [*both[:3], ("my_own", 80), ("my_own", 90)]
 
 
-def test_a_value_that_is_no_image_is_named_and_skipped(tmp_path):
+def test_value_that_is_not_an_image_is_named_and_skipped(tmp_path):
     dataset = run(plan(write(tmp_path / "x_lmdb", [1, 0, 2])), tmp_path / "d")
-    assert [(s.path, s.reason) for s in dataset.skipped] == [
-        (f"x_lmdb/{1:040x}", "not an image of a known kind (8 bytes)")
-    ]
+    ((path, reason),) = [(s.path, s.reason) for s in dataset.skipped]
+    assert path == f"x_lmdb/{1:040x}"
+    assert "(8 bytes)" in reason
 
 
 def test_bad_lmdbs_are_refused_by_name(tmp_path):
     dest = tmp_path / "d"
-    refused(r"empty_lmdb: the LMDB is empty", write(tmp_path / "empty_lmdb", []), dest)
+    refused("empty_lmdb: ", "empty;", sources=[write(tmp_path / "empty_lmdb", [])], dest=dest)
     (tmp_path / "junk_lmdb").mkdir()
     (tmp_path / "junk_lmdb" / "data.mdb").write_bytes(b"junk" * 5000)
-    refused(r"junk_lmdb: is no LMDB that can be read \(.*\); fetch it again", tmp_path / "junk_lmdb", dest)
+    refused("junk_lmdb: ", "LMDB (", sources=[tmp_path / "junk_lmdb"], dest=dest)
     cut = write(tmp_path / "cut_lmdb", range(1, 200)) / "data.mdb"
     whole = cut.read_bytes()
     cut.write_bytes(whole[: len(whole) // 3])
-    refused(r"cut_lmdb/data\.mdb: is cut short, [\d,]+ of [\d,]+ bytes; fetch it again", cut.parent, dest)
+    refused(f"{cut}: ", f"{len(whole) // 3:,} of ", " bytes", sources=[cut.parent], dest=dest)
     cut.write_bytes(whole[:8192] + bytes(len(whole) - 8192))
-    refused(r"cut_lmdb: its list of images cannot be read \(.*\); fetch it again", cut.parent, dest)
+    refused("cut_lmdb: ", "keys", sources=[cut.parent], dest=dest)
     write(tmp_path / "lsun" / "tower_val_lmdb", [1])
-    refused(r"--split: .*lsun has no \*_train_lmdb, only tower_val_lmdb", tmp_path / "lsun", dest)
+    refused("--split: ", "lsun has no *_train_lmdb", "tower_val_lmdb", sources=[tmp_path / "lsun"], dest=dest)
     one = tmp_path / "lsun" / "tower_val_lmdb"
-    refused(r"--split: .*tower_val_lmdb: says of no split", one, dest, split="val")
-    refused(r"--label-column: .*tower_val_lmdb: no column of labels is read", one, dest, label_column="kind")
-    refused(
-        r"--labels: .*tower_val_lmdb has labels of its own", tmp_path / "lsun" / "tower_val_lmdb", dest, labels="l.csv"
-    )
+    refused(f"--split: {one}", sources=[one], dest=dest, split="val")
+    refused(f"--label-column: {one}", sources=[one], dest=dest, label_column="kind")
+    refused(f"--labels: {one}", sources=[one], dest=dest, labels="l.csv")
 
 
-def test_without_the_library_one_line_names_the_extra(tmp_path, monkeypatch):
+def test_missing_library_names_the_extra(tmp_path, monkeypatch):
     folder = write(tmp_path / "x_lmdb", [1, 2])
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    refused(r"x_lmdb: an LMDB needs the library lmdb; pip install 'biggan\[lmdb\]'", folder, tmp_path / "d")
+    refused("x_lmdb: ", "pip install 'biggan[lmdb]'", sources=[folder], dest=tmp_path / "d")

@@ -1,4 +1,4 @@
-"""Packing real and awkward images."""
+"""Packing of valid, corrupt and unusual image collections."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from packs import pictures, plan, run, samples
+from packs import pictures, plan, raises_input_error, run, samples
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -14,11 +14,10 @@ from biggan.data import pack as packing
 from biggan.data.dataset import check_trainable, load
 from biggan.data.journal import JOURNAL
 from biggan.data.pack import default_shards
-from biggan.errors import InputError
 from biggan.files import sha256_of
 
 
-def test_digits_are_the_scans(tmp_path):
+def test_digits_have_the_pixels_and_labels_of_scikit_learn(tmp_path):
     dataset = run(plan("digits", shards=3), tmp_path / "d")
     scans = load_digits()
     assert dataset.images == 1797
@@ -32,7 +31,7 @@ def test_digits_are_the_scans(tmp_path):
         assert np.abs(back - scans.images[int(key)]).mean() < 1
 
 
-def test_folder_and_zip_of_it_pack_to_the_same_bytes(tmp_path):
+def test_folder_and_zip_give_the_same_bytes(tmp_path):
     root = pictures(tmp_path / "photos")
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for file in root.rglob("*.png"):
@@ -60,7 +59,7 @@ def test_torchvision_data_sets(tmp_path):
     # FakeData has 1,000 images of 10 classes and, like most of torchvision's, its own label types.
     dataset = run(plan("torchvision:FakeData", shards=4), tmp_path / "d", workers=2)
     assert (dataset.images, len(dataset.classes)) == (1000, 10)
-    with pytest.raises(InputError, match=r"torchvision:Imaginary: torchvision\.datasets has no"):
+    with raises_input_error("torchvision:Imaginary: "):
         run(plan("torchvision:Imaginary"), tmp_path / "e")
 
 
@@ -73,10 +72,10 @@ def test_unreadable_images_are_named_and_counted(tmp_path):
     dataset = run(plan(root), tmp_path / "d")
     assert dataset.images == 12
     assert sorted(s.path for s in dataset.skipped) == ["cat/cut.png", "cat/text.jpg", "dog/deep.tiff"]
-    assert "mode F: which value is white cannot be told" in next(s.reason for s in dataset.skipped if "deep" in s.path)
+    assert "mode F: " in next(s.reason for s in dataset.skipped if "deep" in s.path)
 
 
-def test_an_interrupted_pack_looks_unfinished_and_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_interrupted_pack_is_incomplete_and_resumes(tmp_path, monkeypatch):
     source = pictures(tmp_path / "p")
     expected = run(plan(source, shards=4), tmp_path / "whole")
     packed_now = []
@@ -91,9 +90,9 @@ def test_an_interrupted_pack_looks_unfinished_and_goes_on_where_it_was(tmp_path,
         patch.setattr(packing, "pack_shard", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(plan(source, shards=4), tmp_path / "d")
-    with pytest.raises(InputError, match=r"has no dataset\.json: a pack that was interrupted"):
+    with raises_input_error("data.path: ", "dataset.json", "interrupted"):
         load(tmp_path / "d")
-    with pytest.raises(InputError, match="holds a pack begun with other settings"):
+    with raises_input_error(f"{tmp_path / 'd'}: ", "other settings"):
         run(plan(source, shards=3), tmp_path / "d")
     packed_now.clear()
     monkeypatch.setattr(packing, "pack_shard", lambda *a, f=packing.pack_shard: packed_now.append(a[3]) or f(*a))
@@ -102,27 +101,27 @@ def test_an_interrupted_pack_looks_unfinished_and_goes_on_where_it_was(tmp_path,
     assert not (tmp_path / "d" / JOURNAL).exists()
 
 
-def test_bad_sources_and_destinations_get_one_line(tmp_path):
+def test_bad_sources_and_destinations_are_refused_by_name(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("x")
     mixed = pictures(tmp_path / "mixed")
     Image.new("RGB", (4, 4)).save(mixed / "loose.png")
     done = tmp_path / "done"
     run(plan(pictures(tmp_path / "ok")), done)
-    for source, dest, message in [
-        (tmp_path / "nowhere", "d", "no such folder, zip or parquet file"),
-        (tmp_path / "empty", "d", "holds no images"),
-        (tmp_path / "file.txt", "d", "neither a folder, a zip nor a parquet file"),
-        (mixed, "d", "'loose.png' lies beside class folders"),
-        (tmp_path / "ok", "done", "already holds a packed data set"),
-        (tmp_path / "ok", "ok", "was not begun by `biggan pack`"),
+    for source, dest, parts in [
+        (tmp_path / "nowhere", "d", (f"{tmp_path / 'nowhere'}: no such",)),
+        (tmp_path / "empty", "d", (f"{tmp_path / 'empty'}: ", "no images", ".png")),
+        (tmp_path / "file.txt", "d", (f"{tmp_path / 'file.txt'}: not a",)),
+        (mixed, "d", (f"{mixed}: ", "'loose.png'", "--labels", "--unconditional")),
+        (tmp_path / "ok", "done", (f"{done}: already ",)),
+        (tmp_path / "ok", "ok", (f"{tmp_path / 'ok'}: ", "not empty")),
     ]:
-        with pytest.raises(InputError, match=message):
+        with raises_input_error(*parts):
             run(plan(source), tmp_path / dest)
         assert not (tmp_path / "d").exists()
 
 
-def test_a_kill_while_the_journal_was_begun_is_forgotten(tmp_path):
+def test_journal_with_an_incomplete_first_line_is_ignored(tmp_path):
     source = pictures(tmp_path / "p")
     for text in ("", '{"plan": {"sour'):
         (tmp_path / "d").mkdir(exist_ok=True)
@@ -131,14 +130,14 @@ def test_a_kill_while_the_journal_was_begun_is_forgotten(tmp_path):
         shutil.rmtree(tmp_path / "d")
 
 
-def test_few_images_and_links_to_class_folders(tmp_path):
+def test_one_image_per_class_stays_in_train_and_links_are_followed(tmp_path):
     root = pictures(tmp_path / "p", each=1)
     (tmp_path / "links").mkdir()
     for folder in root.iterdir():
         (tmp_path / "links" / folder.name).symlink_to(folder)
     assert run(plan(tmp_path / "links", shards=0), tmp_path / "d").class_counts == (1, 1)
     held = run(plan(pictures(tmp_path / "q", each=3), val_fraction=0.9), tmp_path / "e")
-    assert held.splits["train"].class_counts == (1, 1), "one of each class is left to train on"
+    assert held.splits["train"].class_counts == (1, 1), "one image of each class is kept for training"
     assert run(plan(root, val_fraction=0.9), tmp_path / "f").splits.keys() == {"train"}
 
 
@@ -147,40 +146,38 @@ def test_images_without_class_folders_are_one_class(tmp_path):
     assert run(plan(root), tmp_path / "d").classes == ("images",)
 
 
-def test_a_wrong_folder_level_and_a_skewed_set_are_noticed(tmp_path):
+def test_wrong_folder_level_is_refused_and_imbalance_is_warned_of(tmp_path):
     run(plan(pictures(tmp_path / "p", classes=["all"])), tmp_path / "one")
-    with pytest.raises(InputError, match=r"all 6 images are labelled 'all' \(a wrong folder level\?\)"):
+    with raises_input_error("model.classes: 10", "6 images", "'all'", "model.classes=1"):
         check_trainable(load(tmp_path / "one"), classes=10, resolution=32, image_channels=3, streams=1)
     root = pictures(tmp_path / "q", classes=["many"], each=22)
     pictures(root.parent / "r", classes=["few"], each=2)
     (root.parent / "r" / "few").rename(root / "few")
     dataset = run(plan(root), tmp_path / "skewed")
-    assert (
-        "'many' has 22 images, 'few' 2"
-        in check_trainable(dataset, classes=2, resolution=32, image_channels=3, streams=1)[0]
-    )
-    for wrong, message in [
-        ({"classes": 3}, "model.classes: 3, but the data set has 2 classes; set model.classes=2"),
-        ({"resolution": 64}, "model.resolution: 64, but the data set was packed at 32 px"),
-        ({"streams": 3}, "data.streams: 3 streams need at least as many shards, the data set has 2"),
+    (warning,) = check_trainable(dataset, classes=2, resolution=32, image_channels=3, streams=1)
+    for part in ("'many' has 22", "'few' has 2", "--balance"):
+        assert part in warning
+    for wrong, parts in [
+        ({"classes": 3}, ("model.classes: 3", "model.classes=2")),
+        ({"resolution": 64}, ("model.resolution: 64", "model.resolution=32", "--resolution 64")),
+        ({"streams": 3}, ("data.streams: 3", " 2;", "--shards 3")),
     ]:
-        with pytest.raises(InputError) as error:
+        with raises_input_error(*parts):
             check_trainable(dataset, **{"classes": 2, "resolution": 32, "image_channels": 3, "streams": 1} | wrong)
-        assert message in str(error.value)
 
 
-def test_damaged_dataset_json_and_missing_shards_are_named(tmp_path):
+def test_corrupt_dataset_json_and_missing_shards_are_named(tmp_path):
     run(plan(pictures(tmp_path / "p")), tmp_path / "d")
     text = (tmp_path / "d" / "dataset.json").read_text()
     (tmp_path / "d" / "dataset.json").write_text(json.dumps(json.loads(text) | {"images": "many"}))
-    with pytest.raises(InputError, match=r"dataset\.json: images: .*; pack the data set again, to another folder"):
+    with raises_input_error("dataset.json: images: "):
         load(tmp_path / "d")
     (tmp_path / "d" / "dataset.json").write_bytes(b'{"images": "\xff"}')
-    with pytest.raises(InputError, match=r"dataset\.json: .*; pack the data set again, to another folder"):
+    with raises_input_error("dataset.json: "):
         load(tmp_path / "d")
     (tmp_path / "d" / "dataset.json").write_text(text)
     (tmp_path / "d" / "train-00001.tar").unlink()
-    with pytest.raises(InputError, match=r"train-00001\.tar: shard is missing"):
+    with raises_input_error("train-00001.tar: ", "missing"):
         load(tmp_path / "d")
 
 

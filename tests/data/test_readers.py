@@ -1,4 +1,4 @@
-"""Reading processes outlive nobody."""
+"""Reader processes end with their parent process."""
 
 import os
 import select
@@ -14,12 +14,12 @@ from biggan.data.stream import START
 def read_one_batch_and_be_killed(folder):
     loader = Loader(plan(folder), micro_batch_size=12, cursors=[START] * 6, rank=0, world_size=1, workers=3)
     next(loader)
-    time.sleep(2)  # 4 parts of each reader, 12 KB each, do not fit into one pipe
+    time.sleep(2)  # 4 parts per reader, 12 KB each, do not fit into one pipe
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_readers_end_with_a_process_that_was_killed(digits):
-    """Even those that are writing, to a pipe that is full and that nobody will read from again."""
+def test_readers_end_when_their_parent_is_killed(digits):
+    """Also readers that are blocked in a write to a full pipe that nobody reads any more."""
     readable, held_by_all = os.pipe()
     child = os.fork()
     if child == 0:
@@ -34,4 +34,4 @@ def test_readers_end_with_a_process_that_was_killed(digits):
     os.close(readable)
     if not ended:
         os.killpg(child, signal.SIGKILL)
-    assert ended, "a reader still lives"
+    assert ended, "a reader is still running"

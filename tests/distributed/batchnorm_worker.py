@@ -1,4 +1,4 @@
-"""Run under torchrun: cross-replica BatchNorm on this rank's uneven share of a batch, against the whole in float64."""
+"""Run under torchrun: cross-replica BatchNorm on uneven shards, compared with the whole batch in float64."""
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,7 @@ for memory_format in (torch.contiguous_format, torch.channels_last):
     whole = forward_and_gradients(reference, x, upstream)
     mine = [part.clone(memory_format=memory_format) for part in (x.split(shares)[rank], upstream.split(shares)[rank])]
     out, dx, dgain, dbias = forward_and_gradients(layer, *mine)
-    for gradient in (dgain, dbias):  # each rank has its share's; DDP adds them up
+    for gradient in (dgain, dbias):  # each rank has its shard's gradient; DDP sums them
         dist.all_reduce(gradient)
     expected = whole[0].split(shares)[rank], whole[1].split(shares)[rank], whole[2], whole[3]
     for name, actual, exact in zip(("out", "dx", "dgain", "dbias"), (out, dx, dgain, dbias), expected, strict=True):
@@ -50,7 +50,7 @@ with torch.autocast("cpu", torch.bfloat16):
 assert out.dtype == torch.bfloat16
 torch.testing.assert_close(layer.running_mean.double() * 10, low.double().mean((0, 2, 3)), rtol=1e-5, atol=0)
 
-# A group of one process: the statistics of its own share.
+# A group of one process uses the statistics of its own shard.
 if size == 2:
     groups = [dist.new_group([0]), dist.new_group([1])]
     layer = BatchNorm(4, 1e-5).double()

@@ -1,4 +1,4 @@
-"""Run under torchrun: ends right after a collective."""
+"""Run under torchrun: exit right after a collective."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Run by torchrun: every engine, precision and accumulation, on random images; writes their ends to a file.
+"""Run under torchrun: train every engine, precision and accumulation on random images; write the final states.
 
 engine_worker.py PRESET OUT [key.sub=value ...]
 """
@@ -33,17 +33,17 @@ CASES = [
     ("bfloat16", 1, 0.0),
     ("bfloat16", 2, 0.0),
 ]
-"""Precision, accumulation and clipping; bfloat16 is clipped by the same code, and costs as much again."""
+"""Precision, accumulation and clipping. Clipping of bfloat16 uses the same code and would double the time."""
 APART = "ddp, weights apart"
-"""As users run it; under "ddp" weights lie as ZeRO's do, see `flatten_memory`."""
+"""DDP as users run it. In the case "ddp" weights have ZeRO's memory layout, see `flatten_memory`."""
 ACCUMULATING = [CASES[2], CASES[5]]
-"""Enough for interventions, which are terms of the loss or follow the update."""
+"""Cases for interventions, which are loss terms or follow the update; two are enough."""
 
 
 def flatten_memory(network):
-    """Put the weights side by side in one buffer, as ZeRO does.
+    """Move the weights into one contiguous buffer, as ZeRO does.
 
-    A weight's place in memory decides how a kernel splits its sums, which shows in the last bit.
+    The memory alignment of a weight decides how a kernel splits its sums, which changes the last bit.
     """
     parameters = list(network.parameters())
     flat, offset = torch.cat([p.data.flatten() for p in parameters]), 0
@@ -62,9 +62,9 @@ usual_engine = build.engine
 
 
 def real_batches(config, process, step):
-    """This process's share of random global batches, without end."""
-    share = config.micro_batch_size // process.world_size
-    mine = slice(process.rank * share, (process.rank + 1) * share)
+    """Yield this rank's slice of random global batches, endlessly."""
+    size = config.micro_batch_size // process.world_size
+    mine = slice(process.rank * size, (process.rank + 1) * size)
     random = keyed_generator("real", step)
     while True:
         x = torch.rand(config.micro_batch_size, 3, 32, 32, generator=random) * 2 - 1
@@ -78,7 +78,7 @@ def d_state(gan):
 
 
 def assert_g_step_leaves_d_alone(gan, config, process, latents, recipe):
-    """Neither weights nor Adam of D move, and no gradient waits in it: one of a zero loss comes out as zero."""
+    """Check that D's weights and Adam state are unchanged and no gradient is left: a zero loss gives zero gradients."""
     update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), recipe)
     before = d_state(gan)
     update_generator(gan, latents(0, 1), recipe)
@@ -94,8 +94,8 @@ def assert_g_step_leaves_d_alone(gan, config, process, latents, recipe):
     assert all(not value.any() for key, value in D.optimizer_state() if key.endswith("exp_avg"))
 
 
-def assert_d_stays(gan, config, process, latents, recipe):
-    """Neither an update of a frozen D moves its weights or Adam, nor one with a learning rate of 0 its weights."""
+def assert_frozen_d_is_unchanged(gan, config, process, latents, recipe):
+    """Check that update=False keeps D's weights and Adam state, and that a learning rate of 0 keeps its weights."""
     before = d_state(gan)
     stats = update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), recipe, update=False)
     assert stats["d_grad_norm"] > 0
@@ -108,9 +108,9 @@ def assert_d_stays(gan, config, process, latents, recipe):
 
 
 def trained(config, process):
-    """A network pair after an update of D and STEPS steps, with that update's gradients and each step's norms.
+    """Train one update of D and STEPS steps; return the state, that update's gradients and each step's norms.
 
-    Its G step is found to leave D alone.
+    Also check that the G step and frozen updates leave D unchanged.
     """
     recipe, latents = build.recipe(config, process), build.latents(config, process)
     gan = build.gan(config, process, FiniteGuard(process.device))
@@ -124,7 +124,7 @@ def trained(config, process):
     tensors = trained_tensors(gan)
     end = {f"{file}/{k}": host_copy(v) for file, named in tensors.items() for k, v in named}
     assert_g_step_leaves_d_alone(gan, config, process, latents, recipe)
-    assert_d_stays(gan, config, process, latents, recipe)
+    assert_frozen_d_is_unchanged(gan, config, process, latents, recipe)
     return end | gradients | {"norms": torch.stack(norms)}
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO trains as DDP does, and a run moves between engines and numbers of processes."""
+"""DeepSpeed's ZeRO has the same training trajectory as DDP, and a run can change engine and number of processes."""
 
 import json
 import os
@@ -13,14 +13,15 @@ from runs import INTERVENTIONS, assert_near, biggan, command, environment, torch
 WORKER = Path(__file__).with_name("engine_worker.py")
 ZERO = "distributed.engine=deepspeed"
 WITHOUT_GRADIENT = re.compile(r"^(generator|ema|g_optimizer)/(linear|blocks.*conv.*)\.bias(/|$)|running_|\.u$")
-"""Biases before a BatchNorm, whose rounding errors Adam (beta1 = 0) takes for gradients, and what follows from them."""
+"""Biases before a BatchNorm, and what depends on them: their gradients are rounding errors, which Adam amplifies."""
 MEAN_OFF = {"generator": 1e-6, "ema": 1e-6, "discriminator": 1e-8}
-"""Means over a parameter; seen were up to 2e-9, and 9e-10 in D."""
+"""Limits on the mean difference of a parameter; measured: up to 2e-9, and 9e-10 in D."""
 MOMENTS_OFF = 1e-4
-"""Of a moment's norm: seen were up to 3.6e-5, of a scalar whose gradient is a sum that nearly cancels; mostly 1e-7."""
+"""Limit on a moment's difference relative to its norm; measured: mostly 1e-7, at most 3.6e-5, for a scalar whose
+gradient is a nearly cancelling sum."""
 WEIGHTS_APART = {"float32": 9e-7, "bfloat16": 3e-6}
-"""Means over a network's parameters that may lie between ZeRO's and DDP's, each weight with memory of its own: seen
-were 6e-7 and 2e-6, most of it biases before a BatchNorm."""
+"""Limits on the mean difference of a network's parameters between ZeRO and DDP without ZeRO's memory layout;
+measured: 6e-7 and 2e-6, mostly in biases before a BatchNorm."""
 KEEPS_NAMES = r"""
 import os
 from biggan.cli import main
@@ -42,8 +43,8 @@ if __name__ == "__main__":
 
 @pytest.mark.long
 @pytest.mark.parametrize("overrides", [[], INTERVENTIONS], ids=["plain", "interventions"])
-def test_zero_walks_ddps_path_in_both_precisions_and_with_accumulation(tmp_path, overrides):
-    """The worker also asserts, for each engine, what leaves D and its Adam alone."""
+def test_zero_has_the_trajectory_of_ddp(tmp_path, overrides):
+    """In both precisions and with accumulation. The worker also checks updates that must leave D and its Adam alone."""
     out = tmp_path / "ends.pt"
     arguments = [*torchrun(2), str(WORKER), str(tmp_path / "preset.yaml"), str(out), *overrides]
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=300, check=False)
@@ -56,16 +57,16 @@ def test_zero_walks_ddps_path_in_both_precisions_and_with_accumulation(tmp_path,
             for zero in ("zero-1", "zero-2"):
                 assert_near(ends[*key[:3], zero], end, WEIGHTS_APART[key[0]])
         else:
-            assert_same_path(key, end, ends[*key[:3], "ddp"])
+            assert_same_trajectory(key, end, ends[*key[:3], "ddp"])
 
 
-def assert_same_path(key, end, ddp):
+def assert_same_trajectory(key, end, ddp):
     _, accumulation, max_grad_norm, engine = key
-    # Adam with beta1 = 0 hides a gradient's scale: the norms do not, nor do the moments.
+    # Adam with beta1 = 0 hides a gradient's scale, but the norms and the moments show it.
     torch.testing.assert_close(end["norms"], ddp["norms"], rtol=1e-5, atol=0, msg=lambda m: f"{key}: {m}")
-    # Equal weights have equal gradients, but stage 2 sums micro-batches after the processes, and norms (for clipping)
-    # are float64's. Later weights differ: Adam's vector kernel rounds the end of a tensor differently, and that is
-    # elsewhere in ZeRO's flat slices.
+    # Equal weights give equal gradients, except that stage 2 sums over processes before micro-batches, and its norms
+    # for clipping are float64. Later weights differ: Adam's vector kernel rounds the last elements of a tensor
+    # differently, and these are others in ZeRO's flat slices.
     exact = not max_grad_norm and (accumulation == 1 or engine == "zero-1")
     for name in end.keys() - {"norms"}:
         file, difference = name.split("/")[0], end[name] - ddp[name]
@@ -80,7 +81,7 @@ def assert_same_path(key, end, ddp):
 
 
 def train_keeping_names(preset, digits, run, processes, names, *overrides):
-    """Train; return the sample names of every global batch, in order."""
+    """Train, and return the sample names of every global batch in order."""
     script = run.parent / "keeps_names.py"
     script.write_text(KEEPS_NAMES)
     names.mkdir()
@@ -108,17 +109,13 @@ BFLOAT16 = ["training.precision=bfloat16"]
     ("precision", "undisturbed", "moves", "mean"),
     [
         ([], (1, DDP), [(4, DDP), (2, ZERO_2), (1, ZERO_1), (3, ZERO_1)], 3e-6),
-        ([], (2, DDP), [(2, ZERO_2), (3, DDP), (2, ZERO_1), (3, ZERO_2)], 3e-6),  # never on one: it has no ZeRO
-        (
-            BFLOAT16,
-            (2, ZERO_1),
-            [(2, ZERO_1), (2, DDP)],
-            8e-6,
-        ),  # as far apart undisturbed DDP and ZeRO were, 4 steps on
+        ([], (2, DDP), [(2, ZERO_2), (3, DDP), (2, ZERO_1), (3, ZERO_2)], 3e-6),  # one process has no ZeRO
+        # The limit is the difference between uninterrupted DDP and ZeRO after 4 steps.
+        (BFLOAT16, (2, ZERO_1), [(2, ZERO_1), (2, DDP)], 8e-6),
     ],
     ids=["through-one-process", "from-zero-to-ddp-and-to-zero", "bfloat16"],
 )
-def test_a_run_moves_between_engines_and_numbers_of_processes_and_skips_no_sample(
+def test_resume_with_another_engine_and_world_size_keeps_samples_and_weights(
     tiny, digits, tmp_path, precision, undisturbed, moves, mean
 ):
     fixed = ["data.streams=12", "model.channels=4", "optimizer.g_lr=5e-5", "checkpoint.keep_last=9", *precision]
@@ -127,19 +124,19 @@ def test_a_run_moves_between_engines_and_numbers_of_processes_and_skips_no_sampl
     processes, engine = undisturbed
     changes = [*fixed, *engine, f"training.steps={steps}"]
     expected = train_keeping_names(tiny[0], digits, whole, processes, tmp_path / "names", *changes)
-    seen = []
+    batches = []
     for leg, (processes, engine) in enumerate(moves):
         changes = [*fixed, *engine, f"training.steps={2 * leg + 2}"]
-        seen += train_keeping_names(tiny[0], digits, moved, processes, tmp_path / f"names{leg}", *changes)
-    assert seen == expected
-    assert len(set(" ".join(seen).split())) == steps * 2 * 12, "within the first epoch nothing is seen twice"
+        batches += train_keeping_names(tiny[0], digits, moved, processes, tmp_path / f"names{leg}", *changes)
+    assert batches == expected
+    assert len(set(" ".join(batches).split())) == steps * 2 * 12, "no sample is repeated within the first epoch"
     ends = [run / f"checkpoints/step_{steps:08d}" for run in (whole, moved)]
     assert len({json.dumps(json.loads((end / "state.json").read_text())) for end in ends}) == 1
     assert_near(*(weights(end) for end in ends), mean)
 
 
 @pytest.mark.long
-def test_an_interrupted_zero_run_ends_where_the_uninterrupted_one_does(tiny, digits, tmp_path):
+def test_resumed_zero_run_equals_the_uninterrupted_one(tiny, digits, tmp_path):
     for run, legs in (("whole", [6]), ("resumed", [3, 6])):
         for steps in legs:
             arguments = ["train", tiny[0], f"run.dir={tmp_path / run}", f"data.path={digits}", ZERO]

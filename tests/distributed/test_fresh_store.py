@@ -1,4 +1,4 @@
-"""What processes that died wrote to the store does not reach those that come after them."""
+"""Restarted processes do not read store entries of dead ones."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +15,7 @@ def meet(store, world_size, timeout_seconds=20):
         return [join.result() for join in joins]
 
 
-def test_every_attempt_finds_a_store_of_its_own_whoever_died_in_the_one_before():
+def test_each_attempt_gets_an_unused_store():
     common = dist.HashStore()
     first = meet(common, 3)
     first[1].set("address", "of the first attempt")
@@ -27,6 +27,6 @@ def test_every_attempt_finds_a_store_of_its_own_whoever_died_in_the_one_before()
     assert [store.get("address") for store in second] == [b"of the second"] * 3
 
 
-def test_a_process_that_never_comes_is_named():
-    with pytest.raises(LostProcesses, match="1 of 2 processes did not come within 1 s, the first is rank 1"):
+def test_missing_process_is_named():
+    with pytest.raises(LostProcesses, match=r"1 of 2 processes .*\b1 s, .*rank 1\b"):
         fresh_store(dist.HashStore(), 0, 2, 1)

@@ -1,4 +1,4 @@
-"""Settings that must not change where a run goes."""
+"""Settings that must not change the training trajectory, and one that must."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def mean_difference(a, b, file):
 
 
 @pytest.mark.long
-def test_compiled_networks_walk_the_eager_path(tiny, digits, tmp_path):
+def test_compiled_networks_have_the_eager_trajectory(tiny, digits, tmp_path):
     small = ["training.steps=1", "model.channels=4", "optimizer.g_lr=5e-5"]
     eager = end_of(tmp_path / "eager", tiny, digits, *small)
     compiled = end_of(tmp_path / "compiled", tiny, digits, *small, "training.compile=true")
@@ -25,7 +25,7 @@ def test_compiled_networks_walk_the_eager_path(tiny, digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_batchnorm_groups_of_one_process_see_their_share_alone(tiny, digits, tmp_path):
+def test_batchnorm_groups_of_one_process_use_their_own_shard(tiny, digits, tmp_path):
     steps = ["training.steps=1"]
     together = end_of(tmp_path / "together", tiny, digits, *steps, processes=2)
     apart = end_of(tmp_path / "apart", tiny, digits, *steps, "distributed.batchnorm_group_size=1", processes=2)
@@ -33,7 +33,7 @@ def test_batchnorm_groups_of_one_process_see_their_share_alone(tiny, digits, tmp
 
 
 @pytest.mark.slow
-def test_readers_and_memory_format_do_not_change_the_path(tiny, digits, tmp_path):
+def test_readers_and_memory_format_do_not_change_the_trajectory(tiny, digits, tmp_path):
     steps = ["training.steps=2", "optimizer.g_lr=5e-5"]
     plain = end_of(tmp_path / "plain", tiny, digits, *steps)
     readers = end_of(tmp_path / "readers", tiny, digits, *steps, "data.workers=3")

@@ -1,4 +1,4 @@
-"""What the dry run counts against what two processes really issue and hold."""
+"""Collectives and memory predicted by the dry run, compared with those of two real processes."""
 
 import json
 import subprocess
@@ -56,18 +56,18 @@ def counted(steps, engine):
     ],
     ids=str,
 )
-def test_a_step_issues_the_collectives_and_holds_the_bytes_that_were_counted(tmp_path, engine, overrides):
+def test_step_issues_the_predicted_collectives_and_holds_the_predicted_bytes(tmp_path, engine, overrides):
     preset = tmp_path / "tiny.yaml"
     preset.write_text(TINY)
     overrides = [f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path}", *overrides]
     overrides += [f"distributed.engine={engine.name}", f"distributed.zero_stage={engine.zero_stage or 1}"]
-    result, heard = issued(str(engine.zero_bucket_elements), str(preset), *overrides)
+    result, issued_calls = issued(str(engine.zero_bucket_elements), str(preset), *overrides)
     config = resolve(preset, overrides)
     trace = record(config, config.micro_batch_size // 2)
     expected = counted(trace.steps, engine)
     expected["all_reduce", 8] += 1  # the loop's flag
-    assert heard == expected
+    assert issued_calls == expected
     held = memory(trace.g_parameters, trace.d_parameters, 0, engine, 2)
-    # ZeRO's gradients are gone when the step begins; what it held of them before is read from its source alone.
+    # ZeRO frees its gradients before the step, so their size cannot be measured here.
     for kind in ("weights", "optimizer", "ema", *(["gradients"] if engine.name == "ddp" else [])):
         assert result[kind] == getattr(held, kind), kind

@@ -36,7 +36,7 @@ def trained(digits, preset, run, processes, *overrides):
     ("several", "overrides"),
     [((2, 3), []), ((2,), ["training.accumulation=2", "training.batch_size=24"]), ((2,), INTERVENTIONS)],
 )
-def test_two_and_three_processes_walk_the_path_of_one(tiny, digits, tmp_path, several, overrides):
+def test_two_and_three_processes_have_the_trajectory_of_one(tiny, digits, tmp_path, several, overrides):
     preset = tiny[0]
     one = trained(digits, preset, tmp_path / "one", 1, "model.channels=4", *overrides)
     for processes in several:
@@ -50,15 +50,14 @@ def test_two_and_three_processes_walk_the_path_of_one(tiny, digits, tmp_path, se
 
 
 @pytest.mark.long
-def test_a_run_with_batchnorm_groups_goes_on_where_they_are_of_as_many_images(tiny, tmp_path):
+def test_run_with_batchnorm_groups_resumes_only_with_groups_of_as_many_images(tiny, tmp_path):
     whole, moved = ([tiny[0], f"run.dir={tmp_path / name}", tiny[2], *PAPER] for name in ("whole", "moved"))
     sizes = ["model.channels=4", "training.batch_size=24", "data.streams=12"]
     group = "distributed.batchnorm_group_size"
     biggan(["train", *whole, *sizes, f"{group}=2", "training.steps=4"], processes=4)
     biggan(["train", *moved, *sizes, f"{group}=2", "training.steps=2"], processes=4)
     refused = biggan(["train", *moved, *sizes, f"{group}=2", "training.steps=4"], processes=2, expect=1)
-    assert (
-        f"statistics were those of 12 images, groups of 2 of 2 processes would take 24; go on with {group}=1" in refused
-    )
+    for part in (" 12 images", " 2 of 2 processes", " 24;", f"{group}=1"):
+        assert part in refused
     biggan(["train", *moved, *sizes, f"{group}=1", "training.steps=4"], processes=2)
     assert_near(*(final_weights(tmp_path / name) for name in ("whole", "moved")), 3e-6)

@@ -1,4 +1,4 @@
-"""Run under torchrun: print, as JSON, every collective that one G iteration issues and the bytes it leaves held.
+"""Run under torchrun: print as JSON all collectives of one G iteration and the bytes held afterwards.
 
 traffic_worker.py ZERO_BUCKET_ELEMENTS PRESET [key.sub=value ...]
 """
@@ -21,11 +21,11 @@ from biggan.training.step import train_step
 
 
 class Listener(TorchDispatchMode):
-    """Notes what reaches the process group: (operation, bytes of the input)."""
+    """Recorder of the calls to the process group, as (operation, bytes of the input)."""
 
     def __init__(self):
         super().__init__()
-        self.heard = []
+        self.calls = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
@@ -34,7 +34,7 @@ class Listener(TorchDispatchMode):
         ):
             inputs = args[1] if name == "c10d::_allgather_base_" else args[0]
             tensors = [inputs] if isinstance(inputs, torch.Tensor) else inputs
-            self.heard.append((name, sum(x.numel() * x.element_size() for x in tensors)))
+            self.calls.append((name, sum(x.numel() * x.element_size() for x in tensors)))
         return func(*args, **(kwargs or {}))
 
 
@@ -48,7 +48,7 @@ def adam(optimizer):
 
 
 def optimizer(engine):
-    """Adam's moments, and ZeRO's master copy."""
+    """Return the bytes of Adam's moments and of ZeRO's master copy."""
     if isinstance(engine, DDPEngine):
         return adam(engine._optimizer)
     return held([engine._flat]) + adam(engine._adam)
@@ -71,13 +71,13 @@ def step(process, bucket, preset, *overrides):
             return s(update)
 
         engine.step = noted
-    for step in (1, 2):  # DDP lays its buckets out during the first
+    for step in (1, 2):  # DDP arranges its buckets in the first step
         train_step(gan, step, real, latents, recipe)
     with Listener() as listener:
         process.any(False)
         train_step(gan, 3, real, latents, recipe)
     return {
-        "collectives": listener.heard,
+        "collectives": listener.calls,
         "weights": sum(held(e.module.parameters()) for e in engines),
         "gradients": sum(gradients[-2:]),
         "optimizer": sum(optimizer(e) for e in engines),

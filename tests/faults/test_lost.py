@@ -190,7 +190,7 @@ class Unreachable:
 
 
 def test_when_the_store_is_gone_one_of_each_machine_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(peer_failure, "_words", lambda process: process.store)
+    monkeypatch.setattr(peer_failure, "_report_store", lambda process: process.store)
     said = {}
     for rank in range(4):
         hosts = ("a", "a", "b", "b")
@@ -198,7 +198,7 @@ def test_when_the_store_is_gone_one_of_each_machine_says_so(monkeypatch, tmp_pat
         missing = pytest.raises(LostProcesses, match="keeps the rendezvous store")
         with missing as caught, peer_failure.naming_lost_processes(process, tmp_path):
             raise dist.DistBackendError("Connection closed by peer")
-        said[rank] = caught.value.said
+        said[rank] = caught.value.reported
     assert said == {0: False, 1: True, 2: False, 3: True}
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sampling_run import CLASSES, small_generator
 
-from biggan.cli.class_arguments import mixture, mixture_label
+from biggan.cli.sample_command import mixture_label, parse_mixture
 from biggan.errors import InputError
 from biggan.generation.interpolation import mix_classes
 from biggan.generation.sample import generate_rows
@@ -38,14 +38,14 @@ def test_generator_without_shared_embedding_cannot_mix():
 
 
 def test_mixtures_are_parsed_or_refused():
-    assert mixture("cat=0.7, dog = 0.3", CLASSES) == {2: 0.7, 3: 0.3}
-    assert mixture("0=1,ant=2", CLASSES) == {0: 3.0}
-    assert mixture("a=b=2", ("a=b", "c")) == {0: 2.0}
+    assert parse_mixture("cat=0.7, dog = 0.3", CLASSES) == {2: 0.7, 3: 0.3}
+    assert parse_mixture("0=1,ant=2", CLASSES) == {0: 3.0}
+    assert parse_mixture("a=b=2", ("a=b", "c")) == {0: 2.0}
     assert mixture_label({2: 2.0, 3: 1.0}, CLASSES) == "66.7% cat, 33.3% dog"
     for wrong in ("cat", "cat=", "cat=x", "cat=-1", "cat=nan", "cat=inf", "", "cat=1,,dog=1"):
         with pytest.raises(InputError, match=r"^--mix: .* NAME=WEIGHT"):
-            mixture(wrong, CLASSES)
+            parse_mixture(wrong, CLASSES)
     with pytest.raises(InputError, match=r"^--mix: 'cat=0,dog=0'"):
-        mixture("cat=0,dog=0", CLASSES)
+        parse_mixture("cat=0,dog=0", CLASSES)
     with pytest.raises(InputError, match=r"^--mix: .*'catt'.* cat; .* 0 .* 3"):
-        mixture("catt=1", CLASSES)
+        parse_mixture("catt=1", CLASSES)

@@ -14,7 +14,7 @@ from runs import biggan, start
 from sampling_run import saved_run
 
 from biggan import cli
-from biggan.cli.sample_command import save_picture
+from biggan.cli.sample_command import save_image
 from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.generation.bulk import BulkRequest, write_images
@@ -108,13 +108,13 @@ def test_full_disk_leaves_no_partial_picture_and_keeps_the_previous_one(tmp_path
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     before, after = map(Image.fromarray, noise)
     kept, new = tmp_path / "kept.png", tmp_path / "new.jpg"
-    save_picture(before, kept)
+    save_image(before, kept)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         for path in (kept, new):
             with pytest.raises(InputError, match=f"^--out: {path}: .*File too large"):
-                save_picture(after, path)
+                save_image(after, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == [kept]

@@ -11,8 +11,8 @@ from importing.sources import STEP, their_settings, their_state, write_reference
 from PIL import Image
 
 from biggan.config.preset import resolve
-from biggan.data.pack import Plan, begin
-from biggan.data.sources.selection_request import SelectionRequest
+from biggan.data.pack import Plan, start_packing
+from biggan.data.sources.selection import SelectionRequest
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.generation.export_reader import read_export
@@ -63,10 +63,14 @@ def test_train_command_continues_from_an_import(run_command, tmp_path):
         for k in range(4):
             pixels = np.random.default_rng(k).integers(0, 255, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{k}.png")
-    begin(Plan(SelectionRequest((str(tmp_path / "images"),)), 32, shards=4), tmp_path / "data").run(1, lambda _: None)
+    start_packing(Plan(SelectionRequest((str(tmp_path / "images"),)), 32, shards=4), tmp_path / "data").run(
+        1, lambda _: None
+    )
     write_reference(tmp_path / "theirs", "biggan32")
     out = tmp_path / "ours"
-    begin(Plan(SelectionRequest((str(tmp_path / "images"),)), 64, shards=4), tmp_path / "large").run(1, lambda _: None)
+    start_packing(Plan(SelectionRequest((str(tmp_path / "images"),)), 64, shards=4), tmp_path / "large").run(
+        1, lambda _: None
+    )
     code, output = run_command("import", tmp_path / "theirs", out, "--data", tmp_path / "large")
     assert (code, out.exists()) == (2, False)
     assert re.search(r"--data: .* RGB images of 64 px, .* RGB images of 32 px", output)

@@ -41,7 +41,7 @@ def test_from_the_first_bad_update_on_nothing_moves(bad):
         for new_value, old_value in zip(snapshot(engine), old, strict=True):
             assert torch.equal(new_value, old_value)
     assert guard.vetoed_steps == 1
-    assert set(guard.culprits()) == {"D.weight", "D.bias"}
+    assert set(guard.non_finite_parameters()) == {"D.weight", "D.bias"}
 
 
 def gradient_seen_by_adam(engine):
@@ -63,7 +63,7 @@ def test_only_the_layers_that_were_first_are_named():
     G.step()
     G.module.weight.grad, G.module.bias.grad = torch.full((1, 2), torch.nan), torch.ones(1)
     G.step()
-    assert guard.culprits() == ["G.bias"]
+    assert guard.non_finite_parameters() == ["G.bias"]
 
 
 def test_an_infinite_loss_with_finite_gradients_is_poisoned():

@@ -1,5 +1,5 @@
-"""Where images come from before packing.
+"""Readers of image collections: folders, zips, parquet files, LMDBs and built-in data sets.
 
-A source lists its items without reading them, so that each packing process can open its own copy and read
-just the items of its shards.
+A source lists its items without reading them. Each packing process opens its own copy and reads only the items of its
+shards.
 """

@@ -1,4 +1,4 @@
-"""What every kind of source is opened as."""
+"""`ImageSource`, the common interface of all sources, and operations on its names."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from dataclasses import dataclass
 from PIL import Image
 
 ONE_CLASS = "images"
-"""The class of images that have none."""
+"""Name of the class of images without labels."""
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Labelled images: item k has the name `names[k]`, no other's, and the class `classes[labels[k]]`."""
+    """Labelled images. Item k has the unique name `names[k]` and the class `classes[labels[k]]`."""
 
     classes: list[str]
     names: list[str]
     labels: list[int]
     read: Callable[[int], Image.Image]
-    """Open item k; raises OSError, ValueError or another error of the decoder if it is damaged."""
+    """Function that opens item k; raises OSError, ValueError or another error of Pillow's decoder if it is corrupt."""
     in_groups: bool = False
-    """Neighbours are stored, and read, together: a shard's items are best read in their order here."""
-    heeds: frozenset[str] = frozenset()
-    """Of the flags that some kinds of source have no use for, those that it was opened by."""
+    """True if consecutive items are stored and read together; reading them in this order is fastest."""
+    used_flags: frozenset[str] = frozenset()
+    """Those of `--split` and `--label-column` that this source uses."""
     notes: tuple[str, ...] = ()
-    """What the user should hear of, one line each."""
+    """Notes for the user, one line each."""
 
 
 def printable(text: str) -> str:
-    """The text as UTF-8 can hold it: what is not of it (a file's name in Latin-1) is escaped."""
+    """Escape characters that UTF-8 cannot encode, such as those of a Latin-1 file name."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def apart(names: Sequence[str]) -> list[str]:
-    """The names, each once: further ones of a name are numbered, "crane" and "crane 2"."""
-    found: dict[str, None] = {}
+def number_duplicates(names: Sequence[str]) -> list[str]:
+    """Return unique names: repeated ones get a number, "crane" and "crane 2"."""
+    unique: dict[str, None] = {}
     for name in names:
-        own, number = name, 1
-        while own in found or (number > 1 and own in names):
+        candidate, number = name, 1
+        while candidate in unique or (number > 1 and candidate in names):
             number += 1
-            own = f"{name} {number}"
-        found[own] = None
-    return list(found)
+            candidate = f"{name} {number}"
+        unique[candidate] = None
+    return list(unique)
 
 
-def numbered(found: list[str], classes: list[str]) -> list[int]:
-    """The numbers of classes given by name."""
+def class_indices(names: list[str], classes: list[str]) -> list[int]:
+    """Return the index in `classes` of each name."""
     index = {name: k for k, name in enumerate(classes)}
-    return [index[name] for name in found]
+    return [index[name] for name in names]

@@ -1,4 +1,4 @@
-"""`--labels FILE`: the classes of a folder's or zip's images, from CSV or JSON."""
+"""`--labels FILE`: classes of the images in a folder or zip, read from CSV or JSON."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ from biggan.data.sources.tree import Tree
 from biggan.errors import InputError
 
 PATH_HEADINGS = ("path", "file_name", "filename")
-"""What the first column of a CSV may be called; the hub's folders of images say `file_name`."""
+"""Accepted headings of a CSV's path column; image folders on the Hugging Face hub use `file_name`."""
 Pair = tuple[str, str, str]
-"""(where it stands in the file, path, label)."""
+"""Tuple (position in the file, as in "line 3"; path; label)."""
 
 
 def by_file(tree: Tree, file: str) -> ImageSource:
-    """The tree's images under the labels of `file`, a path here or in the tree; raises InputError.
+    """Return the tree's images with the labels in `file`, a local path or a path in the tree; raise InputError.
 
-    Numbers sort as numbers, names as names. Every image must have one label, and every label its image.
+    Classes are sorted as numbers if all labels are numbers, else as strings. Every image needs exactly one label, and
+    every label an image.
     """
     label_of: dict[str, str] = {}
-    for where, path, label in _pairs(file, _text(tree, file)):
+    for position, path, label in _pairs(file, _text(tree, file)):
         name = PurePosixPath(path).as_posix()
         if not label:
-            raise InputError(f"--labels: {file}: {where}: '{path}' has an empty label; name its class")
+            raise InputError(f"--labels: {file}: {position}: '{path}' has an empty label; name its class")
         if name in label_of:
-            raise InputError(f"--labels: {file}: {where}: '{path}' stands there twice; leave one label")
+            raise InputError(f"--labels: {file}: {position}: '{path}' is listed twice; keep one label")
         label_of[name] = label
     names = tree.images()
     _check_matched(tree, file, names, label_of)
-    found = set(label_of.values())
-    classes = sorted(found, key=lambda c: (len(c), c)) if all(_is_number(c) for c in found) else sorted(found)
-    return tree.labelled(names, classes, [label_of[name] for name in names])
+    unique = set(label_of.values())
+    classes = sorted(unique, key=lambda c: (len(c), c)) if all(_is_number(c) for c in unique) else sorted(unique)
+    return tree.labelled_source(names, classes, [label_of[name] for name in names])
 
 
 def _check_matched(tree: Tree, file: str, names: list[str], label_of: dict[str, str]) -> None:
-    there = set(names)
-    if strangers := [path for path in label_of if path not in there]:
+    images = set(names)
+    if unknown := [path for path in label_of if path not in images]:
         raise InputError(
-            f"--labels: {file}: {len(strangers)} of its {len(label_of)} paths are no images of {tree.origin}, first "
-            f"'{strangers[0]}'; paths are relative to SOURCE, as '{names[0]}' is"
+            f"--labels: {file}: {len(unknown)} of its {len(label_of)} paths are not images in {tree.origin}, first "
+            f"'{unknown[0]}'; write paths relative to SOURCE, as in '{names[0]}'"
         )
-    if bare := [name for name in names if name not in label_of]:
+    if unlabelled := [name for name in names if name not in label_of]:
         raise InputError(
-            f"--labels: {file}: {len(bare)} of {len(names)} images in {tree.origin} have no label, first '{bare[0]}'; "
-            f"add them, or move them elsewhere"
+            f"--labels: {file}: {len(unlabelled)} of {len(names)} images in {tree.origin} have no label, first "
+            f"'{unlabelled[0]}'; add their labels, or move them out of SOURCE"
         )
 
 
@@ -64,12 +65,12 @@ def _text(tree: Tree, file: str) -> str:
         elif file in tree.files:
             data = tree.read(file)
         else:
-            raise InputError(f"--labels: {file}: no such file, nor one in {tree.origin}")
+            raise InputError(f"--labels: {file}: no such file, neither here nor in {tree.origin}; check the path")
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--labels: {file}: cannot be read as UTF-8 text ({error})") from None
+        raise InputError(f"--labels: {file}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
     if "\0" in text:
-        raise InputError(f"--labels: {file}: holds a NUL character; save it as UTF-8 text")
+        raise InputError(f"--labels: {file}: contains a NUL character; save it as UTF-8 text")
     return text
 
 
@@ -79,7 +80,7 @@ def _pairs(file: str, text: str) -> Iterator[Pair]:
         return _readable(file, _from_csv(file, text))
     if suffix == ".json":
         return _from_json(file, text)
-    raise InputError(f"--labels: {file}: neither .csv nor .json; write 'path,label' lines into a .csv")
+    raise InputError(f"--labels: {file}: not a .csv or .json file; write 'path,label' lines to a .csv file")
 
 
 def _readable(file: str, pairs: Iterator[Pair]) -> Iterator[Pair]:
@@ -90,7 +91,7 @@ def _readable(file: str, pairs: Iterator[Pair]) -> Iterator[Pair]:
 
 
 def _from_csv(file: str, text: str) -> Iterator[Pair]:
-    """Of the columns `path` and `label`; without such a heading, of two columns."""
+    """Yield pairs from the columns `path` and `label`, or from exactly two columns if there is no such heading."""
     rows = csv.reader(io.StringIO(text, newline=None), skipinitialspace=True)
     columns: tuple[int, int] | None = None
     for row in rows:
@@ -106,25 +107,25 @@ def _from_csv(file: str, text: str) -> Iterator[Pair]:
             continue
         if len(row) != width:
             raise InputError(
-                f"--labels: {file}: line {rows.line_num}: {len(row)} columns; expected {width} (without a heading "
-                f"'path,label', a path and a label; put names with commas in quotes)"
+                f"--labels: {file}: line {rows.line_num}: {len(row)} columns, expected {width}; without a heading "
+                f"'path,label' write a path and a label, and put names with commas in quotes"
             )
         yield f"line {rows.line_num}", row[columns[0]].strip(), row[columns[1]].strip()
 
 
 def _from_json(file: str, text: str) -> Iterator[Pair]:
-    """`{"labels": [[path, label], ...]}` as StyleGAN's tools write it, or `{path: label}`."""
+    """Yield pairs from `{"labels": [[path, label], ...]}`, StyleGAN's format, or from `{path: label}`."""
     try:
-        content = json.loads(text, object_pairs_hook=_unless_doubled)
+        content = json.loads(text, object_pairs_hook=_refuse_duplicate_keys)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--labels: {file}: cannot be read as JSON ({error})") from None
+        raise InputError(f"--labels: {file}: cannot be read as JSON ({error}); fix the file") from None
     if not isinstance(content, dict):
-        raise InputError(f'--labels: {file}: neither {{"labels": [[path, label], ...]}} nor {{path: label}}')
+        raise InputError(f'--labels: {file}: write {{"labels": [[path, label], ...]}} or {{path: label}}')
     pairs: Iterable[object] = content.items()
     if isinstance(content.get("labels", 0), list | None):
         pairs = content["labels"] or ()
         if not pairs:
-            raise InputError(f"--labels: {file}: holds no labels; pack with --unconditional instead")
+            raise InputError(f"--labels: {file}: contains no labels; pack with --unconditional instead")
     for number, pair in enumerate(pairs):
         match pair:
             case [str(path), str() | int() as label] if not isinstance(label, bool):
@@ -135,9 +136,9 @@ def _from_json(file: str, text: str) -> Iterator[Pair]:
                 )
 
 
-def _unless_doubled(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"'{twice}' stands there twice")
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"'{repeated}' is listed twice")
     return content

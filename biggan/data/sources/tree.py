@@ -1,4 +1,4 @@
-"""Folders and zips of images: their files, and the classes that folders make."""
+"""Folders and zips of images: their files, and classes from their folders."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from biggan.data.image import opened
-from biggan.data.sources.image_source import ONE_CLASS, ImageSource, numbered
+from biggan.data.image import open_image
+from biggan.data.sources.image_source import ONE_CLASS, ImageSource, class_indices
 from biggan.errors import InputError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -19,45 +19,42 @@ STYLEGAN_LABELS = "dataset.json"
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of a folder or a zip, by their path in it."""
+    """The files of a folder or a zip, by relative path."""
 
     origin: str
     files: list[str]
     read: Callable[[str], bytes]
-    """Raises OSError."""
+    """Function that returns a file's bytes; raises OSError."""
 
     def images(self) -> list[str]:
-        """Those that look like images; raises InputError if none does."""
-        found = [f for f in self.files if _is_image(f)]
-        if not found:
-            raise InputError(f"{self.origin}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return found
+        """Return the files with an image suffix; raise InputError if there are none."""
+        names = [f for f in self.files if _is_image(f)]
+        if not names:
+            raise InputError(f"{self.origin}: contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return names
 
     def holds_images(self) -> bool:
-        """Whether `images` finds any."""
+        """Return True if any file has an image suffix."""
         return any(_is_image(f) for f in self.files)
 
-    def labelled(
-        self, names: list[str], classes: list[str], of_each: list[str], notes: tuple[str, ...] = ()
+    def labelled_source(
+        self, names: list[str], classes: list[str], class_names: list[str], notes: tuple[str, ...] = ()
     ) -> ImageSource:
-        """The images `names` as a source, `of_each` the class of each of them."""
-        return ImageSource(
-            classes, names, numbered(of_each, classes), lambda k: opened(self.read(names[k])), notes=notes
-        )
+        """Return the images `names` as a source; `class_names` gives the class of each image."""
+        labels = class_indices(class_names, classes)
+        return ImageSource(classes, names, labels, lambda k: open_image(self.read(names[k])), notes=notes)
 
     def notes(self) -> tuple[str, ...]:
-        """What lies there unused that may have been meant: labels of StyleGAN's, parquet files."""
-        found = []
+        """Return notes on unused files that the user may have meant: StyleGAN's labels, parquet files."""
+        notes = []
         if STYLEGAN_LABELS in self.files and _holds_labels(self):
-            found.append(
-                f"{self.origin}: its {STYLEGAN_LABELS} holds labels, which are not used; "
-                f"if they are the classes, pack with --labels {STYLEGAN_LABELS}"
+            notes.append(
+                f"{self.origin}: its {STYLEGAN_LABELS} contains labels, which are not used; "
+                f"to use them as classes, pack with --labels {STYLEGAN_LABELS}"
             )
         if parquet := [f for f in self.files if f.endswith(".parquet")]:
-            found.append(
-                f"{self.origin}: holds images, so '{parquet[0]}' is not used; give it as SOURCE if it is meant"
-            )
-        return tuple(found)
+            notes.append(f"{self.origin}: contains images, so '{parquet[0]}' is not used; to use it, give it as SOURCE")
+        return tuple(notes)
 
 
 def _is_image(file: str) -> bool:
@@ -74,46 +71,49 @@ def _holds_labels(tree: Tree) -> bool:
     return isinstance(content, dict) and bool(content.get("labels"))
 
 
-def folder(root: Path) -> Tree:
-    """All files below `root`."""
+def folder_tree(root: Path) -> Tree:
+    """List all files under `root`, following links; raise InputError for an unreadable folder."""
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it elsewhere")
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it away")
 
     files: list[str] = []
-    for below, folders, names in os.walk(root, followlinks=True, onerror=refuse):  # class folders are often links
-        folders[:] = [name for name in folders if not _leads_back(root, Path(below), name)]
-        files += [(Path(below) / name).relative_to(root).as_posix() for name in names]
+    for current, folders, names in os.walk(root, followlinks=True, onerror=refuse):  # class folders are often links
+        folders[:] = [name for name in folders if not _is_loop(root, Path(current), name)]
+        files += [(Path(current) / name).relative_to(root).as_posix() for name in names]
     return Tree(str(root), sorted(files), lambda name: (root / name).read_bytes())
 
 
-def _leads_back(root: Path, below: Path, name: str) -> bool:
-    """Whether `name` in the folder `below`, which was reached from `root`, is a link to a folder on the way there."""
-    link = below / name
-    way = (folder for folder in (below, *below.parents) if folder.is_relative_to(root))
-    return link.is_symlink() and any(folder.resolve().is_relative_to(link.resolve()) for folder in way)
+def _is_loop(root: Path, current: Path, name: str) -> bool:
+    """Return True if `name` in the folder `current` is a link to one of the folders between `root` and `current`."""
+    link = current / name
+    parents = (folder for folder in (current, *current.parents) if folder.is_relative_to(root))
+    return link.is_symlink() and any(folder.resolve().is_relative_to(link.resolve()) for folder in parents)
 
 
-def archive(path: Path) -> Tree:
-    """The files of a zip; raises InputError if it is cut short."""
+def zip_tree(path: Path) -> Tree:
+    """List the files of a zip; raise InputError if it is truncated."""
     try:
         opened_zip = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path}: is no zip that can be read ({error}); copy it here again") from None
-    # Some made on Windows have backslashes. Of several files of one path the last is the one that unzip leaves.
+        raise InputError(f"{path}: not a readable zip ({error}); copy it again") from None
+    # Some zips made on Windows use backslashes. If a path occurs several times, unzip keeps the last file.
     members = {info.filename.replace("\\", "/"): info for info in opened_zip.infolist()}
 
     def read(name: str) -> bytes:
         try:
             return opened_zip.read(members[name])
-        except Exception as error:  # a damaged or encrypted zip can raise nearly anything
+        except Exception as error:  # zipfile raises nearly any type for a corrupt or encrypted zip
             raise OSError(str(error)) from None
 
     return Tree(str(path), sorted(name for name in members if not name.endswith("/")), read)
 
 
 def by_class_folder(tree: Tree) -> ImageSource:
-    """The class is the first folder below any single folders around all; with no folder at all there is one class."""
+    """Return the images with their class folder's name as label; raise InputError for images beside class folders.
+
+    Single folders that enclose everything are skipped. Without any folder all images are in one class.
+    """
     names = tree.images()
     paths = [PurePosixPath(f) for f in names]
     depth = 0
@@ -122,14 +122,14 @@ def by_class_folder(tree: Tree) -> ImageSource:
     loose = [p for p in paths if len(p.parts) == depth + 1]
     if loose and len(loose) < len(paths):
         raise InputError(
-            f"{tree.origin}: '{loose[0]}' lies beside class folders; move it into one, or pack a folder of images "
-            f"only, or with --labels or --unconditional"
+            f"{tree.origin}: '{loose[0]}' is beside class folders; move it into a class folder, or pack with "
+            f"--labels or --unconditional"
         )
-    of_each = [ONE_CLASS if loose else p.parts[depth] for p in paths]
-    return tree.labelled(names, sorted(set(of_each)), of_each, tree.notes())
+    class_names = [ONE_CLASS if loose else p.parts[depth] for p in paths]
+    return tree.labelled_source(names, sorted(set(class_names)), class_names, tree.notes())
 
 
 def in_one_class(tree: Tree) -> ImageSource:
-    """All images, whatever folders there are."""
+    """Return all images in one class; folders are ignored."""
     names = tree.images()
-    return tree.labelled(names, [ONE_CLASS], [ONE_CLASS] * len(names))
+    return tree.labelled_source(names, [ONE_CLASS], [ONE_CLASS] * len(names))
