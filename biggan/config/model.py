@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from biggan.config import families
-from biggan.config.families import FAMILIES, FamilyName
+from biggan import families
 from biggan.config.sections import NonNegative, Positive, Section
+from biggan.families import FAMILIES, FamilyName
 
 
 class ModelConfig(Section):

@@ -8,7 +8,7 @@ hardly change when the resolution doubles.
 
 from __future__ import annotations
 
-from biggan.config.families import D_WIDTHS, FAMILIES, G_WIDTHS
+from biggan.families import D_WIDTHS, FAMILIES, G_WIDTHS
 from biggan.models.architecture import Architecture
 
 Candidates = list[list[int]]

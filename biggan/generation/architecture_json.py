@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from biggan.config.families import FAMILIES, G_WIDTHS
+from biggan.families import FAMILIES, G_WIDTHS
 from biggan.models.architecture import Architecture
 from biggan.models.networks import Discriminator, Generator
 

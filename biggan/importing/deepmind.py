@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biggan.config.families import BOTTOM_WIDTH, G_WIDTHS
 from biggan.errors import InputError
+from biggan.families import BOTTOM_WIDTH, G_WIDTHS
 from biggan.generation.trained_generator import truncation_key
 from biggan.importing.imported_checkpoint import ImportedCheckpoint, State
 from biggan.importing.pickles import read_file, state_dict_of

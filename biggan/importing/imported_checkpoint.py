@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from biggan.config import Config
-from biggan.config.families import FAMILIES
 from biggan.errors import InputError
+from biggan.families import FAMILIES
 from biggan.generation.architecture_json import meta_networks
 from biggan.models.architecture import Architecture
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from biggan.config.families import (
+from biggan.errors import InputError
+from biggan.families import (
     BOTTOM_WIDTH,
     D_WIDTHS,
     G_WIDTHS,
@@ -16,7 +17,6 @@ from biggan.config.families import (
     g_resolutions,
     latent_chunks,
 )
-from biggan.errors import InputError
 from biggan.importing.imported_checkpoint import State
 from biggan.models.architecture import Architecture
 

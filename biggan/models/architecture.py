@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from biggan.config.families import FAMILIES, FamilyName, latent_chunks
-from biggan.config.model import ModelConfig
+from biggan.families import FAMILIES, FamilyName, latent_chunks
 from biggan.models import biggan, biggan_deep
 from biggan.models.networks import Discriminator, Generator
+
+if TYPE_CHECKING:
+    from biggan.config.model import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biggan.config.families import BOTTOM_WIDTH, D_WIDTHS, G_WIDTHS, latent_chunks, smallest_map
+from biggan.families import BOTTOM_WIDTH, D_WIDTHS, G_WIDTHS, latent_chunks, smallest_map
 from biggan.models.batchnorm import BatchNorm, ConditionalBatchNorm
 from biggan.models.layers import Layers
 from biggan.models.networks import Discriminator, Generator, attention_after, upsample

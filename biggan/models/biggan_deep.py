@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biggan.config.families import BOTTOM_WIDTH, D_WIDTHS, FAMILIES, G_WIDTHS, smallest_map
+from biggan.families import BOTTOM_WIDTH, D_WIDTHS, FAMILIES, G_WIDTHS, smallest_map
 from biggan.models.batchnorm import BatchNorm, ConditionalBatchNorm
 from biggan.models.layers import Layers
 from biggan.models.networks import Discriminator, Generator, attention_after, upsample

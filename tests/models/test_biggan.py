@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from biggan.config.families import G_WIDTHS
+from biggan.families import G_WIDTHS
 from biggan.models.biggan import BigGANDiscriminator, BigGANGenerator
 from biggan.models.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator, DeepDiscriminatorBlock
 from biggan.models.layers import Layers, SpectralNorm, as_matrix
