@@ -1,13 +1,11 @@
 """A planted collapse: pins and messages, and rollbacks that are exact, collective and survive kills."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from runs import biggan, environment, torchrun, weights
+from runs import biggan, finish, weights
 
 from biggan.errors import InputError
 from biggan.runs import checkpoint, rollback
@@ -19,17 +17,9 @@ PLANTED = Path(__file__).with_name("planted.py")
 STEPS = ["training.steps=14", "checkpoint.every_steps=2", "checkpoint.keep_last=20", "training.log_every_steps=2"]
 
 
-def planted(arguments, processes=1, **variables):
+def planted(arguments, processes=None, **variables):
     """Run `biggan train` with a planted collapse and return (exit code, output)."""
-    plain = [sys.executable] if processes == 1 else torchrun(processes)
-    done = subprocess.run(
-        [*plain, str(PLANTED), "train", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment() | variables,
-        timeout=200,
-        check=False,
-    )
+    done = finish(["train", *arguments], processes, program=PLANTED, **variables)
     return done.returncode, done.stdout + done.stderr
 
 
