@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+DEPLOY_TESTS := tests/cluster tests/deploy tests/collapse/test_report_browser.py tests/generation/test_serve.py
 
-.PHONY: help demo test test-long test-cluster lint bench docs docker-build docker-smoke clean
+.PHONY: help demo test test-deploy lint bench docs docker-build docker-smoke clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -22,24 +23,21 @@ demo: $(READY)  ## handwritten digits, from nothing to a trained generator and i
 	$(BIN)/python benchmarks/digits_quality.py runs/digits
 	@echo "Look at runs/digits/digits.png, and at how it came about in runs/digits/samples/"
 
-test: $(READY)  ## the tests, two at a time (as root, installs Debian's chromium if there is no browser)
-	tests/install.sh
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not long"
+test: $(READY)  ## the tests, two at a time
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test-long: $(READY)  ## the rest of them: kills and restarts again and again, compiled networks, three processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long
+# The browser, two hosts and Slurm, and what describes containers. As root on Debian: it installs what is missing.
+test-deploy: $(READY)  ## manifests, Dockerfile, browser, two hosts and Slurm on this machine (root, Debian)
+	tests/deploy/install.sh
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "" $(DEPLOY_TESTS)
 
-test-cluster: $(READY)  ## two hosts and Slurm on this machine (root; installs Debian's slurm-wlm, munge, iproute2)
-	tests/cluster/install.sh
-	$(BIN)/python -m pytest tests/cluster
-
-lint: $(READY)  ## ruff, mypy, shellcheck, hadolint
+lint: $(READY)  ## ruff, mypy, import-linter, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/shellcheck launch/*.sh launch/*.sbatch launch/kubernetes/*.sh docker/*.sh tests/*.sh tests/cluster/*.sh .ci/run
-	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck launch/*.sh launch/*.sbatch launch/kubernetes/*.sh docker/*.sh tests/deploy/*.sh .ci/run
 
 bench: $(READY)  ## images per second, as a ratio within one run
 	$(BIN)/python benchmarks/throughput.py

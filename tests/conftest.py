@@ -4,12 +4,16 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import fcntl
+import hashlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from runs import TINY, pack_digits
+from runs import biggan as run_biggan
 
 from biggan import cli
 
@@ -17,11 +21,45 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory) -> Path:
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a folder once for all workers of pytest-xdist: `once(name, make)`. Tests only read it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # each worker has a folder in it
+
+    def folder(name, make):
+        path, made = root / name, root / f"{name}.made"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                make(path)
+                made.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(once) -> Path:
     """scikit-learn's digits, packed at 32 px into 12 shards."""
-    dest = tmp_path_factory.mktemp("data") / "digits"
-    pack_digits(dest)
-    return dest
+    return once("digits", pack_digits)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(once, digits) -> Callable[..., Path]:
+    """Return the folder of a run of TINY with these overrides that nothing interrupted. Each is trained once."""
+
+    def run(*overrides: str, processes: int = 1) -> Path:
+        def train(folder):
+            folder.mkdir()
+            (folder / "tiny.yaml").write_text(TINY)
+            places = [f"run.dir={folder / 'run'}", f"data.path={digits}"]
+            run_biggan(["train", folder / "tiny.yaml", *places, *overrides], processes)
+
+        key = hashlib.sha256(repr((processes, overrides)).encode()).hexdigest()[:12]
+        return once(f"run-{key}", train) / "run"
+
+    return run
 
 
 @pytest.fixture

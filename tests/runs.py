@@ -1,13 +1,16 @@
-"""Running the program as users do: the command, alone or under torchrun, in processes of its own."""
+"""Running the program as users do, in processes of its own: alone or under torchrun."""
 
 import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from warm import Command
 
 from biggan.data.pack import Plan, start_packing
 from biggan.data.sources.selection import SelectionRequest
@@ -24,6 +27,9 @@ checkpoint: {every_steps: 3, keep_last: 3}
 samples: {every_steps: 1000, per_class: 1}
 tracking: {mlflow: false}
 """
+
+MOST_SECONDS = 300
+"""No command of a test takes a quarter of it, so that one that hangs is found on any machine."""
 
 INTERVENTIONS = [
     "intervention.r1_gamma=1.0",
@@ -42,7 +48,7 @@ def pack_digits(dest: Path, **settings) -> None:
 
 
 def command(arguments: list[str], processes: int = 1) -> list[str]:
-    """`biggan ARGUMENTS` on one process, or on several under torchrun."""
+    """`biggan ARGUMENTS` in an interpreter of its own, or in several under torchrun: for tests about starting."""
     if processes == 1:
         return [sys.executable, "-m", "biggan", *arguments]
     return [*torchrun(processes), "-m", "biggan", *arguments]
@@ -56,25 +62,61 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def biggan(arguments: list[str], processes: int = 1, expect: int = 0) -> str:
+def start(
+    arguments: Sequence[object],
+    processes: int | None = 1,
+    *,
+    program: Path | str = "biggan",
+    merge: bool = True,
+    max_restarts: int = 0,
+    **variables: str,
+) -> Command:
+    """Start `biggan`, or a script, in a session of its own: a fork of an interpreter that has imported it.
+
+    With more than one process, or a script on any number but None, torchrun's agent starts them. `variables` are
+    environment variables.
+    """
+    alone = processes is None or (processes == 1 and program == "biggan")
+    request = {
+        "program": str(program),
+        "arguments": [str(argument) for argument in arguments],
+        "processes": None if alone else processes,
+        "max_restarts": max_restarts,
+        "cwd": os.getcwd(),
+        "environment": environment() | variables,
+    }
+    return Command(request, merge)
+
+
+def finish(arguments: Sequence[object], processes: int | None = 1, **options) -> subprocess.CompletedProcess[str]:
+    """Start it as `start` does, and wait for its end and its children's."""
+    job = start(arguments, processes, merge=False, **options)
+    stdout, stderr = job.communicate(timeout=MOST_SECONDS)
+    return subprocess.CompletedProcess(arguments, job.returncode, stdout, stderr)
+
+
+def biggan(arguments: Sequence[object], processes: int = 1, expect: int = 0) -> str:
     """Run the command to its end, check its exit code, return what it printed."""
-    done = subprocess.run(
-        command(arguments, processes), capture_output=True, text=True, env=environment(), timeout=900, check=False
-    )
+    done = finish(arguments, processes)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-def start(arguments: list[str], processes: int = 1) -> subprocess.Popen:
-    """Start the command in a session of its own, so that a kill reaches all its processes."""
-    return subprocess.Popen(
-        command(arguments, processes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
+def run_worker(script: Path, processes: int, *arguments: object) -> str:
+    """Run a script under torchrun to its end, check that no process failed, return what it printed."""
+    done = finish(arguments, processes, program=script)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def wait_for(event: Callable[[], bool], process: Command, seconds_between: float = 0.01) -> None:
+    """Wait until something has happened; fail if the process ends before, or if it takes implausibly long."""
+    until = time.monotonic() + MOST_SECONDS
+    while not event():
+        if process.poll() is not None:
+            raise AssertionError(f"it ended with {process.returncode} before: {process.communicate()}")
+        assert time.monotonic() < until, "it never happened"
+        time.sleep(seconds_between)
 
 
 def weights(checkpoint: Path) -> dict:

@@ -4,7 +4,6 @@ import importlib
 from pathlib import Path
 
 import pytest
-from runs import biggan
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -16,9 +15,8 @@ def test_benchmark_imports(script, monkeypatch):
 
 
 @pytest.mark.slow
-def test_digits_quality_of_an_untrained_run_is_low(tiny, tmp_path, monkeypatch):
+def test_digits_quality_of_an_untrained_run_is_low(undisturbed, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    biggan(["train", *tiny, "training.steps=3"])
-    figures = importlib.import_module("digits_quality").quality(tmp_path / "run", per_class=20)
+    figures = importlib.import_module("digits_quality").quality(undisturbed("training.steps=3"), per_class=20)
     assert 0 <= figures["worst_class_accuracy"] <= figures["accuracy"] < 0.5
     assert 0 <= figures["worst_class_diversity"] <= figures["diversity"] < 1

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from biggan.cli import app
 from biggan.config.preset import resolve
+from biggan.cost.scaling import GradientReady
+from biggan.cost.trace import record
 from biggan.data.pack import Plan, start_packing
 from biggan.data.sources.selection import SelectionRequest
-from biggan.generation import sample
 from biggan.startup.checks import parameter_counts
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -34,6 +35,18 @@ COUNTS = {
     "cifar10-dcgan": (2_192_899, 1_777_665),
     "digits": (101_379, 67_169),
 }
+
+ARCHITECTURES = [
+    "imagenet64",
+    "imagenet128-deep",
+    "imagenet128-sagan",
+    "imagenet128-sngan",
+    "cifar10",
+    "cifar10-sngan",
+    "cifar10-dcgan",
+    "digits",
+]
+"""The other presets are the first two with more blocks."""
 
 
 def command(*arguments) -> str:
@@ -60,6 +73,16 @@ def test_more_blocks_a_stage_are_so_many_more_parameters():
     assert g_added == 0 < d_added
 
 
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
+def test_every_preset_dry_runs_and_every_weight_has_a_gradient(preset):
+    """At its own width and resolution, on tensors without storage: the real step of one image."""
+    assert "generator parameters" in command("train", preset, "--dry-run")
+    trace = record(resolve(preset), 1)
+    ready = [sum(e.bytes for e in step.events if isinstance(e, GradientReady)) for step in trace.steps if step.boundary]
+    g_parameters, d_parameters = COUNTS[preset.stem]
+    assert ready == [4 * d_parameters, 4 * g_parameters]
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     """A folder of two classes of noise."""
@@ -71,23 +94,27 @@ def images(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
-def test_every_preset_builds_dry_runs_and_trains(preset, images, tmp_path, monkeypatch):
-    # The grid in batches of 32 would take 20 GB at 256 px, whose attention is on maps of 128.
-    monkeypatch.setattr(sample, "CHUNK_IMAGES", 2)
-    assert "generator parameters" in command("train", preset, "--dry-run")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_of_the_presets_trains(name, images, tmp_path):
+    """At up to 64 px, where those of 128 px and more differ from others in their number of blocks alone."""
+    preset = CONFIGS / f"{name}.yaml"
     model = resolve(preset).model
+    resolution = min(64, model.resolution)
     source = images / "0" if model.classes == 1 else images
-    start_packing(Plan(SelectionRequest((str(source),)), model.resolution, shards=4), tmp_path / "data").run(
+    start_packing(Plan(SelectionRequest((str(source),)), resolution, shards=4), tmp_path / "data").run(
         0, lambda _: None
     )
     tiny = [
         f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'data'}", "data.streams=2", "data.workers=0",
         "model.channels=4", f"model.classes={min(2, model.classes)}", "training.steps=1", "training.batch_size=4",
-        "samples.per_class=1", "tracking.mlflow=false",
+        "samples.per_class=1", "tracking.mlflow=false", f"model.resolution={resolution}", "ema.start_step=0",
     ]  # fmt: skip
-    narrow = ["model.d_channels=4"] if model.d_channels else []
-    command("train", preset, *tiny, *narrow, "ema.start_step=0")
+    if model.d_channels:
+        tiny.append("model.d_channels=4")
+    if resolution < model.resolution:
+        tiny += [f"model.{network}_attention={[32] if attention else []}" for network, attention in
+                 (("g", model.g_attention), ("d", model.d_attention))]  # fmt: skip
+    command("train", preset, *tiny)
     saved = weights(tmp_path / "run/checkpoints/step_00000001")
     assert all(tensor.isfinite().all() for tensor in saved.values())
     for network in "gd":  # every convolution was given a gradient; attention's stays 0 until its gain has moved

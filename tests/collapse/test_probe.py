@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from runs import biggan, environment, torchrun, weights
+from runs import biggan, finish, weights
 
 PLANTED = Path(__file__).with_name("planted.py")
 
@@ -24,14 +23,7 @@ def changed(child, parent, network):
 def test_probe_on_two_processes_with_a_planted_nan(tiny, tmp_path):
     run = tmp_path / "run"
     biggan(["train", *tiny, "training.steps=2"])
-    done = subprocess.run(
-        [*torchrun(2), str(PLANTED), "probe", f"{run}@2", "--steps", "10"],
-        capture_output=True,
-        text=True,
-        env=environment() | {"NAN_STEP": "9"},
-        timeout=200,
-        check=False,
-    )
+    done = finish(["probe", f"{run}@2", "--steps", "10"], 2, program=PLANTED, NAN_STEP="9")
     assert done.returncode == 0, done.stdout + done.stderr
     probes, parent = run / "probes/step_00000002_10", run / "checkpoints/step_00000002"
     with Image.open(probes / "probe.png") as figure:

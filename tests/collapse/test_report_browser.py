@@ -11,6 +11,8 @@ from synthetic_run import EVENTS, collapsed_run
 
 from biggan.report.report_page import write_report
 
+pytestmark = pytest.mark.deploy
+
 # An iframe, because a window is at least 500 px wide. Elements that scroll on their own do not widen the page.
 FRAME = """<iframe src="{page}" style="width: {width}px; height: 2000px; border: 0"></iframe><script>
 onload = () => {{
@@ -25,7 +27,7 @@ onload = () => {{
 def chromium(*arguments: str, folder) -> str:
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = next((path for name in names if (path := shutil.which(name))), None)
-    assert browser, "no chromium: run `apt-get install chromium` (tests/install.sh does so as root)"
+    assert browser, "no chromium: run `apt-get install chromium` (tests/deploy/install.sh does so as root)"
     disabled = ("gpu", "quic", "background-networking", "component-update", "sync")
     command = [browser, "--headless", "--no-sandbox", "--no-first-run", "--hide-scrollbars"]
     command += [f"--user-data-dir={folder / 'profile'}"]

@@ -1,13 +1,11 @@
 """A planted collapse: pins and messages, and rollbacks that are exact, collective and survive kills."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from runs import biggan, environment, torchrun, weights
+from runs import biggan, finish, weights
 
 from biggan.errors import InputError
 from biggan.runs import checkpoint, rollback
@@ -19,17 +17,9 @@ PLANTED = Path(__file__).with_name("planted.py")
 STEPS = ["training.steps=14", "checkpoint.every_steps=2", "checkpoint.keep_last=20", "training.log_every_steps=2"]
 
 
-def planted(arguments, processes=1, **variables):
+def planted(arguments, processes=None, **variables):
     """Run `biggan train` with a planted collapse and return (exit code, output)."""
-    plain = [sys.executable] if processes == 1 else torchrun(processes)
-    done = subprocess.run(
-        [*plain, str(PLANTED), "train", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment() | variables,
-        timeout=200,
-        check=False,
-    )
+    done = finish(["train", *arguments], processes, program=PLANTED, **variables)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -61,15 +51,14 @@ def test_a_nan_on_one_rank_rolls_all_ranks_back_to_the_exact_good_state(tiny, tm
 
 
 @pytest.mark.slow
-def test_a_rollback_changes_the_training_trajectory(tiny, tmp_path):
+def test_a_rollback_changes_the_training_trajectory(tiny, tmp_path, undisturbed):
     arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback", "rollback.g_lr_factor=1.0"]
     planted([*arguments, f"run.dir={tmp_path / 'run'}"], ALARM_STEP="10")
-    planted([*arguments, f"run.dir={tmp_path / 'plain'}"])
     (event,) = events(tmp_path / "run")
     assert (event["step"], event["onset_step"], event["good_step"]) == (10, 7, 6)
     abandoned = [json.loads(line) for line in (tmp_path / "run/collapse/attempt_01.jsonl").read_text().splitlines()]
     assert [row["step"] for row in abandoned] == [8, 10]
-    unchanged = [json.loads(line) for line in (tmp_path / "plain/metrics.jsonl").read_text().splitlines()]
+    unchanged = [json.loads(line) for line in (undisturbed(*STEPS) / "metrics.jsonl").read_text().splitlines()]
     assert [row["g_loss"] for row in abandoned] == [row["g_loss"] for row in unchanged if row["step"] in (8, 10)]
     after = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [[row["g_loss"] for row in rows if row["step"] > 6] for rows in (unchanged, after)]
@@ -164,13 +153,13 @@ def test_on_collapse_continue_continues_and_max_rollbacks_0_halts(tiny, tmp_path
 
 
 @pytest.mark.slow
-def test_a_child_without_changes_has_its_parents_trajectory(tiny, tmp_path):
-    biggan(["train", *tiny, *STEPS])
-    resume = ["train", "--resume", f"{tmp_path / 'run'}@6", "--as", str(tmp_path / "child")]
+def test_a_child_without_changes_has_its_parents_trajectory(tmp_path, undisturbed):
+    run = undisturbed(*STEPS)
+    resume = ["train", "--resume", f"{run}@6", "--as", str(tmp_path / "child")]
     biggan(resume)
-    ends = [weights(tmp_path / name / "checkpoints/step_00000014") for name in ("run", "child")]
+    ends = [weights(folder / "checkpoints/step_00000014") for folder in (run, tmp_path / "child")]
     assert [k for k in ends[0] if not torch.equal(ends[0][k], ends[1][k])] == []
-    parent = find_ancestor(f"{tmp_path / 'run'}@6", "--resume")
+    parent = find_ancestor(f"{run}@6", "--resume")
     create_child(parent, child_config(parent, tmp_path / "child", []), fresh=False)  # it exists, with the same lineage
     with pytest.raises(InputError, match=r"^--as: .*run@6"):
         create_child(parent, child_config(parent, tmp_path / "child", ["optimizer.g_lr=1e-4"]), fresh=False)
@@ -183,6 +172,6 @@ def test_a_child_without_changes_has_its_parents_trajectory(tiny, tmp_path):
         ("/nowhere@6", r"^--resume: .*nowhere .*config\.yaml"),
     ):
         with pytest.raises(InputError, match=message):
-            find_ancestor(f"{tmp_path / 'run'}{text}", "--resume")
+            find_ancestor(f"{run}{text}", "--resume")
     with pytest.raises(InputError, match=r"^model\.channels: "):
         child_config(parent, tmp_path / "x", ["model.channels=4"])

@@ -1,11 +1,10 @@
 """The spectrum against exact singular values, with drifting, non-finite and restored weights."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from runs import biggan, environment, torchrun
+from runs import biggan, run_worker
 from safetensors.torch import load_file
 from torch import nn
 
@@ -234,10 +233,7 @@ def test_the_load_of_each_process_is_within_grahams_bound(costs, world_size):
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_layers_are_sharded_and_all_processes_get_equal_values(processes):
-    done = subprocess.run(
-        [*torchrun(processes), str(WORKER)], capture_output=True, text=True, env=environment(), timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    run_worker(WORKER, processes)
 
 
 def gan_of(tiny, *overrides) -> tuple[Config, object]:

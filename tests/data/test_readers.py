@@ -1,8 +1,11 @@
 """Reader processes end with their parent process."""
 
+import fcntl
 import os
 import select
 import signal
+import sys
+import termios
 import time
 
 from reads import plan
@@ -14,7 +17,10 @@ from biggan.data.stream import START
 def read_one_batch_and_be_killed(folder):
     loader = Loader(plan(folder), micro_batch_size=12, cursors=[START] * 6, rank=0, world_size=1, workers=3)
     next(loader)
-    time.sleep(2)  # 4 parts per reader, 12 KB each, do not fit into one pipe
+    # 4 parts per reader, 12 KB each, do not fit into one pipe of 64 KB.
+    pipe = loader._parts._worker_result_queue._reader.fileno()
+    while int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder) < 48_000:
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

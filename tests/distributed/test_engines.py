@@ -3,12 +3,11 @@
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from runs import INTERVENTIONS, assert_near, biggan, command, environment, torchrun, weights
+from runs import INTERVENTIONS, assert_near, biggan, finish, run_worker, weights
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 ZERO = "distributed.engine=deepspeed"
@@ -46,9 +45,7 @@ if __name__ == "__main__":
 def test_zero_has_the_trajectory_of_ddp(tmp_path, overrides):
     """In both precisions and with accumulation. The worker also checks updates that must leave D and its Adam alone."""
     out = tmp_path / "ends.pt"
-    arguments = [*torchrun(2), str(WORKER), str(tmp_path / "preset.yaml"), str(out), *overrides]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    run_worker(WORKER, 2, tmp_path / "preset.yaml", out, *overrides)
     ends = torch.load(out, weights_only=True)
     assert len(ends) == (6 if overrides else 20)
     for key, end in ends.items():
@@ -85,16 +82,8 @@ def train_keeping_names(preset, digits, run, processes, names, *overrides):
     script = run.parent / "keeps_names.py"
     script.write_text(KEEPS_NAMES)
     names.mkdir()
-    plain = command(["train", str(preset), f"run.dir={run}", f"data.path={digits}", *overrides], processes)
-    at = len(plain) - 1 - plain[::-1].index("-m")
-    done = subprocess.run(
-        [*plain[:at], str(script), *plain[at + 2 :]],
-        capture_output=True,
-        text=True,
-        env=environment() | {"NAMES": f"{names}{os.sep}"},
-        timeout=300,
-        check=False,
-    )
+    arguments = ["train", preset, f"run.dir={run}", f"data.path={digits}", *overrides]
+    done = finish(arguments, processes, program=script, NAMES=f"{names}{os.sep}")
     assert done.returncode == 0, done.stderr
     ranks = [(names / str(rank)).read_text().splitlines() for rank in range(processes)]
     return [" ".join(parts) for parts in zip(*ranks, strict=True)]

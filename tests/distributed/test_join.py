@@ -1,7 +1,6 @@
 """Joining ends within its time limit for any failure of the store."""
 
 import socket
-import subprocess
 import threading
 from contextlib import suppress
 from datetime import timedelta
@@ -9,7 +8,7 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from runs import command, environment
+from runs import start
 
 from biggan.distributed import peer_failure, process
 from biggan.distributed.process import join
@@ -46,23 +45,15 @@ def test_link_cut_while_joining_ends_with_one_line(tiny):
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     cable = Cable(store.port)
     joining = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(cable.port)}
-    joining_process = subprocess.Popen(
-        command(["train", *tiny, "distributed.timeout_seconds=2"]),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment() | joining,
-    )
-    try:
-        store.wait(["hello/1"])
-        cable.cut()
-        stderr = joining_process.communicate(timeout=60)[1]
-    finally:
-        joining_process.kill()
-    assert joining_process.returncode == 6, stderr
-    (line,) = [line for line in stderr.splitlines() if line.startswith("biggan: ")]
+    joining_process = start(["train", *tiny, "distributed.timeout_seconds=2"], **joining)
+    store.wait(["hello/1"])
+    cable.cut()
+    output = joining_process.communicate(timeout=60)[0]
+    assert joining_process.returncode == 6, output
+    (line,) = [line for line in output.splitlines() if line.startswith("biggan: ")]
     assert " 12 s)" in line
     assert "docs/launch.md" in line
-    assert "Traceback" not in stderr
+    assert "Traceback" not in output
 
 
 def test_group_is_destroyed_unless_processes_were_lost(monkeypatch):

@@ -1,12 +1,11 @@
 """Collectives and memory predicted by the dry run, compared with those of two real processes."""
 
 import json
-import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from runs import TINY, environment, torchrun
+from runs import TINY, run_worker
 
 from biggan.config.preset import resolve
 from biggan.cost.engine_cost import EngineSettings, memory, with_collectives
@@ -23,16 +22,7 @@ NAMES = {
 
 
 def issued(*arguments):
-    done = subprocess.run(
-        [*torchrun(2), str(WORKER), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(run_worker(WORKER, 2, *arguments).splitlines()[-1])
     return result, Counter((NAMES[name], size) for name, size in result["collectives"])
 
 

@@ -8,11 +8,11 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from runs import biggan, environment, torchrun
+from runs import biggan, environment, finish, torchrun
 
 HERE = f"(host {os.uname().nodename})"
 STOPS_IN_A_COLLECTIVE = """
-import os, signal
+import os, signal, subprocess, sys
 import biggan.doctor.network as network
 from biggan.cli import main
 
@@ -20,27 +20,55 @@ original = network.check_results
 
 def check_results(*arguments):
     if os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # It continues once the JSON is written: torchrun would wait 30 s for a stopped process to end.
+        me, verdict = os.getpid(), sys.argv[sys.argv.index("--json") + 1]
+        wait = f"while kill -0 {me} && [ ! -e {verdict} ]; do sleep 0.1; done; kill -CONT {me}"
+        subprocess.Popen(["sh", "-c", wait])
+        os.kill(me, signal.SIGSTOP)
     return original(*arguments)
 
 network.check_results = check_results
 if __name__ == "__main__":
+    if os.environ["RANK"] == "1":
+        sys.argv.append("model.nonsense=1")
+    main()
+"""
+RANK_1_NEVER_STARTS = """
+import os, signal
+from biggan.cli import main
+if __name__ == "__main__":
+    if os.environ["RANK"] == "1":
+        signal.pause()
     main()
 """
 
 
-def run_ranks(tmp_path, fault, arguments, expect, program="-m biggan"):
+def run_ranks(tmp_path, arguments, expect, program=None):
+    """Run `biggan doctor`, or a program that breaks it, on two processes; return (output, JSON)."""
+    script = "biggan"
+    if program is not None:
+        script = tmp_path / "program.py"
+        script.write_text(program)
+    done = finish(["doctor", *arguments, "--json", tmp_path / "doctor.json"], 2, program=script)
+    return examined(done, tmp_path, expect)
+
+
+def run_shells(tmp_path, fault, arguments, expect):
     """Run `biggan doctor` on two processes; rank 1 runs the shell code `fault` first. Return (output, JSON)."""
     script = tmp_path / "rank.sh"
-    script.write_text(f'if [ "$RANK" = 1 ]; then\n{fault}\nfi\nexec {sys.executable} {program} doctor "$@"\n')
-    file = tmp_path / "doctor.json"
-    command = [*torchrun(2), "--no-python", "sh", str(script), *arguments, "--json", str(file)]
+    script.write_text(f'if [ "$RANK" = 1 ]; then\n{fault}\nfi\nexec {sys.executable} -m biggan doctor "$@"\n')
+    command = [*torchrun(2), "--no-python", "sh", str(script), *arguments, "--json", str(tmp_path / "doctor.json")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+    return examined(done, tmp_path, expect)
+
+
+def examined(done, tmp_path, expect):
+    """Check how the doctor ended; return (output, JSON)."""
     assert done.returncode == (1 if expect else 0), done.stdout + done.stderr  # torchrun itself always exits with 1
     if expect:
         assert "exitcode  : 2" in done.stderr
     assert "biggan/" not in done.stderr, "traceback of biggan code"
-    return done.stdout, json.loads(file.read_text())
+    return done.stdout, json.loads((tmp_path / "doctor.json").read_text())
 
 
 def failed(found):
@@ -74,8 +102,7 @@ def test_bad_config_ends_with_exit_code_2(tiny, tmp_path, monkeypatch):
 
 def test_unreachable_store_is_reported_in_one_line():
     ranks = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    command = [sys.executable, "-m", "biggan", "doctor", "--timeout-seconds", "4"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment() | ranks, timeout=100, check=False)
+    done = finish(["doctor", "--timeout-seconds", "4"], **ranks)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"biggan: rank 1 {HERE}: ")
@@ -86,7 +113,7 @@ def test_unreachable_store_is_reported_in_one_line():
 def test_two_healthy_processes_pass_and_leave_no_files(tiny, tmp_path):
     (tmp_path / "shared").mkdir()
     run = tmp_path / "shared" / "run"
-    output, found = run_ranks(tmp_path, ":", [tiny[0], f"run.dir={run}", tiny[2], "--checksums"], expect=0)
+    output, found = run_ranks(tmp_path, [tiny[0], f"run.dir={run}", tiny[2], "--checksums"], expect=0)
     assert "nothing failed" in output
     seen = statuses(found)
     assert {name for name, status in seen.items() if status == "not checked"} == {"clocks", "links"}  # one host
@@ -160,7 +187,7 @@ def test_all_faults_of_one_rank_are_named_in_one_table(tiny, digits, tmp_path, o
     mounts='mount --bind {lacking} {digits} && mount -t tmpfs tmpfs {small_disk}'
     exec unshare --mount sh -c "$mounts"' && exec "$@"' sh {sys.executable} -m biggan doctor "$@"
     """
-    _, found = run_ranks(tmp_path, fault, [tiny[0], f"run.dir={small_disk / 'run'}", tiny[2]], expect=2)
+    _, found = run_shells(tmp_path, fault, [tiny[0], f"run.dir={small_disk / 'run'}", tiny[2]], expect=2)
     seen = failed(found)
     assert seen.keys() == {"versions", "config", "environment", "shards", "disk room", "shared folder"}
     assert f"webdataset: rank 1 {HERE} has 0.0.7" in seen["versions"]
@@ -176,7 +203,7 @@ def test_all_faults_of_one_rank_are_named_in_one_table(tiny, digits, tmp_path, o
 
 @pytest.mark.slow
 def test_rank_that_never_starts_is_named(tmp_path):
-    output, found = run_ranks(tmp_path, "exec sleep 1000", ["--timeout-seconds", "8"], expect=2)
+    output, found = run_ranks(tmp_path, ["--timeout-seconds", "8"], 2, RANK_1_NEVER_STARTS)
     assert "Traceback" not in output
     assert f"rank 1 {HERE} while exchanging host facts" in failed(found)["rendezvous"]
     assert statuses(found)["all-reduce"] == "not checked"
@@ -185,14 +212,6 @@ def test_rank_that_never_starts_is_named(tmp_path):
 @pytest.mark.long
 def test_rank_that_stops_in_a_collective_is_named(tiny, tmp_path):
     """Rank 1 also has an invalid config. That must not keep both ranks from reaching the collectives."""
-    script = tmp_path / "stops.py"
-    script.write_text(STOPS_IN_A_COLLECTIVE)
-    # Rank 1 continues once the JSON is written: torchrun would wait 30 s for a stopped process to end.
-    fault = f"""
-    set -- "$@" model.nonsense=1
-    (while kill -0 $$ && [ ! -e {tmp_path}/doctor.json ]; do sleep 0.1; done; kill -CONT $$) &
-    """
-    arguments = [*tiny, "--checksums", "--timeout-seconds", "16"]
-    _, found = run_ranks(tmp_path, fault, arguments, expect=2, program=str(script))
+    _, found = run_ranks(tmp_path, [*tiny, "--checksums", "--timeout-seconds", "16"], 2, STOPS_IN_A_COLLECTIVE)
     assert f"rank 1 {HERE}: model.nonsense: " in failed(found)["config"]
     assert f"rank 1 {HERE} while measuring collectives" in failed(found)["rendezvous"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from runs import TINY, biggan, environment, pack_digits
+from runs import biggan, environment, pack_digits
 from stand_ins import SHORT, Tiles, generator, silent
 
 from biggan.cli.eval_command import evaluate
@@ -33,11 +33,8 @@ from biggan.generation.trained_generator import TrainedGenerator
 
 
 @pytest.fixture(scope="module")
-def run(digits, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.yaml").write_text(TINY)
-    biggan(["train", str(folder / "tiny.yaml"), f"run.dir={folder / 'run'}", f"data.path={digits}", "training.steps=3"])
-    return folder / "run"
+def run(undisturbed, tmp_path_factory):
+    return shutil.copytree(undisturbed("training.steps=3"), tmp_path_factory.mktemp("trained") / "run")
 
 
 @pytest.fixture

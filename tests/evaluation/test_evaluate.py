@@ -1,13 +1,12 @@
 import copy
 import json
 import math
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from runs import environment, torchrun
+from runs import run_worker
 from stand_ins import Tiles, generator, silent
 
 from biggan.data.dataset import load
@@ -154,11 +153,7 @@ def test_one_two_and_three_processes_agree(digits, tmp_path):
     reports = []
     for processes in (1, 2, 3):
         out = tmp_path / f"{processes}.json"
-        done = subprocess.run(
-            [*torchrun(processes), str(WORKER), str(digits), str(tmp_path / f"cache{processes}"), str(out)],
-            capture_output=True, text=True, env=environment(), timeout=200, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        run_worker(WORKER, processes, digits, tmp_path / f"cache{processes}", out)
         reports.append(json.loads(out.read_text()))
     one = reports[0]
     assert {"kid", "coverage", "recall_inside_classes"} <= one["metrics"].keys() & one["halves"].keys()

@@ -1,5 +1,4 @@
 import os
-import subprocess
 import zipfile
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from numpy.lib.format import write_array_header_1_0
 from pytorch_fid.fid_score import compute_statistics_of_path
-from runs import environment, torchrun
+from runs import run_worker
 
 from biggan.errors import InputError
 from biggan.evaluation.moments import Moments
@@ -54,11 +53,7 @@ def test_bfloat16_rows_are_accumulated_in_float64():
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_combine_to_the_moments_of_one_process(processes):
     """The worker compares moments, Frechet distance and Inception Score with numpy and with one process."""
-    done = subprocess.run(
-        [*torchrun(processes), str(WORKER)], capture_output=True, text=True, env=environment(), timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("checked") == processes
+    assert run_worker(WORKER, processes).count("checked") == processes
 
 
 def test_files_are_compatible_with_pytorch_fid_in_both_directions(tmp_path):

@@ -1,84 +1,82 @@
-"""SIGKILL at random moments: the run goes on and ends where the uninterrupted one does, bit for bit."""
+"""SIGKILL at any moment: the run goes on and ends where the uninterrupted one does, bit for bit."""
 
 import json
 import os
 import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from runs import biggan, start, weights
+from runs import MOST_SECONDS, biggan, start, wait_for, weights
 
-STEPS = 60
+STEPS = 50
+EVERY = ["checkpoint.every_steps=2", "samples.every_steps=20"]
 
 
 def arguments(tiny, run):
-    changes = [f"run.dir={run}", f"training.steps={STEPS}", "checkpoint.every_steps=2", "samples.every_steps=20"]
-    return ["train", *tiny, *changes]
-
-
-def kill_group(process):
-    """SIGKILL to torchrun, its workers and their readers at once."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    return ["train", tiny[0], f"run.dir={run}", *tiny[2:], f"training.steps={STEPS}", *EVERY]
 
 
 def steps_saved(run):
     return sorted(int(f.name[5:]) for f in (run / "checkpoints").glob("step_*"))
 
 
-def kill_at_a_random_moment(process, run, random_source):
-    """After it has started to train: at any moment, or while a checkpoint is being written (every second step)."""
-    before = steps_saved(run)
-    while steps_saved(run) == before and process.poll() is None:
-        time.sleep(0.01)
-    if random_source.random() < 0.5:
-        time.sleep(random_source.uniform(0, 0.4))
-    else:
-        while not any((run / "checkpoints").glob(".step_*")) and process.poll() is None:
-            pass
-    partial = any((run / "checkpoints").glob(".step_*"))
-    alive = process.poll() is None
-    kill_group(process)
-    return alive, partial
+def is_saving(run):
+    """Return True if a checkpoint is being written."""
+    return any((run / "checkpoints").glob(".step_*"))
+
+
+def steps_logged(run):
+    metrics = run / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def kill_after_steps(process, run, steps):
+    """Kill it once it has logged so many steps more than now."""
+    before = steps_logged(run)
+    wait_for(lambda: steps_logged(run) >= before + steps, process)
+    process.kill_all()
+
+
+def kill_while_it_saves(process, run):
+    """Kill it in the middle of writing a checkpoint: it is stopped first, to be sure that it is."""
+    wait_for(lambda: not is_saving(run), process)  # what the last kill left is removed
+    while True:
+        wait_for(lambda: is_saving(run), process, seconds_between=0)
+        os.killpg(process.pid, signal.SIGSTOP)
+        if is_saving(run):
+            process.kill_all()
+            return
+        os.killpg(process.pid, signal.SIGCONT)
 
 
 @pytest.mark.slow
 def test_killed_while_it_starts(tiny, tmp_path):
-    """Before, while and after the run folder is made, and wherever the last kill found it: the next start goes on."""
+    """When the run folder is there, its first file, and when it says that it trains: the next start goes on."""
     run = tmp_path / "run"
-    process = start(arguments(tiny, run))
-    while not run.exists():
-        pass
-    kill_group(process)
-    for seconds in (1.0, 3.0):
+    for moment in (run.exists, (run / "config.yaml").exists, (run / "metrics.jsonl").exists):
         process = start(arguments(tiny, run))
-        time.sleep(seconds)
-        kill_group(process)
-    biggan(arguments(tiny, run))
-    assert steps_saved(run)[-1] == STEPS
+        wait_for(moment, process, seconds_between=0)
+        process.kill_all()
+    process = start(arguments(tiny, run))
+    process.read_until("training ", MOST_SECONDS)
+    process.kill_all()
+    biggan([*arguments(tiny, run), "training.steps=4"])
+    assert steps_saved(run)[-1] == 4
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "kills"), [(1, 10), (2, 5)])
-def test_every_resume_continues_to_the_same_end(tiny, tmp_path, processes, kills):
-    biggan(arguments(tiny, tmp_path / "whole"), processes)
-    killed, during_save = 0, 0
+def test_every_resume_continues_to_the_same_end(tiny, tmp_path, undisturbed, processes, kills):
+    """Half of the kills come while a checkpoint is written, the others 1 to 5 steps after the last one."""
     run = tmp_path / "killed"
     random_source = random.Random(processes)
-    for _ in range(kills):
+    for kill in range(kills):
         process = start(arguments(tiny, run), processes)
-        alive, partial = kill_at_a_random_moment(process, run, random_source)
-        killed += alive
-        during_save += partial
-    assert killed == kills, "the run must not end before it is killed"
-    assert during_save, "no kill met a checkpoint that was being written"
+        kill_after_steps(process, run, random_source.randint(1, 5)) if kill % 2 else kill_while_it_saves(process, run)
     biggan(arguments(tiny, run), processes)
-    print(f"{processes} processes: {killed} kills, {during_save} during a checkpoint write")
-    assert_same_end(tmp_path / "whole", run)
+    assert_same_end(undisturbed(f"training.steps={STEPS}", *EVERY, processes=processes), run)
 
 
 def assert_same_end(whole: Path, run: Path):

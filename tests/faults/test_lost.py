@@ -4,14 +4,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 
 import pytest
 import torch
 import torch.distributed as dist
-from runs import biggan, command, environment, start, torchrun, weights
+from runs import biggan, finish, start, wait_for, weights
 
 from biggan.distributed import peer_failure
 from biggan.distributed.process import Process
@@ -63,26 +61,19 @@ if __name__ == "__main__":
 
 
 def wait_for_checkpoint(run, step, process):
-    while process.poll() is None and not (run / f"checkpoints/step_{step:08d}").exists():
-        time.sleep(0.02)
-    assert process.poll() is None, process.communicate()[0]
+    wait_for((run / f"checkpoints/step_{step:08d}").exists, process)
 
 
 def worker(process, rank):
-    """The process id of a worker of torchrun's."""
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    for pid in children.stdout.split():
-        with open(f"/proc/{pid}/environ") as file:
-            if f"RANK={rank}" in file.read().split("\0"):
-                return int(pid)
-    raise AssertionError("no such worker")
+    """Return the process id of a worker of torchrun's; warm_server.py names it after its rank."""
+    children = ["pgrep", "--exact", "--parent", str(process.pid), f"rank {rank}"]
+    return int(subprocess.run(children, capture_output=True, text=True, check=True).stdout)
 
 
 def run_script(text, tmp_path, arguments):
     script = tmp_path / "script.py"
     script.write_text(text)
-    whole = [*torchrun(2), str(script), "train", *arguments]
-    return subprocess.run(whole, capture_output=True, text=True, env=environment(), timeout=200, check=False)
+    return finish(["train", *arguments], 2, program=script)
 
 
 @pytest.mark.long
@@ -96,14 +87,11 @@ def test_a_hung_process_and_the_collective_it_is_missed_in_are_named_after_the_c
     hung = worker(process, 1)
     os.kill(hung, signal.SIGSTOP)
     hung_since = time.monotonic()
-    while not (run / "lost/rank_0.json").exists():
-        assert process.poll() is None
-        assert time.monotonic() < hung_since + TIMEOUT_SECONDS + SLACK_SECONDS
-        time.sleep(0.1)
-    killer = threading.Timer(10, os.kill, (hung, signal.SIGKILL))  # torchrun's patience with it is half a minute
-    killer.start()
+    wait_for((run / "lost/rank_0.json").exists, process)
+    assert time.monotonic() < hung_since + TIMEOUT_SECONDS + SLACK_SECONDS
+    process.read_until("biggan: ", SLACK_SECONDS + 10)
+    os.kill(hung, signal.SIGKILL)  # torchrun's patience with it is half a minute
     output = process.communicate(timeout=10 + SLACK_SECONDS)[0]
-    killer.join()
     said = [line for line in output.splitlines() if line.startswith("biggan:")]
     assert len(said) == 1, output
     assert "no answer from rank 1 (" in said[0]
@@ -113,21 +101,17 @@ def test_a_hung_process_and_the_collective_it_is_missed_in_are_named_after_the_c
 
 
 @pytest.mark.long
-def test_torchrun_brings_a_killed_worker_back_and_the_end_is_the_undisturbed_ones(tiny, tmp_path):
-    arguments = ["training.steps=40", "checkpoint.every_steps=4"]
-    biggan(["train", tiny[0], f"run.dir={tmp_path / 'whole'}", tiny[2], *arguments], processes=2)
-    restarting = command(["train", *tiny, *arguments], processes=2)
-    restarting.insert(restarting.index("-m", 3), "--max-restarts=3")
-    process = subprocess.Popen(
-        restarting, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
-    )
-    for step, rank in ((8, 1), (20, 0)):
+def test_torchrun_brings_a_killed_worker_back_and_the_end_is_the_undisturbed_ones(tiny, tmp_path, undisturbed):
+    arguments = ["training.steps=30", "checkpoint.every_steps=4"]
+    process = start(["train", *tiny, *arguments], 2, max_restarts=3)
+    for step, rank in ((4, 1), (12, 0)):
         wait_for_checkpoint(tmp_path / "run", step, process)
         os.kill(worker(process, rank), signal.SIGKILL)
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 0, output
     assert output.count("resuming from") == 2
-    a, b = (weights(tmp_path / run / "checkpoints/step_00000040") for run in ("whole", "run"))
+    whole = undisturbed(*arguments, processes=2)
+    a, b = (weights(run / "checkpoints/step_00000030") for run in (whole, tmp_path / "run"))
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
@@ -157,12 +141,9 @@ def test_a_process_that_is_killed_while_all_leave_does_not_hide_why_they_do(tiny
     script.write_text(RANK_1_IS_KILLED_AT_THE_END)
     with socket.create_server(("127.0.0.1", 0)) as free:
         together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    whole = [sys.executable, str(script), "train", *tiny, "data.path=nowhere"]
-    first, second = (
-        subprocess.Popen(whole, stderr=subprocess.PIPE, text=True, env=environment() | together | {"RANK": rank})
-        for rank in "01"
-    )
-    said = first.communicate(timeout=100)[1]
+    arguments = ["train", *tiny, "data.path=nowhere"]
+    first, second = (start(arguments, None, program=script, RANK=rank, **together) for rank in "01")
+    said = first.communicate(timeout=100)[0]
     second.communicate(timeout=100)
     assert (first.returncode, second.returncode) == (2, -signal.SIGKILL), said
     assert "biggan: data.path: nowhere" in said
@@ -172,9 +153,8 @@ def test_a_process_that_is_killed_while_all_leave_does_not_hide_why_they_do(tiny
 @pytest.mark.parametrize("local_rank", [0, 1])
 def test_a_master_that_is_not_there_is_one_line_of_each_machine(tiny, local_rank):
     nobody = {"RANK": f"{4 + local_rank}", "WORLD_SIZE": "6", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    arguments = command(["train", *tiny, "distributed.timeout_seconds=2"])
-    environ = environment() | nobody | {"TORCH_CPP_LOG_LEVEL": "FATAL", "LOCAL_RANK": f"{local_rank}"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environ, timeout=100, check=False)
+    arguments = ["train", *tiny, "distributed.timeout_seconds=2"]
+    done = finish(arguments, TORCH_CPP_LOG_LEVEL="FATAL", LOCAL_RANK=f"{local_rank}", **nobody)
     assert done.returncode == 6, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("biggan: cannot meet the other processes (") == 1 - local_rank

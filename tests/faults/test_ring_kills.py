@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import sys
-import time
 import traceback
 from itertools import count
 
@@ -77,14 +76,23 @@ def killed(work, root, moment):
     if child == 0:
         left = count(moment, -1)
 
-        def strike(event, arguments):
-            changes = event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
-            if changes and next(left) == 1:
+        def strike():
+            if next(left) == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        sys.addaudithook(strike)
+        before_every_change(strike)
         run_and_exit(work, root)
     return ended_by_kill(child)
+
+
+def before_every_change(action):
+    """Call `action` before this process changes a file or folder."""
+
+    def hook(event, arguments):
+        if event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            action()
+
+    sys.addaudithook(hook)
 
 
 def run_and_exit(work, root):
@@ -159,15 +167,23 @@ def train_for_ever(root, chance):
 
 @pytest.mark.slow
 def test_killed_at_random_times(tmp_path):
-    """Of one run: whatever was pinned stays, since it only ever goes back to the newest of that."""
+    """Of one run: whatever was pinned stays, since it only ever goes back to the newest of that.
+
+    Each kill comes from outside, right after a random number of changes has begun: within a write as well.
+    """
     pins, furthest = set(), 0
     save(tmp_path, ROOMY, 1)
     for seed in range(60):
+        read, write = os.pipe()
         child = os.fork()
         if child == 0:
+            before_every_change(lambda write=write: os.write(write, b"."))
             run_and_exit(lambda root, seed=seed: train_for_ever(root, random.Random(seed)), tmp_path)
-        time.sleep(random.Random(-seed).uniform(0, 0.15))
+        os.close(write)
+        for _ in range(random.Random(-seed).randint(1, 100)):
+            assert os.read(read, 1), "it ended"
         os.kill(child, signal.SIGKILL)
+        os.close(read)
         assert ended_by_kill(child)
         assert_sound(tmp_path, ROOMY, pins)
         pins = {*read_pins(tmp_path).reasons}

@@ -5,12 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from runs import biggan, command, environment, start, weights
+from runs import biggan, finish, start, wait_for, weights
 
 MLFLOW = "tracking.mlflow=true"
 SITE = """
@@ -30,27 +28,25 @@ build.HINGE = plain._replace(discriminator=discriminator)
 
 def wait_for_step(run, step, process):
     metrics = run / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
-        time.sleep(0.02)
+    wait_for(lambda: metrics.exists() and f'"step": {step},' in metrics.read_text(), process)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_the_step_and_the_same_command_goes_on(tiny, tmp_path, number):
-    arguments = ["train", *tiny, "training.steps=40", "checkpoint.every_steps=1000"]
+def test_a_signal_finishes_the_step_and_the_same_command_goes_on(tiny, tmp_path, undisturbed, number):
+    arguments = ["train", *tiny, "training.steps=30", "checkpoint.every_steps=1000"]
     process = start(arguments)
     wait_for_step(tmp_path / "run", 3, process)
     os.killpg(process.pid, number)  # as a terminal or a scheduler does: readers get it too
     os.kill(process.pid, number)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=120)[0]
     assert process.returncode == 75, output
     before, end, _ = output.partition("stopped by a signal after step")
     assert end, output
     assert before.count("stopping after this step") == (number == signal.SIGINT)
     assert "Traceback" not in output
     assert "resuming from" in biggan(arguments)
-    biggan([*arguments[:2], f"run.dir={tmp_path / 'whole'}", *arguments[3:]])
-    ends = [weights(tmp_path / name / "checkpoints/step_00000040") for name in ("run", "whole")]
+    ends = [weights(run / "checkpoints/step_00000030") for run in (tmp_path / "run", undisturbed(*arguments[4:]))]
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[1])
 
 
@@ -59,7 +55,7 @@ def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path):
     process = start(["train", *tiny, "training.steps=10000", "checkpoint.every_steps=100000", MLFLOW], processes=2)
     wait_for_step(tmp_path / "run", 3, process)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=120)[0]
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert f"stopped by a signal after step {last}" in output
@@ -67,9 +63,11 @@ def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path):
     assert saved.name == f"step_{last:08d}"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "engine"), [(1, "ddp"), (2, "ddp"), (2, "deepspeed")])
-def test_a_non_finite_loss_stops_at_the_logging_step_with_the_state_before_it(tiny, tmp_path, processes, engine):
+def test_a_non_finite_loss_stops_at_the_logging_step_with_the_state_before_it(
+    tiny, tmp_path, undisturbed, processes, engine
+):
     """The ninth D update is the first of step 5; only rank 0's loss is bad; the next log is after step 8."""
     condition = 'and __import__("os").environ.get("RANK", "0") == "0"'
     (tmp_path / "poisoned.py").write_text(
@@ -78,10 +76,7 @@ def test_a_non_finite_loss_stops_at_the_logging_step_with_the_state_before_it(ti
     engine = f"distributed.engine={engine}"
     cadence = ["training.steps=12", "training.log_every_steps=4", "checkpoint.every_steps=100"]
     arguments = ["train", *tiny, engine, *cadence]
-    plain = command(arguments, processes)
-    at = plain.index("-m", 1 if processes == 1 else 3)
-    poisoned = [*plain[:at], str(tmp_path / "poisoned.py"), *plain[at + 2 :]]
-    done = subprocess.run(poisoned, capture_output=True, text=True, env=environment(), timeout=200, check=False)
+    done = finish(arguments, None if processes == 1 else processes, program=tmp_path / "poisoned.py")
     assert done.returncode == (3 if processes == 1 else 1), done.stderr  # torchrun's own code is always 1
     (said,) = [line for line in (done.stdout + done.stderr).splitlines() if "biggan:" in line or "non-finite" in line]
     assert said.startswith(
@@ -91,17 +86,14 @@ def test_a_non_finite_loss_stops_at_the_logging_step_with_the_state_before_it(ti
     assert traceback not in done.stderr
     run = tmp_path / "run"
     assert [f.name for f in (run / "checkpoints").iterdir()] == ["step_00000004"]
-    biggan(["train", tiny[0], f"run.dir={tmp_path / 'clean'}", tiny[2], engine, "training.steps=4"], processes)
-    expected, actual = (weights(folder / "checkpoints/step_00000004") for folder in (tmp_path / "clean", run))
+    clean = undisturbed(engine, "training.steps=4", processes=processes)
+    expected, actual = (weights(folder / "checkpoints/step_00000004") for folder in (clean, run))
     # All networks, BatchNorm statistics, u and Adam included, are those after step 4, and so is the data position.
     trained = [k for k in expected if not k.startswith(("history/", "window/", "spectrum/"))]  # these know the cadence
     moved = [k for k in trained if not torch.equal(expected[k], actual[k])]
     assert moved == []
     assert all(value.isfinite().all() for value in actual.values())
-    states = [
-        json.loads((folder / "checkpoints/step_00000004/state.json").read_text())
-        for folder in (tmp_path / "clean", run)
-    ]
+    states = [json.loads((folder / "checkpoints/step_00000004/state.json").read_text()) for folder in (clean, run)]
     assert [states[1][key] for key in ("images_seen", "cursors")] == [
         states[0][key] for key in ("images_seen", "cursors")
     ]
@@ -110,11 +102,11 @@ def test_a_non_finite_loss_stops_at_the_logging_step_with_the_state_before_it(ti
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_full_disk_stops_the_run_and_the_last_checkpoint_is_whole(tiny, tmp_path, processes):
+def test_a_full_disk_stops_the_run_and_the_last_checkpoint_is_whole(tiny, tmp_path, undisturbed, processes):
     """A small tmpfs is a real full disk; the second checkpoint does not fit."""
+    whole = undisturbed("model.channels=4", "training.steps=3")
     model = [tiny[2], "model.channels=4"]
-    biggan(["train", tiny[0], f"run.dir={tmp_path / 'whole'}", *model, "training.steps=3"])
-    checkpoint_bytes = sum(f.stat().st_size for f in (tmp_path / "whole/checkpoints/step_00000003").iterdir())
+    checkpoint_bytes = sum(f.stat().st_size for f in (whole / "checkpoints/step_00000003").iterdir())
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={int(1.8 * checkpoint_bytes)}", "tmpfs", str(small)]
@@ -156,8 +148,7 @@ def test_an_unexpected_error_ends_the_process_and_its_readers(tiny, tmp_path):
         "def train_step(*_):\n    raise RuntimeError('a bug')\n"
         "loop.train_step = train_step\nif __name__ == '__main__':\n    main()\n"
     )
-    plain = [sys.executable, str(script), "train", *tiny]
-    done = subprocess.run(plain, capture_output=True, text=True, env=environment(), timeout=60, check=False)
+    done = finish(["train", *tiny], None, program=script)  # waits for the readers too, which hold the pipes
     assert done.returncode == 1
     assert "RuntimeError: a bug" in done.stderr
 

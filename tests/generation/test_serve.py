@@ -15,6 +15,7 @@ from runs import command, environment
 
 from biggan import load_generator
 
+pytestmark = pytest.mark.deploy
 LOCAL = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")
 
 
@@ -53,7 +54,7 @@ def address(exported):
 @pytest.fixture(scope="module")
 def browser():
     chromium = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
-    assert chromium, "no chromium: `apt-get install chromium` (tests/install.sh does, as root)"
+    assert chromium, "no chromium: `apt-get install chromium` (tests/deploy/install.sh does, as root)"
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
