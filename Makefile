@@ -21,7 +21,7 @@ demo: $(READY)  ## handwritten digits, from nothing to a trained generator and i
 	$(BIN)/biggan train configs/digits.yaml
 	$(BIN)/biggan sample runs/digits --seed 1 --out runs/digits/digits.png
 	$(BIN)/python benchmarks/digits_quality.py runs/digits
-	@echo "Look at runs/digits/digits.png, and at how it came about in runs/digits/samples/"
+	@echo "See runs/digits/digits.png, and the samples during training in runs/digits/samples/"
 
 test: $(READY)  ## the tests, two at a time
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
@@ -32,11 +32,12 @@ test-deploy: $(READY)  ## manifests, Dockerfile, browser, two hosts and Slurm on
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "" $(DEPLOY_TESTS)
 
-lint: $(READY)  ## ruff, mypy, import-linter, shellcheck
+lint: $(READY)  ## ruff, mypy, import-linter, house rules, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python lint/house_rules.py
 	$(BIN)/shellcheck launch/*.sh launch/*.sbatch launch/kubernetes/*.sh docker/*.sh tests/deploy/*.sh .ci/run
 
 bench: $(READY)  ## images per second, as a ratio within one run

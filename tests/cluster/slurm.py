@@ -51,7 +51,7 @@ SECONDS_TO_START = 30
 
 @dataclass(frozen=True)
 class Job:
-    """What `scontrol show job` says."""
+    """Return the output of `scontrol show job`."""
 
     state: str
     reason: str
@@ -118,7 +118,7 @@ class Slurm:
         self.command("scontrol", "update", f"JobId={number}", f"TimeLimit={passed + minutes}")
 
     def command(self, *arguments: str) -> str:
-        """What a Slurm command prints."""
+        """Return the output of a Slurm command."""
         done = subprocess.run(arguments, capture_output=True, text=True, env=self._environment, cwd=ROOT, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -16,7 +16,7 @@ LAUNCH = ROOT / "launch" / "torchrun.sh"
 ADDRESSES = {"alpha": "10.77.0.1", "beta": "10.77.0.2"}
 HEAD = "alpha"
 WORKER = ["-u", "-m", "biggan"]
-"""How torchrun's worker was started, after its interpreter."""
+"""Command line of torchrun's worker, after its interpreter."""
 AS_HOST = """
 hostname "$0"
 "$@"
@@ -38,12 +38,12 @@ class Run:
         return self.process.wait(timeout=timeout_seconds)
 
     def has_ended(self) -> bool:
-        """Whether it has ended."""
+        """Return True if it has ended."""
         return self.process.poll() is not None
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Return its output so far."""
         return self.log.read_text()
 
 
@@ -92,7 +92,7 @@ class Host:
         return self._first_process(WORKER)
 
     def worker_is_connected(self) -> bool:
-        """Whether this host's training process talks to somebody."""
+        """Return True if this host's training process has a connection to another host."""
         listed = subprocess.run(
             ["ip", "netns", "exec", self.namespace, "ss", "-Htnp", "state", "established"],
             capture_output=True,

@@ -29,7 +29,7 @@ plain_step, plain_hinge, plain_judge, plain_back = (
 )
 poisoned = False
 FIRST_SEED = 0
-"""Of a run that no rollback has changed."""
+"""Seed of a run before any rollback."""
 seed = FIRST_SEED
 
 

@@ -48,7 +48,7 @@ def check_core(document: dict[str, Any]) -> None:
 
 
 def check_kept(document: Any, kept: Any, path: str = "$") -> None:
-    """What a model does not know it drops, and what has the wrong type it turns: nothing may be lost on the way."""
+    """A model drops unknown fields and converts wrong types: nothing may be lost in a round trip."""
     if isinstance(document, dict) and isinstance(kept, dict):
         for key, value in document.items():
             if value != {} and key not in kept:

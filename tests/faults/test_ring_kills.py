@@ -167,9 +167,9 @@ def train_for_ever(root, chance):
 
 @pytest.mark.slow
 def test_killed_at_random_times(tmp_path):
-    """Of one run: whatever was pinned stays, since it only ever goes back to the newest of that.
+    """Kill one run again and again: whatever is pinned stays, since the run only returns to the newest pin.
 
-    Each kill comes from outside, right after a random number of changes has begun: within a write as well.
+    Each kill comes from outside, right after a random number of changes has started, also during a write.
     """
     pins, furthest = set(), 0
     save(tmp_path, ROOMY, 1)

@@ -128,7 +128,7 @@ def test_a_full_disk_stops_the_run_and_the_last_checkpoint_is_whole(tiny, tmp_pa
 
 @pytest.mark.slow
 def test_a_run_stays_within_its_limit_and_goes_on_with_it(tiny, tmp_path):
-    """Of three and a half checkpoints, so that three stay; then of a little more than two."""
+    """The limit is three and a half checkpoints, so that three stay; then a little more than two."""
     root = tmp_path / "run" / "checkpoints"
     arguments = ["train", *tiny, "checkpoint.every_steps=1"]
     biggan([*arguments, "training.steps=1"])

@@ -1,4 +1,4 @@
-"""What interventions do to a step, and that they do nothing else."""
+"""Interventions change a step as documented, and nothing else."""
 
 import itertools
 

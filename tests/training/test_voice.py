@@ -1,4 +1,4 @@
-"""What a run says where there is no terminal: early, and with a time left that the rate beside it bears out."""
+"""The log of a run without a terminal: a line after the first step, and a remaining time that fits the rate."""
 
 import io
 import re
