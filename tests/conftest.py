@@ -17,7 +17,7 @@ from runs import biggan as run_biggan
 
 from biggan import cli
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

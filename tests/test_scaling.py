@@ -26,6 +26,8 @@ from biggan.cost.scaling import (
     straggler_wait,
 )
 
+pytestmark = pytest.mark.numeric
+
 HOP = Link(1e-3, 1e-6)
 PLAIN = Cluster(
     processes_per_node=100,

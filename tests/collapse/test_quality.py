@@ -18,6 +18,8 @@ from biggan.collapse.quality import (
 )
 from biggan.distributed.process import Process
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 ALONE = Process(rank=0, world_size=1, device=CPU, group=None)
 R = 16

@@ -18,6 +18,8 @@ from biggan.models.layers import SpectralNorm, as_matrix
 from biggan.startup import build
 from biggan.training.step import train_step
 
+pytestmark = pytest.mark.numeric
+
 WORKER = Path(__file__).with_name("spectrum_worker.py")
 ALONE = Process(0, 1, torch.device("cpu"), None)
 

@@ -16,6 +16,8 @@ from biggan.evaluation.classifier import (
 )
 from biggan.evaluation.tensor_file import read_tensors, write_tensors
 
+pytestmark = pytest.mark.numeric
+
 ALONE = Process(0, 1, torch.device("cpu"), None)
 
 

@@ -19,6 +19,8 @@ from biggan.evaluation.moments import Moments
 from biggan.evaluation.reference_statistics import RealSplit
 from biggan.generation.standing_stats import standing_statistics
 
+pytestmark = pytest.mark.numeric
+
 ALONE = Process(0, 1, torch.device("cpu"), None)
 WORKER = Path(__file__).with_name("evaluate_worker.py")
 

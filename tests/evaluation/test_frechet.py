@@ -9,6 +9,8 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from biggan.evaluation.distances import frechet_distance
 from biggan.evaluation.moments import Moments
 
+pytestmark = pytest.mark.numeric
+
 
 def moments_of(rows):
     moments = Moments(rows.shape[1])

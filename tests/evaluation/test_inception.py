@@ -26,6 +26,8 @@ from biggan.evaluation.pretrained import (
     read_weights,
 )
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 
 

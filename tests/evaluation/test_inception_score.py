@@ -5,6 +5,8 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 
 from biggan.evaluation.inception_score import InceptionScore
 
+pytestmark = pytest.mark.numeric
+
 
 def score_of(logits, splits, batch):
     score = InceptionScore(len(logits), logits.shape[1], splits)

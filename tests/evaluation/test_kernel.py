@@ -4,6 +4,8 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 
 from biggan.evaluation.distances import kernel_distance
 
+pytestmark = pytest.mark.numeric
+
 
 def drawn(rows, seed, shift=0.0):
     return torch.randn(rows, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).relu() + shift

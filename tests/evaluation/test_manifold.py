@@ -5,6 +5,8 @@ from torch_fidelity.metric_prc import calculate_precision_recall_full
 from biggan.evaluation import manifold as module
 from biggan.evaluation.manifold import Manifold, manifold, nearest
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(params=[7, 64, 2048], autouse=True)
 def block_rows(request, monkeypatch):

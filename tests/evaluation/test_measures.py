@@ -7,6 +7,8 @@ from biggan.distributed.process import Process
 from biggan.evaluation.feature_summary import FeatureSummary
 from biggan.evaluation.measures import compare
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 
 

@@ -11,6 +11,8 @@ from biggan.evaluation.feature_summary import check_per_class
 from biggan.evaluation.reference_statistics import RealSplit, read_statistics, real_summaries
 from biggan.evaluation.tensor_file import read_tensors, write_tensors
 
+pytestmark = pytest.mark.numeric
+
 ALONE = Process(0, 1, torch.device("cpu"), None)
 
 

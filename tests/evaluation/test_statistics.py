@@ -12,6 +12,8 @@ from runs import run_worker
 from biggan.errors import InputError
 from biggan.evaluation.moments import Moments
 
+pytestmark = pytest.mark.numeric
+
 WORKER = Path(__file__).with_name("reductions_worker.py")
 
 

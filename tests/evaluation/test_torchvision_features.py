@@ -5,6 +5,8 @@ import torchvision
 from biggan.errors import InputError
 from biggan.evaluation.pretrained import TorchvisionFeatures
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 
 

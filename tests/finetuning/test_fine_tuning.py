@@ -61,6 +61,7 @@ def is_buffer(name):
 
 
 @torch.no_grad()
+@pytest.mark.numeric
 def test_export_without_discriminator_gives_the_same_generator_and_a_new_discriminator(config, exported):
     with started(config(f"init.from={exported[False]}")) as gan:
         G, D = gan.generator.module, gan.discriminator.module
@@ -80,6 +81,7 @@ def test_export_without_discriminator_gives_the_same_generator_and_a_new_discrim
         assert expected.std() > 0.05, "constant images would agree for any two networks"
 
 
+@pytest.mark.numeric
 def test_run_starts_from_ema_generator_and_discriminator_with_class_rows_by_name(config, source, tmp_path):
     with started(config(f"init.from={source}@5", "init.neighbours=[1=7+x]")) as gan:
         G, D = gan.generator.module.state_dict(), gan.discriminator.module.state_dict()

@@ -15,6 +15,8 @@ from biggan.generation.architecture_json import meta_networks
 from biggan.models.architecture import Architecture
 from biggan.models.folding import folded
 
+pytestmark = pytest.mark.numeric
+
 KNOWN = ("cat", "dog", "owl")
 CLASSES = ("owl", "wolf", "cat", "car")
 TINY = Architecture(

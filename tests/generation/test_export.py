@@ -22,6 +22,7 @@ from biggan.generation.standing_stats import standing_statistics
 from biggan.generation.torch_export import worst_difference
 
 
+@pytest.mark.numeric
 def test_export_reproduces_the_ema_generator(run, exported):
     trained, read = open_generator(str(run), CPU, print), read_export(exported, CPU)
     assert worst_difference(trained.generator, read.generator) <= 1e-5
@@ -29,6 +30,7 @@ def test_export_reproduces_the_ema_generator(run, exported):
     assert read.standing.keys() == {"none", "0.5"}
 
 
+@pytest.mark.numeric
 def test_every_truncation_has_its_own_statistics_stored_or_computed(run, exported):
     trained, G = open_generator(str(run), CPU, print).generator, load_generator(exported, device="cpu")
     expected = {t: standing_statistics(trained, t) for t in (None, 0.5, 0.8)}

@@ -46,12 +46,14 @@ def forms(run, tmp_path_factory, restored_path):
     return out
 
 
+@pytest.mark.numeric
 def test_torch_export_agrees_with_the_generator(forms, eager):
     program = torch.export.load(forms / "generator.pt2").module()
     assert worst_difference(eager, program) <= 1e-4
     assert program(torch.zeros(7, eager.z_dim), torch.arange(7)).shape == (7, 3, 32, 32)
 
 
+@pytest.mark.numeric
 def test_onnx_agrees_with_the_generator(forms, eager):
     session = onnxruntime.InferenceSession(forms / "generator.onnx", providers=["CPUExecutionProvider"])
 

@@ -11,6 +11,8 @@ from biggan.generation.interpolation import between, class_pairs, interpolate, m
 from biggan.generation.sample import generate
 from biggan.generation.truncation import draw_latents
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 Z, CLASS, BOTH = InterpolatedInput
 CIRCLE, LINE = InterpolationPath

@@ -8,6 +8,8 @@ from biggan.errors import InputError
 from biggan.generation.interpolation import mix_classes
 from biggan.generation.sample import generate_rows
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 
 

@@ -12,6 +12,8 @@ from biggan.generation.truncation import truncated_normal
 from biggan.models.batchnorm import CrossReplicaBatchNorm
 from biggan.random import keyed_generator
 
+pytestmark = pytest.mark.numeric
+
 BATCHES, IMAGES = 3, 12
 
 

@@ -6,6 +6,8 @@ from scipy import stats
 
 from biggan.generation.truncation import draw_latents, truncated_normal
 
+pytestmark = pytest.mark.numeric
+
 OF_16 = SimpleNamespace(z_dim=16, scaled_latents=False)
 SCALED = SimpleNamespace(z_dim=2000, scaled_latents=True)
 

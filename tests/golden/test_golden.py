@@ -20,6 +20,8 @@ from biggan.distributed.process import Process
 from biggan.gan import Ema, Gan
 from biggan.training.step import Recipe
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_evaluation_forward_matches_the_reference(name):

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from biggan.generation.export_reader import read_export
 from biggan.runs import checkpoint
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = {
     "run": {"dir": "runs/x"},
     "data": {"path": "data/x", "streams": 2},

@@ -20,6 +20,8 @@ from biggan.models.architecture import configured_architecture
 from biggan.runs import checkpoint
 from biggan.startup import build
 
+pytestmark = pytest.mark.numeric
+
 ALONE = Process(0, 1, CPU, None)
 
 

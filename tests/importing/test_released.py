@@ -23,6 +23,7 @@ def exported(run_command, tmp_path, monkeypatch):
     return tmp_path / "ours" / "export"
 
 
+@pytest.mark.numeric
 def test_images_are_equal_at_every_truncation(exported):
     tensors, G = released_tensors(), load_generator(exported, device="cpu")
     z = torch.randn(3, Z_DIM, generator=torch.Generator().manual_seed(0))

@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from biggan.models.batchnorm import BatchNorm, ConditionalBatchNorm, CrossReplicaBatchNorm, _combine, _shard_statistics
 
+pytestmark = pytest.mark.numeric
+
 
 def test_equals_torchs_batchnorm_in_float64():
     torch.manual_seed(0)

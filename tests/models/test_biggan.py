@@ -7,6 +7,8 @@ from biggan.models.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerat
 from biggan.models.layers import Layers, SpectralNorm, as_matrix
 from biggan.models.networks import initialize
 
+pytestmark = pytest.mark.numeric
+
 
 def deep(resolution, **settings):
     G = BigGANDeepGenerator(resolution, 8, 2, 3, 10, 4, [16], **settings)

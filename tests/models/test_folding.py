@@ -8,6 +8,8 @@ from biggan.models.folding import folded
 from biggan.models.layers import SpectralNorm
 from biggan.models.networks import initialize
 
+pytestmark = pytest.mark.numeric
+
 
 def networks(embedding: int = 4):
     torch.manual_seed(0)

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from biggan.models.layers import SNConv2d, SNEmbedding, SNLinear, as_matrix
 
+pytestmark = pytest.mark.numeric
+
 LAYERS = [
     lambda: SNConv2d(5, 7, 3, 1e-12),
     lambda: SNLinear(6, 9, 1e-12),

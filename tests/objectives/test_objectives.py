@@ -7,6 +7,8 @@ from biggan.models.biggan import BigGANGenerator
 from biggan.objectives.losses import d_hinge, d_logistic, g_hinge, g_non_saturating
 from biggan.objectives.regularizers import orthogonal_penalty, orthogonal_weights
 
+pytestmark = pytest.mark.numeric
+
 
 def test_hinge_losses_by_hand():
     real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, -0.5, 1.0])

@@ -9,6 +9,8 @@ from biggan.models.biggan import BigGANDiscriminator
 from biggan.models.layers import SpectralNorm, as_matrix
 from biggan.objectives.regularizers import r1_penalty, twice_differentiable
 
+pytestmark = pytest.mark.numeric
+
 
 def test_value_and_gradient_of_a_linear_discriminator():
     """D(x) = <w, x> has the gradient w everywhere: the penalty is ||w||^2 / 2, and its gradient w."""

@@ -7,6 +7,8 @@ from biggan.models.biggan import BigGANGenerator
 from biggan.models.layers import as_matrix, named_weights
 from biggan.objectives.spectral import SpectralLimit, excess, leading_vectors
 
+pytestmark = pytest.mark.numeric
+
 KEPT = torch.zeros(())
 
 

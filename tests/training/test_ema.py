@@ -5,6 +5,8 @@ from torch import nn
 from biggan.gan import Ema
 from biggan.models.biggan import BigGANGenerator
 
+pytestmark = pytest.mark.numeric
+
 NO_VETO = torch.zeros(())
 
 

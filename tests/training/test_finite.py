@@ -8,6 +8,8 @@ from biggan.distributed.engine import AdamSettings, DDPEngine
 from biggan.distributed.finite import FiniteGuard, poison_if_non_finite
 from biggan.distributed.process import Process
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 
 

@@ -1,6 +1,9 @@
+import pytest
 import torch
 
 from biggan.training.latents import Latents
+
+pytestmark = pytest.mark.numeric
 
 
 def make(rank, world_size, seed=0):

@@ -15,6 +15,8 @@ from biggan.random import keyed_generator
 from biggan.startup import build
 from biggan.training.step import train_step, update_discriminator
 
+pytestmark = pytest.mark.numeric
+
 ALONE = Process(0, 1, torch.device("cpu"), None)
 IMAGES = 12
 
