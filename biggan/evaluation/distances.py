@@ -10,50 +10,75 @@ from torch import Tensor
 from biggan.evaluation.moments import Moments
 
 EPS = torch.finfo(torch.float64).eps
-TOLERANCE = 1e-8
-"""What a sum of singular values may be wrong by, as a share of itself, before it is had the slow way."""
+TOLERANCE = 1e-11
+"""Largest relative error that rounding may leave in a sum of singular values taken from a Gram matrix."""
+WELL_CONDITIONED = 100
+"""A Cholesky factor is used if the smallest variance is this many times what counts as rounding."""
 
 
 @torch.no_grad()
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of covariances A, B: what FID is (Heusel et al. 2017, eq. 6).
+    """Return |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of covariances A, B: the FID (Heusel et al. 2017, eq. 6).
 
-    On `a`'s device. Rounding leaves, in practice, an error of 1e-13 of tr(A + B); below 0 the distance is 0. NaN if a
-    moment is not finite: never better than another.
+    Computed on the device of `a`. Exactly symmetric in its arguments on one device unless tr A = tr B. Clamped at 0.
+    NaN if a moment is not finite, which is never better than another distance.
 
-    With A = F F^T and B = H H^T the last trace is the sum of the singular values of F^T H. No general matrix is
-    decomposed; and where A or B is singular (fewer images than features), F or H is as narrow as its rank, so that the
-    eigenvalues which are 0 but for rounding, and whose roots would be large, do not enter.
+    With A = F F^T and B = H H^T the last trace is the sum of the singular values of F^T H. An error e in A moves that
+    sum by about e (b / v)^(1/2) / 2 for each direction of variance v in A and b in B. Rounding gives e = 1e-16 of the
+    largest variance, which is harmless for v well above e. In a direction that A does not have (fewer images than
+    features), v is rounding itself, and the error is its root: 1e-8 instead of 1e-16. F and H are therefore as narrow
+    as the rank, and what is left is, in practice, an error of 1e-13 of tr(A + B).
     """
     mean, covariance = b.mean.to(a.mean), b.covariance.to(a.mean)
     assert len(a.mean) == len(mean), f"features of {len(a.mean)} and of {len(mean)} numbers"
-    traces = a.covariance.trace() + covariance.trace()
     apart = (a.mean - mean).square().sum()
     if not (a.covariance.isfinite().all() and covariance.isfinite().all() and apart.isfinite()):
         return math.nan
-    overlap = _singular_value_sum(_factor(a.covariance).T @ _factor(covariance))
-    return max(float(apart + traces - 2 * overlap), 0.0)
+    # The wider Gaussian comes first: swapped arguments take the same path through the kernels.
+    wide, narrow = sorted((a.covariance, covariance), key=lambda x: -float(x.trace()))
+    overlap = _singular_value_sum(_factor(wide).T @ _factor(narrow))
+    return max(float(apart + (wide.trace() + narrow.trace()) - 2 * overlap), 0.0)
 
 
 def _singular_value_sum(matrix: Tensor) -> Tensor:
-    """By eigenvalues of the smaller Gram matrix, which takes a third of the time, unless squaring may cost digits."""
+    """Return the sum of the singular values of a matrix: a scalar.
+
+    The eigenvalues of the smaller Gram matrix give it in two thirds of the time, unless squaring may cost digits.
+    """
     if len(matrix) > len(matrix.T):
         matrix = matrix.T
     squares = torch.linalg.eigvalsh(matrix @ matrix.T).clamp_min(0)
     values = squares.sqrt()
-    rounding = 4 * EPS * squares[-1:]  # of each; its root s takes over 1 / s of that, at most that one's root
+    rounding = 4 * EPS * squares[-1:]  # of each square; its root s is off by that / s, and by at most its root
     worst = (rounding / values.clamp_min(rounding.sqrt())).sum()
     return values.sum() if worst <= TOLERANCE * values.sum() else torch.linalg.svdvals(matrix).sum()
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """F [d, rank] with F F^T = `covariance` [d, d]."""
+    """Return F [d, rank] with F F^T = `covariance` [d, d].
+
+    Cholesky's algorithm alone does not find the rank: the last pivot of a singular matrix is rounding, and where it
+    happens to be positive the factorization succeeds with a column that is not there.
+    """
+    negligible = 4 * len(covariance) ** 0.5 * EPS  # of the largest variance: 30 times the rounding that was measured
     factor, failed_at = torch.linalg.cholesky_ex(covariance)
-    if not failed_at:
+    if not failed_at and _least_variance(factor) > WELL_CONDITIONED * negligible * covariance.trace():
         return factor
-    variances, directions = torch.linalg.eigh(covariance)  # ten times as long, and tells the rank
-    there = variances > 4 * len(variances) ** 0.5 * EPS * variances[-1]  # more than rounding, ten times what is seen
+    variances, directions = torch.linalg.eigh(covariance)  # takes ten times as long, and tells the rank
+    there = variances > negligible * variances[-1]
     return directions[:, there] * variances[there].sqrt()
+
+
+def _least_variance(factor: Tensor) -> Tensor:
+    """Return about the smallest eigenvalue of L L^T, never too small, by three steps of inverse iteration."""
+    pivots = factor.diagonal()
+    found = torch.zeros_like(factor[:, :1])
+    found[pivots.argmin()] = 1
+    for _ in range(3):
+        found = torch.cholesky_solve(found, factor)
+        least = 1 / found.norm()
+        found = found * least
+    return least
 
 
 @torch.no_grad()
