@@ -16,8 +16,6 @@ from biggan.distributed.process import Process
 from biggan.startup import build
 from biggan.training.step import update_discriminator, update_generator
 
-pytestmark = pytest.mark.numeric
-
 
 @pytest.fixture
 def config(tmp_path):

@@ -8,8 +8,6 @@ from biggan.config.preset import resolve
 from biggan.errors import InputError
 from biggan.startup import build, checks
 
-pytestmark = pytest.mark.numeric
-
 
 @pytest.fixture
 def config(tmp_path):

@@ -16,11 +16,10 @@ from biggan.evaluation.classifier import (
 )
 from biggan.evaluation.tensor_file import read_tensors, write_tensors
 
-pytestmark = pytest.mark.numeric
-
 ALONE = Process(0, 1, torch.device("cpu"), None)
 
 
+@pytest.mark.numeric
 def test_classifies_held_out_real_images(trained, digits):
     classifier, _, ticks = trained
     assert ticks[-1][1] == ticks[-1][2] == sum(description == "training the classifier" for description, _, _ in ticks)

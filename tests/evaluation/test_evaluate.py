@@ -19,8 +19,6 @@ from biggan.evaluation.moments import Moments
 from biggan.evaluation.reference_statistics import RealSplit
 from biggan.generation.standing_stats import standing_statistics
 
-pytestmark = pytest.mark.numeric
-
 ALONE = Process(0, 1, torch.device("cpu"), None)
 WORKER = Path(__file__).with_name("evaluate_worker.py")
 
@@ -35,6 +33,7 @@ def evaluator(real, extractor=None, **settings):
     return Evaluator(real, extractor or Tiles(), settings, ALONE, silent)
 
 
+@pytest.mark.numeric
 def test_metrics_match_those_computed_from_the_images(real):
     measure, G = evaluator(real, per_class=True), generator()
     result = measure(G, 0.7)
@@ -112,6 +111,7 @@ def test_resumes_only_the_same_request(real, tmp_path, monkeypatch):
         assert extractor.calls == 7
 
 
+@pytest.mark.numeric
 def test_halves_of_the_real_images_are_close(real):
     measure = evaluator(real, num_images=64, subset_images=800)
     halves, fake = measure.real_halves(), measure(generator()).metrics
@@ -120,6 +120,7 @@ def test_halves_of_the_real_images_are_close(real):
     assert min(halves[name] for name in ("precision", "recall", "coverage")) > 0.8
 
 
+@pytest.mark.numeric
 def test_metrics_inside_classes_average_over_each_class_alone(real):
     measure = evaluator(real, num_images=510, subset_images=1000)
     metrics = measure(generator(), 0.7).metrics
@@ -134,6 +135,7 @@ def test_metrics_inside_classes_average_over_each_class_alone(real):
     assert metrics["recall_inside_classes"] == pytest.approx(sum(m.recall for m in of_class) / 10)
 
 
+@pytest.mark.numeric
 def test_nearest_real_searches_the_whole_data_set(real):
     measure = evaluator(real)
     queries = torch.stack([torch.from_numpy(i) for _, batch, _ in real.batches(1) for i in batch.numpy()])[:5]

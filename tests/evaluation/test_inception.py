@@ -26,8 +26,6 @@ from biggan.evaluation.pretrained import (
     read_weights,
 )
 
-pytestmark = pytest.mark.numeric
-
 CPU = torch.device("cpu")
 
 
@@ -60,6 +58,7 @@ def images(count, spread, size=20):
     return np.clip(random.normal(128, spread, (count, size, size, 3)), 0, 255).astype(np.uint8)
 
 
+@pytest.mark.numeric
 def test_features_equal_pytorch_fid_and_logits_have_no_bias(weights, hub, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub / "hub"))
     theirs = InceptionV3([3]).eval()

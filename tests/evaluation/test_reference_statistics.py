@@ -11,8 +11,6 @@ from biggan.evaluation.feature_summary import check_per_class
 from biggan.evaluation.reference_statistics import RealSplit, read_statistics, real_summaries
 from biggan.evaluation.tensor_file import read_tensors, write_tensors
 
-pytestmark = pytest.mark.numeric
-
 ALONE = Process(0, 1, torch.device("cpu"), None)
 
 
@@ -28,6 +26,7 @@ def summaries(real, extractor, kept=100, per_class=False, parts=1):
     return real_summaries(real, extractor, kept, per_class, parts, ALONE, silent)
 
 
+@pytest.mark.numeric
 def test_moments_cover_all_images_and_kept_rows_match(real, digits):
     (summary,) = summaries(real, Tiles(), per_class=True)
     images, labels = first_images(real.dataset, str(digits), "train", 10**6)

@@ -5,8 +5,6 @@ import torchvision
 from biggan.errors import InputError
 from biggan.evaluation.pretrained import TorchvisionFeatures
 
-pytestmark = pytest.mark.numeric
-
 CPU = torch.device("cpu")
 
 
@@ -19,6 +17,7 @@ def resnet(tmp_path_factory):
     return network, file
 
 
+@pytest.mark.numeric
 @torch.no_grad()
 def test_features_are_the_inputs_of_the_last_layer(resnet):
     network, file = resnet

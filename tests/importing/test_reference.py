@@ -20,8 +20,6 @@ from biggan.models.architecture import configured_architecture
 from biggan.runs import checkpoint
 from biggan.startup import build
 
-pytestmark = pytest.mark.numeric
-
 ALONE = Process(0, 1, CPU, None)
 
 
@@ -35,6 +33,7 @@ def saved_in(out, step=STEP):
     return checkpoint.load(out / "checkpoints" / checkpoint.folder_name(step))
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", NAMES)
 def test_imported_networks_are_equal_and_training_follows_the_reference(run_command, tmp_path, name):
     settings, tensors = write_reference(tmp_path / "theirs", name)
@@ -189,6 +188,7 @@ def test_missing_files_are_reported_and_replaced_by_defaults(run_command, tmp_pa
     assert (saved.state["classes"], saved.state["step"]) == (["0", "1", "2", "3"], 0)
 
 
+@pytest.mark.numeric
 def test_last_batchnorm_keeps_its_fixed_epsilon(run_command, tmp_path):
     def other_eps(file, contents):
         return {**contents, "config": {**contents["config"], "BN_eps": 0.01}} if file == "state_dict" else contents
@@ -223,6 +223,7 @@ def of_one_class(_file, contents):
             for n, t in contents.items()}  # fmt: skip
 
 
+@pytest.mark.numeric
 def test_only_the_generator_of_networks_without_classes_is_imported(run_command, tmp_path):
     folder, out = tmp_path / "theirs", tmp_path / "ours"
     _, tensors = write_reference(folder, "biggan32", edit=of_one_class)

@@ -3,8 +3,6 @@ import torch
 
 from biggan.training.latents import Latents
 
-pytestmark = pytest.mark.numeric
-
 
 def make(rank, world_size, seed=0):
     return Latents(seed, 5, 10, 12, 2, rank, world_size, torch.device("cpu"))
@@ -26,6 +24,7 @@ def test_every_part_of_the_key_matters():
     assert all(not torch.equal(base, other) for other in others)
 
 
+@pytest.mark.numeric
 def test_z_is_standard_normal_and_y_uniform():
     latents = Latents(0, 100, 4, 1000, 1, 0, 1, torch.device("cpu"))
     z, y = next(latents(1, 0))
