@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 DEPLOY_TESTS := tests/cluster tests/deploy tests/collapse/test_report_browser.py tests/generation/test_serve.py
 
-.PHONY: help demo test test-deploy lint bench docs docker-build docker-smoke clean
+.PHONY: help demo test test-kernels test-deploy lint bench docs docker-build docker-smoke clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ demo: $(READY)  ## handwritten digits, from nothing to a trained generator and i
 
 test: $(READY)  ## the tests, two at a time
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-kernels: $(READY)  ## the tests with numeric bounds, on the kernels that other processors would take
+	PYTHON=$(BIN)/python tests/kernels.sh
 
 # The browser, two hosts and Slurm, and what describes containers. As root on Debian: it installs what is missing.
 test-deploy: $(READY)  ## manifests, Dockerfile, browser, two hosts and Slurm on this machine (root, Debian)

@@ -87,7 +87,8 @@ def test_distances_equal_those_of_tile_means():
     x = torch.rand(4, 3, R, R, dtype=torch.float64)
     tiles = x.reshape(4, 3, 8, 2, 8, 2).mean((3, 5)).flatten(1)
     expected = torch.tensor([[float((a - b).norm()) for b in tiles] for a in tiles])
-    torch.testing.assert_close(distances(x), expected, rtol=1e-5, atol=1e-6)
+    # Distances of 3 in float32, by differences or by |a|^2 + |b|^2 - 2 a.b, of which a tenth is left.
+    torch.testing.assert_close(distances(x), expected, rtol=1e-5, atol=1e-5)
     assert mean_distance(x) == pytest.approx(float(expected.sum()) / 12, rel=1e-5)
 
 
@@ -97,7 +98,7 @@ def test_steepness_of_a_linear_generator_equals_that_of_its_weight():
     with torch.no_grad():
         change = batch.direction / math.sqrt(1 + 1e-5) @ generator.map.weight.T
         found = steepness(generator, batch, generator(batch.z, batch.y))
-    assert found == pytest.approx(float(change.square().mean().sqrt()), rel=1e-3)
+    assert found == pytest.approx(float(change.square().mean().sqrt()), rel=1e-3)  # a difference quotient in float32
 
 
 def test_gradient_norm_equals_the_analytic_gradient_of_d():

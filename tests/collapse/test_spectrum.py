@@ -10,6 +10,7 @@ from torch import nn
 
 from biggan.collapse import subspace
 from biggan.collapse.spectrum import Spectrum, assign_to_processes
+from biggan.collapse.subspace import TOLERANCE
 from biggan.config import Config
 from biggan.config.preset import resolve
 from biggan.distributed.finite import FiniteGuard
@@ -62,7 +63,8 @@ def measured(spectrum, layer="G.0"):
     return torch.tensor(spectrum.measure()[layer].raw, dtype=torch.float64)
 
 
-def assert_close(actual, weight, relative=1e-3):
+def assert_close(actual, weight, relative=TOLERANCE):
+    """Within what the measurement promises: it stops at a residual of TOLERANCE, which is twice the error at most."""
     torch.testing.assert_close(actual, exact(weight), rtol=relative, atol=0)
 
 
@@ -107,7 +109,7 @@ def test_rank_deficient_weights_have_small_errors_relative_to_sigma_0(rank):
     spectrum = Spectrum({"G": network}, 3, 0, 1)
     for _ in range(2):  # cold, then from a basis that holds arbitrary vectors
         found, true = measured(spectrum), exact(weight)
-        assert (found - true).abs().max() <= 1e-6 * true[0]
+        assert (found - true).abs().max() <= 1e-5 * true[0]  # values of 0 are 1e-7 to 1e-6 in float32
     set_weight(network, flat(200, 500))
     assert_close(measured(spectrum), flat(200, 500))
 
@@ -215,7 +217,7 @@ def test_bases_of_another_top_are_reused(top, passes):
     cold_passes = len(passes)
     after.restore(before.state(ALONE))
     passes.clear()
-    torch.testing.assert_close(measured(after), exact(weight, top), rtol=1e-3, atol=0)
+    torch.testing.assert_close(measured(after), exact(weight, top), rtol=TOLERANCE, atol=0)
     assert len(passes) < cold_passes
 
 

@@ -2,20 +2,17 @@
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
 import torch
-from runs import INTERVENTIONS, assert_near, biggan, finish, run_worker, weights
+from runs import INTERVENTIONS, WITHOUT_GRADIENT, assert_near, biggan, finish, run_worker, weights
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 ZERO = "distributed.engine=deepspeed"
-WITHOUT_GRADIENT = re.compile(r"^(generator|ema|g_optimizer)/(linear|blocks.*conv.*)\.bias(/|$)|running_|\.u$")
-"""Biases before a BatchNorm, and what depends on them: their gradients are rounding errors, which Adam amplifies."""
 MEAN_OFF = {"generator": 1e-6, "ema": 1e-6, "discriminator": 1e-8}
 """Limits on the mean difference of a parameter; measured: up to 2e-9, and 9e-10 in D."""
-MOMENTS_OFF = 1e-4
+MOMENTS_OFF = 1e-3
 """Limit on a moment's difference relative to its norm; measured: mostly 1e-7, at most 3.6e-5, for a scalar whose
 gradient is a nearly cancelling sum."""
 WEIGHTS_APART = {"float32": 9e-7, "bfloat16": 3e-6}

@@ -20,6 +20,8 @@ from biggan.evaluation.reference_statistics import RealSplit
 from biggan.generation.standing_stats import standing_statistics
 
 ALONE = Process(0, 1, torch.device("cpu"), None)
+BATCHES = 1e-6
+"""Relative: features are the same numbers, summed in batches of other sizes in float64. One image more gives 1e-3."""
 WORKER = Path(__file__).with_name("evaluate_worker.py")
 
 
@@ -44,7 +46,7 @@ def test_metrics_match_those_computed_from_the_images(real):
     extracted = Tiles()(images)
     moments = Moments(48)
     moments.add(extracted.features)
-    assert result.metrics["fid"] == pytest.approx(frechet_distance(measure.real_summary.moments, moments), rel=1e-6)
+    assert result.metrics["fid"] == pytest.approx(frechet_distance(measure.real_summary.moments, moments), rel=BATCHES)
     correct = (extracted.logits.argmax(1) == labels).double()
     assert result.metrics["accuracy"] == pytest.approx(float(correct.mean()))
     assert 0 < result.metrics["accuracy"] < 1
@@ -52,7 +54,7 @@ def test_metrics_match_those_computed_from_the_images(real):
     threes = Moments(48)
     threes.add(extracted.features[labels == 3])
     expected = frechet_distance(measure.real_summary.class_moments[3], threes)
-    assert result.per_class["fid"]["3"] == pytest.approx(expected, rel=1e-6)
+    assert result.per_class["fid"]["3"] == pytest.approx(expected, rel=BATCHES)
     protocol = result.protocol
     assert (protocol.truncation, protocol.num_images, protocol.real_images, protocol.subset_images) == (
         0.7,
@@ -115,6 +117,7 @@ def test_resumes_only_the_same_request(real, tmp_path, monkeypatch):
 def test_halves_of_the_real_images_are_close(real):
     measure = evaluator(real, num_images=64, subset_images=800)
     halves, fake = measure.real_halves(), measure(generator()).metrics
+    # An untrained generator is far away: measured are 0.7% and 0.01%.
     assert halves["fid"] < 0.02 * fake["fid"]
     assert abs(halves["kid"]) < 0.02 * fake["kid"]
     assert min(halves[name] for name in ("precision", "recall", "coverage")) > 0.8
@@ -166,7 +169,7 @@ def test_one_two_and_three_processes_agree(digits, tmp_path):
         assert other["neighbours"] == one["neighbours"]
         for part in ("metrics", "fid_of_classes", "halves"):
             for name, value in one[part].items():
-                assert other[part][name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+                assert other[part][name] == pytest.approx(value, rel=BATCHES, abs=1e-9), name
 
 
 def test_protocol_records_everything_that_metrics_depend_on(real):

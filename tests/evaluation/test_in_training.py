@@ -34,7 +34,8 @@ def test_metrics_equal_eval_and_training_is_unaffected(tiny, digits, tmp_path, u
     biggan(["eval", f"{run}@best", "--data", str(digits), *flags, "--out", str(out)])
     (result,) = json.loads(out.read_text())["results"]
     state = json.loads((root / f"step_{best:08d}" / "state.json").read_text())
-    assert state["evaluation"]["metrics"] == pytest.approx(result["metrics"], rel=1e-4)  # training uses channels-last
+    # Training uses channels-last: other kernels, and features that differ by float32's rounding over 50 layers.
+    assert state["evaluation"]["metrics"] == pytest.approx(result["metrics"], rel=1e-4)
     assert state["evaluation"]["protocol"] == result["protocol"]
 
     shutil.copytree(undisturbed(), tmp_path / "plain")

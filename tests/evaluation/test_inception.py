@@ -66,7 +66,8 @@ def test_features_equal_pytorch_fid_and_logits_have_no_bias(weights, hub, monkey
     extracted = Inception(weights, "random", CPU)(batch)
     with torch.no_grad():
         expected = theirs(batch.permute(0, 3, 1, 2) / 255)[0].flatten(1)
-    torch.testing.assert_close(extracted.features, expected, rtol=1e-5, atol=1e-6)
+    # The same operations in the same order, but for the resizing: float32 rounding of 1e-7 over 94 layers.
+    torch.testing.assert_close(extracted.features, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(extracted.logits, expected @ weights["fc.weight"].T, rtol=1e-4, atol=1e-4)
 
 
@@ -87,7 +88,7 @@ def test_fid_agrees_with_the_pytorch_fid_command(weights, hub, tmp_path):
     )
     theirs = float(re.search(r"FID:\s+(\S+)", done.stdout)[1])
     assert theirs > 0.1
-    assert frechet_distance(*moments) == pytest.approx(theirs, rel=1e-3)
+    assert frechet_distance(*moments) == pytest.approx(theirs, rel=1e-3)  # theirs takes roots of rounding, 2048 times
 
 
 def test_weights_with_another_checksum_are_refused(hub, monkeypatch, tmp_path):

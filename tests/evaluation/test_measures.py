@@ -12,6 +12,10 @@ pytestmark = pytest.mark.numeric
 CPU = torch.device("cpu")
 
 
+CHANCE = 0.05
+"""Half of 400 images changes its class: a share of 200 has a standard error of 0.03; the seed is fixed."""
+
+
 def summary(rows, labels):
     """Summarize rows in two batches."""
     summarized, half = FeatureSummary(rows.shape[1], 0, lambda _: True, CPU), len(rows) // 2
@@ -36,7 +40,7 @@ def test_images_of_another_class_lower_only_precision_inside_classes():
     for metric in ("precision", "recall", "density", "coverage"):
         assert wrong[metric] == right[metric]
     assert right["precision_inside_classes"] > 0.9
-    assert wrong["precision_inside_classes"] == pytest.approx(right["precision_inside_classes"] / 2, abs=0.05)
+    assert wrong["precision_inside_classes"] == pytest.approx(right["precision_inside_classes"] / 2, abs=CHANCE)
 
 
 def test_mode_collapse_of_one_class_lowers_recall_inside_classes():
@@ -44,7 +48,7 @@ def test_mode_collapse_of_one_class_lowers_recall_inside_classes():
     right = compare(real, summary(rows, labels), CPU)
     rows[labels == 1] = rows[1].clone()
     metrics = compare(real, summary(rows, labels), CPU)
-    assert metrics["recall_inside_classes"] == pytest.approx(right["recall_inside_classes"] / 2, abs=0.05)
+    assert metrics["recall_inside_classes"] == pytest.approx(right["recall_inside_classes"] / 2, abs=CHANCE)
 
 
 @pytest.mark.parametrize(("count", "classes", "present"), [(100, 2, True), (99, 2, False), (100, 1, False)])

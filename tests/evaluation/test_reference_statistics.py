@@ -32,6 +32,7 @@ def test_moments_cover_all_images_and_kept_rows_match(real, digits):
     images, labels = first_images(real.dataset, str(digits), "train", 10**6)
     rows = Tiles()(images.permute(0, 2, 3, 1)).features.double().numpy()
     assert summary.moments.count == 1797
+    # Both sum the same float32 features in float64, averaged over tiles in other batches: rounding of 1e-7.
     np.testing.assert_allclose(summary.moments.mean, rows.mean(0), rtol=1e-6)
     np.testing.assert_allclose(summary.moments.covariance, np.cov(rows.T), rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose(summary.class_moments[3].covariance, np.cov(rows[labels == 3].T), rtol=1e-5, atol=1e-9)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bounds import SUMS64
 from numpy.lib.format import write_array_header_1_0
 from pytorch_fid.fid_score import compute_statistics_of_path
 from runs import run_worker
@@ -24,7 +25,7 @@ def moments_of(rows, sizes):
     return moments
 
 
-def assert_equals_numpy(moments, rows, rtol=1e-12):
+def assert_equals_numpy(moments, rows, rtol=SUMS64):
     wide = rows.double().numpy()
     covariance = np.cov(wide, rowvar=False)
     assert moments.count == len(wide)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bounds import FEW_OPERATIONS32, IMAGES32
 from untrained import move_statistics, randomized
 
 from biggan.errors import InputError
@@ -98,7 +99,7 @@ def test_reordered_classes_give_the_same_function_by_name():
         x = torch.randn(3, 8) if network.__class__.__name__.endswith("Generator") else torch.randn(3, 3, 32, 32)
         theirs = torch.tensor([KNOWN.index(name) for name in order])
         with torch.no_grad():
-            torch.testing.assert_close(network.eval()(x, y), source.eval()(x, theirs), atol=2e-5, rtol=1e-5)
+            torch.testing.assert_close(network.eval()(x, y), source.eval()(x, theirs), atol=IMAGES32, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -245,7 +246,7 @@ def test_weights_divided_by_spectral_norm_give_the_same_function():
         network = randomized(mine.generator(), 5)
         rows = class_rows(KNOWN, KNOWN, [])
         fill(network, make_transfer("G", network, folded(G), g_candidates(mine, TINY), rows))
-        torch.testing.assert_close(network.eval()(z, y), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(network.eval()(z, y), expected, atol=IMAGES32, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (4, 3, 3, 3)])
@@ -255,8 +256,8 @@ def test_vector_gives_the_estimate_where_possible(shape, largest, estimate):
     weight *= largest / torch.linalg.matrix_norm(weight.flatten(1), 2)
     matrix, u = weight.flatten(1), vector_for_estimate(weight, estimate)
     v = torch.nn.functional.normalize(u @ matrix, dim=0)
-    assert u.norm().item() == pytest.approx(1, abs=1e-6)
-    assert (matrix @ v).norm().item() == pytest.approx(min(largest, estimate), abs=4e-6)
+    assert u.norm().item() == pytest.approx(1, abs=FEW_OPERATIONS32)
+    assert (matrix @ v).norm().item() == pytest.approx(min(largest, estimate), rel=FEW_OPERATIONS32)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from biggan.random import keyed_generator
 pytestmark = pytest.mark.numeric
 
 BATCHES, IMAGES = 3, 12
+SEVEN_LAYERS = {"rtol": 2e-5, "atol": 1e-5}
+"""Float32 against float64, or in another order, through seven layers: 2e-7 was the most. One batch less gives 1e-2."""
 
 
 def norms_of(network):
@@ -53,7 +55,7 @@ def test_standing_statistics_equal_the_float64_reference(truncation):
     assert standing.keys() == expected.keys()
     assert len(standing) == 2 * 7
     for name, value in standing.items():
-        torch.testing.assert_close(value.double(), expected[name], rtol=2e-5, atol=2e-6, msg=name)
+        torch.testing.assert_close(value.double(), expected[name], **SEVEN_LAYERS, msg=name)
 
 
 def test_generator_is_unchanged_and_only_statistics_of_the_copy_differ():
@@ -76,7 +78,7 @@ def test_order_of_batches_does_not_matter(monkeypatch):
     backwards = statistics(standing_statistics(generator, None, BATCHES, IMAGES))
     assert any(not torch.equal(forwards[name], backwards[name]) for name in forwards)  # the order did change
     for name, value in forwards.items():
-        torch.testing.assert_close(backwards[name], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(backwards[name], value, **SEVEN_LAYERS)
 
 
 def test_statistics_depend_on_the_truncation_alone():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bounds import FEW_OPERATIONS32, IMAGES32
 from golden.reference import (
     CPU,
     NAMES,
@@ -30,8 +31,8 @@ def test_evaluation_forward_matches_the_reference(name):
     with torch.no_grad():
         images = G(tensors["probe.z"], tensors["probe.y"])
         logits = D(tensors["probe.x"], tensors["probe.y"])
-    assert max_abs_diff(images, tensors["probe.G_eval"]) <= 1e-5
-    assert max_abs_diff(logits, tensors["probe.D_eval"].squeeze(1)) <= 1e-5
+    assert max_abs_diff(images, tensors["probe.G_eval"]) <= IMAGES32
+    assert max_abs_diff(logits, tensors["probe.D_eval"].squeeze(1)) <= IMAGES32
     for network, prefix in ((G, "init.G"), (D, "init.D")):
         for key, value in our_state(tensors, prefix).items():
             assert torch.equal(network.state_dict()[key], value), f"evaluation changed {key}"
@@ -51,7 +52,8 @@ def test_training_trajectory_matches_the_reference(name, memory_format):
     last_d = seen["d"][settings["num_D_steps"] * accumulation - 1 :: settings["num_D_steps"] * accumulation]
     for g, (real, fake), theirs in zip(last_g, last_d, settings["losses"], strict=True):
         expected = [theirs["G_loss"] * accumulation, theirs["D_loss_real"], theirs["D_loss_fake"]]
-        assert [g, real, fake] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        # Means of logits of size 1 in float32, after steps whose weights differ by 1e-7.
+        assert [g, real, fake] == pytest.approx(expected, rel=1e-4, abs=FEW_OPERATIONS32)
 
 
 def train(settings, tensors, memory_format, loss):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from bounds import IMAGES32
 from golden.reference import CPU, load, max_abs_diff, our_state
 from safetensors.torch import save_file
 
@@ -51,7 +52,7 @@ def test_generator_alone_gives_an_export(run_command, tmp_path, config, suffix, 
     assert ("epoch" in output) == ("epoch" in contents)
     G = read_export(tmp_path / "out" / "export", CPU).generator
     with torch.no_grad():
-        assert max_abs_diff(G(tensors["probe.z"], tensors["probe.y"]), tensors["probe.G_eval"]) <= 1e-5
+        assert max_abs_diff(G(tensors["probe.z"], tensors["probe.y"]), tensors["probe.G_eval"]) <= IMAGES32
 
 
 def test_both_networks_give_a_run(run_command, tmp_path, config):

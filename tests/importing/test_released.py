@@ -34,6 +34,7 @@ def test_images_are_equal_at_every_truncation(exported):
             at = G.at(truncation)
             images[truncation] = at.network(z, y)
             expected = Forward(tensors, z, y, truncation or 1.0).images()
+            # Float32's rounding over 30 layers: 8e-6 was the most. Statistics of the next truncation give 1e-2.
             assert (images[truncation] - expected).abs().max() <= 1e-4, truncation
     assert (images[0.5] - images[0.43]).abs().max() > 1e-2
     assert torch.equal(images[None], images[1.0])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bounds import SUMS64
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,7 +21,7 @@ def test_equals_torchs_batchnorm_in_float64():
         out = layer(x)
         gradients.append(torch.autograd.grad(out, [x, *layer.parameters()], upstream))
     for mine, reference in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
+        torch.testing.assert_close(mine, reference, rtol=0, atol=SUMS64)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.running_var, theirs.running_var)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
@@ -34,12 +35,16 @@ def test_bfloat16_inputs_have_float32_statistics(memory_format):
     out = layer(x)
     assert out.dtype == torch.bfloat16
     assert out.is_contiguous(memory_format=memory_format)
-    torch.testing.assert_close(layer.running_mean.double(), x.double().mean((0, 2, 3)), rtol=1e-6, atol=0)
-    torch.testing.assert_close(layer.running_var.double(), x.double().var((0, 2, 3)), rtol=5e-5, atol=0)
+    # Float32 sums of 4,096 numbers; the squared mean is 64 times the variance. Bfloat16 statistics are off by 4e-3.
+    torch.testing.assert_close(layer.running_mean.double(), x.double().mean((0, 2, 3)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(layer.running_var.double(), x.double().var((0, 2, 3)), rtol=3e-4, atol=0)
 
 
 def test_variance_survives_a_mean_a_thousand_times_larger():
-    """E[x^2] - E[x]^2 in float32 would lose every digit of it, within a shard and between shards."""
+    """E[x^2] - E[x]^2 in float32 would lose every digit of it, within a shard and between shards.
+
+    1e-3: the shards' means are rounded to 1e-4, beside a spread of 1.
+    """
     x = torch.randn(64, 2, 8, 8, dtype=torch.float64) + 3000
     layer = CrossReplicaBatchNorm(2, 1e-5, momentum=1.0)
     layer(x.float())
@@ -79,7 +84,7 @@ def test_compiles_without_a_graph_break():
     x = torch.randn(6, 4, 5, 5, requires_grad=True)
     upstream = torch.randn_like(x)
     expected, actual = (torch.autograd.grad(f(x), x, upstream)[0] for f in (layer, compiled))
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)  # float32, fused otherwise
 
 
 @pytest.mark.slow
@@ -89,4 +94,4 @@ def test_compiled_statistics_of_bfloat16_stay_float32():
         _shard_statistics(x, 1e-5), torch.compile(_shard_statistics, fullgraph=True)(x, 1e-5), strict=True
     ):
         assert eager.dtype == compiled.dtype == torch.float32
-        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)  # in bfloat16 0.02

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from bounds import FEW_OPERATIONS32
 
 from biggan.families import G_WIDTHS
 from biggan.models.biggan import BigGANDiscriminator, BigGANGenerator
@@ -90,7 +91,7 @@ def test_initialisation():
     G = BigGANGenerator(32, 4, 2, 8, 4, True)
     initialize(G, "orthogonal")
     w = as_matrix(G.blocks[0].conv1.weight)
-    torch.testing.assert_close(w @ w.t(), torch.eye(len(w)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(w @ w.t(), torch.eye(len(w)), rtol=0, atol=FEW_OPERATIONS32)
     initialize(G, "normal")
     values = torch.cat([p.flatten() for name, p in G.named_parameters() if "conv" in name and p.ndim == 4])
     assert values.std().item() == pytest.approx(0.02, rel=0.05)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bounds import SUMS64
 from torch.nn import functional as F
 
 from biggan.models.layers import SNConv2d, SNEmbedding, SNLinear, as_matrix
@@ -20,8 +21,9 @@ def test_repeated_forward_passes_make_the_largest_singular_value_one(make):
     layer = make().double()
     for _ in range(500):
         normalized = layer.normalized_weight()
+    # (sigma_1 / sigma_0)^1000 is left of the other directions: nothing, with the seed that all tests have.
     assert torch.linalg.svdvals(as_matrix(normalized))[0].item() == pytest.approx(1, abs=1e-9)
-    assert layer.u.norm().item() == pytest.approx(1, abs=1e-12)
+    assert layer.u.norm().item() == pytest.approx(1, abs=SUMS64)
 
 
 @pytest.mark.parametrize("make", LAYERS)
@@ -56,4 +58,5 @@ def test_autocast_does_not_round_sigma():
 def test_channels_last_weights_are_viewed_not_copied():
     weight = torch.randn(6, 5, 3, 3).to(memory_format=torch.channels_last)
     assert as_matrix(weight).data_ptr() == weight.data_ptr()
-    torch.testing.assert_close(torch.linalg.svdvals(as_matrix(weight)), torch.linalg.svdvals(weight.flatten(1)))
+    values = (torch.linalg.svdvals(matrix.double()) for matrix in (as_matrix(weight), weight.flatten(1)))
+    torch.testing.assert_close(*values, rtol=SUMS64, atol=0)

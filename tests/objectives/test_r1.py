@@ -70,15 +70,16 @@ def test_gradient_of_the_real_discriminator_by_finite_differences():
         values.append(penalty_and_gradient(moved)[0])
     along = sum((g * d).sum().item() for g, d in zip(gradient, direction, strict=True))
     assert abs(along) > 1e-3
+    # float64: values of size 1, rounded to 1e-15, over 2e-7; a step of 1e-7 leaves nothing of the third derivative.
     assert (values[0] - values[1]) / 2e-7 == pytest.approx(along, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("memory_format", "autocast", "tolerance"),
     [
-        (torch.contiguous_format, False, 1e-5),
-        (torch.channels_last, False, 1e-5),
-        (torch.channels_last, True, 0.1),
+        (torch.contiguous_format, False, 1e-4),  # float32: a gradient of a gradient, 5e-7 was the most
+        (torch.channels_last, False, 1e-4),
+        (torch.channels_last, True, 0.1),  # bfloat16 has 3 digits
     ],
 )
 def test_single_and_half_precision_follow_double(memory_format, autocast, tolerance):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from bounds import FEW_OPERATIONS32
 from torch import nn
 
 from biggan.gan import Ema
@@ -55,7 +56,7 @@ def test_buffers_are_copied_never_averaged():
     ema.update(generator, 1, NO_VETO)
     for name, buffer in generator.named_buffers():
         assert torch.equal(ema.module.get_buffer(name), buffer), name
-    assert ema.module.linear.u.norm().item() == pytest.approx(1, abs=1e-6)
+    assert ema.module.linear.u.norm().item() == pytest.approx(1, abs=FEW_OPERATIONS32)
     assert ema.module.count.dtype == torch.int64
 
 

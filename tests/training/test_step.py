@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from bounds import FEW_OPERATIONS32
 from runs import TINY
 
 from biggan.config.preset import resolve
@@ -95,7 +96,8 @@ def test_r1_is_a_term_of_ds_gradient_and_its_power_iteration_advances_once(begin
     for name, p in D.named_parameters():
         added = gradients[1][f"{name}/exp_avg"] - gradients[0][f"{name}/exp_avg"]
         expected = torch.zeros_like(p) if p.grad is None else p.grad
-        torch.testing.assert_close(added, expected, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        # The difference of gradients of size 1 to 10 has their rounding, 1e-6.
+        torch.testing.assert_close(added, expected, rtol=1e-3, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("d_steps", [1, 2, 3])
@@ -145,8 +147,8 @@ def test_statistics_are_those_of_the_logits_over_all_micro_batches(begin):
     fake, real = (torch.cat([out[half] for out in logits]) for half in (slice(0, 4), slice(4, 8)))
     for name, x, right in (("real", real, real > 0), ("fake", fake, fake < 0)):
         mean, square = stats[f"d_logit_{name}"], stats[f"d_logit_{name}_square"]
-        assert mean.item() == pytest.approx(x.mean().item(), abs=1e-6)
-        assert (square - mean**2).sqrt().item() == pytest.approx(x.std(correction=0).item(), rel=1e-3)
+        assert mean.item() == pytest.approx(x.mean().item(), abs=FEW_OPERATIONS32)
+        assert (square - mean**2).sqrt().item() == pytest.approx(x.std(correction=0).item(), rel=1e-3)  # squares cancel
         assert stats[f"d_accuracy_{name}"].item() == pytest.approx(right.double().mean().item())
 
 
