@@ -19,7 +19,6 @@ from biggan.evaluation.tensor_file import read_tensors, write_tensors
 ALONE = Process(0, 1, torch.device("cpu"), None)
 
 
-@pytest.mark.numeric
 def test_classifies_held_out_real_images(trained, digits):
     classifier, _, ticks = trained
     assert ticks[-1][1] == ticks[-1][2] == sum(description == "training the classifier" for description, _, _ in ticks)
