@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import INTERVENTIONS, WITHOUT_GRADIENT, assert_near, biggan, finish, run_worker, weights
+from runs import DRIFT32, INTERVENTIONS, WITHOUT_GRADIENT, assert_near, biggan, finish, run_worker, weights
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 ZERO = "distributed.engine=deepspeed"
@@ -15,9 +15,11 @@ MEAN_OFF = {"generator": 1e-6, "ema": 1e-6, "discriminator": 1e-8}
 MOMENTS_OFF = 1e-3
 """Limit on a moment's difference relative to its norm; measured: mostly 1e-7, at most 3.6e-5, for a scalar whose
 gradient is a nearly cancelling sum."""
-WEIGHTS_APART = {"float32": 9e-7, "bfloat16": 3e-6}
-"""Limits on the mean difference of a network's parameters between ZeRO and DDP without ZeRO's memory layout;
-measured: 6e-7 and 2e-6, mostly in biases before a BatchNorm."""
+WEIGHTS_APART = {"float32": DRIFT32, "bfloat16": 2e-5}
+"""Limits on the mean difference of a network's parameters between ZeRO and DDP without ZeRO's memory layout.
+
+Bfloat16 has 3 digits: sums in another order turn roundings. Measured: 4e-10 and 1.2e-6 after 2 steps.
+"""
 KEEPS_NAMES = r"""
 import os
 from biggan.cli import main
@@ -57,7 +59,7 @@ def test_zero_has_the_trajectory_of_ddp(tmp_path, overrides):
 def assert_same_trajectory(key, end, ddp):
     _, accumulation, max_grad_norm, engine = key
     # Adam with beta1 = 0 hides a gradient's scale, but the norms and the moments show it.
-    torch.testing.assert_close(end["norms"], ddp["norms"], rtol=1e-5, atol=0, msg=lambda m: f"{key}: {m}")
+    torch.testing.assert_close(end["norms"], ddp["norms"], rtol=1e-4, atol=0, msg=lambda m: f"{key}: {m}")
     # Equal weights give equal gradients, except that stage 2 sums over processes before micro-batches, and its norms
     # for clipping are float64. Later weights differ: Adam's vector kernel rounds the last elements of a tensor
     # differently, and these are others in ZeRO's flat slices.
@@ -94,10 +96,9 @@ BFLOAT16 = ["training.precision=bfloat16"]
 @pytest.mark.parametrize(
     ("precision", "undisturbed", "moves", "mean"),
     [
-        ([], (1, DDP), [(4, DDP), (2, ZERO_2), (1, ZERO_1), (3, ZERO_1)], 3e-6),
-        ([], (2, DDP), [(2, ZERO_2), (3, DDP), (2, ZERO_1), (3, ZERO_2)], 3e-6),  # one process has no ZeRO
-        # The limit is the difference between uninterrupted DDP and ZeRO after 4 steps.
-        (BFLOAT16, (2, ZERO_1), [(2, ZERO_1), (2, DDP)], 8e-6),
+        ([], (1, DDP), [(4, DDP), (2, ZERO_2), (1, ZERO_1), (3, ZERO_1)], DRIFT32),
+        ([], (2, DDP), [(2, ZERO_2), (3, DDP), (2, ZERO_1), (3, ZERO_2)], DRIFT32),  # one process has no ZeRO
+        (BFLOAT16, (2, ZERO_1), [(2, ZERO_1), (2, DDP)], WEIGHTS_APART["bfloat16"]),
     ],
     ids=["through-one-process", "from-zero-to-ddp-and-to-zero", "bfloat16"],
 )

@@ -62,9 +62,8 @@ def max_abs_diff(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item() if a.numel() else 0.0
 
 
-def mean_abs_diff(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    diffs = torch.cat([(ours[k] - theirs[k]).abs().flatten() for k in theirs])
-    return diffs.mean().item()
+def abs_diffs(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:
+    return torch.cat([(ours[k] - theirs[k]).abs().flatten() for k in theirs])
 
 
 def record_losses():
@@ -99,6 +98,20 @@ def follow(gan, recipe, settings, tensors):
         train_step(gan, step + 1, zip(x, y, strict=True), latents, recipe)
 
 
+TYPICAL_OFF = {"final.G": 3e-7, "final.D": 1e-8, "final.G_ema": 1e-7}
+"""Median difference of a parameter: 3e-8, 0 and 8e-9 were the most of any kernels.
+
+The median does not see what rounding may do to few parameters: Adam moves a bias before a BatchNorm, whose gradient is
+rounding, by a learning rate, and one ReLU that rounding turns changes the gradient of a tenth of a layer. It does see an
+average of decay 0.99 less (8e-7), BatchNorm's epsilon times 10 (2e-7 in D), Adam's (2e-8 in D), and, in the deep
+network, the orthogonal penalty times 2 (5e-7).
+"""
+MEAN_OFF = 1e-5
+"""Mean difference of parameters: 4e-7 was the most, where a ReLU turned. A learning rate a tenth off gives 2e-5."""
+BUFFERS_OFF = 3e-5
+"""Mean difference of BatchNorm's statistics and of singular vectors, of size 0.1 to 1: 1.4e-6 was the most."""
+
+
 def assert_final(gan, tensors):
     """All three networks are where the reference's were after these steps."""
     for network, prefix in (
@@ -108,7 +121,9 @@ def assert_final(gan, tensors):
     ):
         theirs = our_state(tensors, prefix)
         parameters = dict(network.named_parameters())
-        assert mean_abs_diff(parameters, {k: theirs[k] for k in parameters}) <= 3e-6, prefix
+        off = abs_diffs(parameters, {k: theirs[k] for k in parameters})
+        assert off.median() <= TYPICAL_OFF[prefix], prefix
+        assert off.mean() <= MEAN_OFF, prefix
         if prefix != "final.G_ema":
             buffers = dict(network.named_buffers())
-            assert mean_abs_diff(buffers, {k: theirs[k] for k in buffers}) <= 1e-5, prefix
+            assert abs_diffs(buffers, {k: theirs[k] for k in buffers}).mean() <= BUFFERS_OFF, prefix
