@@ -52,7 +52,7 @@ def test_trace_matches_flop_and_saved_bytes_of_a_real_step(config, precision):
             totals.append(sum(kept.values()))
     trace = record(config, n)
     assert trace.flop == counter.get_total_flops()
-    assert trace.activation_bytes == pytest.approx(max(totals), rel=0.02)
+    assert trace.activation_bytes == pytest.approx(max(totals), rel=0.02)  # bytes: small buffers of kernels
 
 
 def test_trace_is_linear_in_the_number_of_images(config):

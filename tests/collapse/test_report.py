@@ -56,7 +56,7 @@ def alarm_marks(page, name="marks-full"):
 
 
 def x_of(step, first=0, last=STEPS):
-    return pytest.approx(LEFT + (step - first) / (last - first) * (RIGHT - LEFT), abs=0.06)
+    return pytest.approx(LEFT + (step - first) / (last - first) * (RIGHT - LEFT), abs=0.06)  # the page has one decimal
 
 
 def decoded(image):
@@ -88,6 +88,7 @@ def test_layers_are_in_order_of_alarm_and_recent_growth(run):
     assert titles(section(page, "layers"))[:3] == ["D.linear", "D.blocks.0.conv1", "G.linear"]
     assert set(titles(section(page, "layers"))) == set(LAYERS)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # The page prints 3 digits.
     expected = {f"σ{'₀₁₂'[k]}": pytest.approx(rows[-1][f"sigma/D.linear/{k}"], rel=5e-3) for k in range(3)}
     assert legend(page, "layers", "D.linear") == expected
 
@@ -130,6 +131,7 @@ def test_curves_show_last_values_and_earlier_attempts(run):
     assert "Non-finite updates since the previous row" not in charts  # all counts are 0
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     keys = {"D real": "d_loss_real", "D fake": "d_loss_fake", "G": "g_loss"}
+    # The page prints 3 digits.
     assert legend(page, "curves", "Losses") == {n: pytest.approx(last[k], rel=6e-3) for n, k in keys.items()}
     earlier = section(page, "curves").find(".//g[@class='earlier s0']/polyline").get("points").split()
     xs = [float(point.split(",")[0]) for point in earlier]
@@ -231,6 +233,7 @@ def test_a_run_folder_with_few_files_gives_a_page(tmp_path):
     (tmp_path / "config.yaml").unlink()
     (tmp_path / "metrics.jsonl").write_text('{"step": 7, "g_loss": 0.5}\n')
     page = page_of(tmp_path)
+    # The page prints 3 digits.
     assert legend(page, "curves", "Losses") == {"G": 0.5}
     assert [s.get("id") for s in page.iter("section")] == ["verdict", "commands", "curves"]
 

@@ -127,6 +127,7 @@ def test_inverted_cmyk_jpegs_of_adobe_are_decoded_correctly():
     ]:
         data = written(Image.new("CMYK", (16, 16), inks), "JPEG", quality=95)
         assert b"Adobe" in data
+        # JPEG rounds coefficients; inverted inks would be off by 100 and more.
         assert np.abs(packed(data).reshape(-1, 3).astype(int) - expected).max() <= 3
 
 
@@ -165,6 +166,7 @@ def test_cmyk_is_converted_by_its_own_profile(kind):
         data = written(Image.new("CMYK", (16, 16), inks), kind, icc_profile=cmyk_profile())
         luminance = ((lightness + 16) / 116) ** 3
         expected = 255 * (1.055 * luminance ** (1 / 2.4) - 0.055)
+        # Two roundings to 8 bits, and the slope of the gamma curve between them.
         assert np.abs(packed(data).astype(float) - expected).max() <= 3
     broken = written(Image.new("CMYK", (16, 16)), kind, icc_profile=b"no profile at all")
     with pytest.raises(ValueError, match="CMYK colour profile"):
@@ -221,4 +223,5 @@ def test_pad_and_stretch_keep_the_whole_image():
 def test_resizing_is_antialiased():
     checkers = Image.fromarray((np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8))
     for crop in ("centre", "top", "pad", "stretch"):
+        # An antialiased average of 64 pixels and more, in 8 bits; picking pixels gives 0 or 255.
         assert np.abs(np.asarray(square(checkers, 32, crop)).astype(int) - 127).max() <= 3

@@ -199,7 +199,7 @@ def test_checkpoint_size_matches_the_estimate(tiny, tmp_path):
     (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
     written = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     config = resolve(Path(tiny[0]), [*tiny[1:], "model.channels=16"])
-    assert checks.checkpoint_bytes(config.model) == pytest.approx(written, rel=0.05)
+    assert checks.checkpoint_bytes(config.model) == pytest.approx(written, rel=0.05)  # bytes: headers of the files
 
 
 def test_disk_room_covers_the_ring(config):

@@ -95,6 +95,7 @@ def test_one_and_two_processes_agree_with_classifier_features(run, digits, train
     assert "real images: " not in biggan(command, processes=2)
     two = json.loads(file.read_text())["results"][0]
     for name, value in one["metrics"].items():
+        # The same images, summed in float64 in two parts.
         assert two["metrics"][name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
     assert [f.name for f in file.parent.iterdir()] == [file.name]
 

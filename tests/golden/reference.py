@@ -102,8 +102,8 @@ TYPICAL_OFF = {"final.G": 3e-7, "final.D": 1e-8, "final.G_ema": 1e-7}
 """Median difference of a parameter: 3e-8, 0 and 8e-9 were the most of any kernels.
 
 The median does not see what rounding may do to few parameters: Adam moves a bias before a BatchNorm, whose gradient is
-rounding, by a learning rate, and one ReLU that rounding turns changes the gradient of a tenth of a layer. It does see an
-average of decay 0.99 less (8e-7), BatchNorm's epsilon times 10 (2e-7 in D), Adam's (2e-8 in D), and, in the deep
+rounding, by a learning rate, and one ReLU that rounding turns changes the gradient of a tenth of a layer. It does see
+the EMA's decay times 0.99 (8e-7), BatchNorm's epsilon times 10 (2e-7 in D), Adam's (2e-8 in D), and, in the deep
 network, the orthogonal penalty times 2 (5e-7).
 """
 MEAN_OFF = 1e-5
