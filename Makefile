@@ -41,7 +41,7 @@ lint: $(READY)  ## ruff, mypy, import-linter, house rules, shellcheck
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python lint/house_rules.py
-	$(BIN)/shellcheck launch/*.sh launch/*.sbatch launch/kubernetes/*.sh docker/*.sh tests/deploy/*.sh .ci/run
+	$(BIN)/shellcheck launch/*.sh launch/*.sbatch launch/kubernetes/*.sh docker/*.sh tests/*.sh tests/deploy/*.sh .ci/run
 
 bench: $(READY)  ## images per second, as a ratio within one run
 	$(BIN)/python benchmarks/throughput.py
