@@ -1,4 +1,4 @@
-"""The Frechet distance of two Gaussians."""
+"""Distances of two sets of features: the Frechet distance of their Gaussians (FID), and the kernel distance (KID)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EPS = torch.finfo(torch.float64).eps
 TOLERANCE = 1e-11
 """Largest relative error that rounding may leave in a sum of singular values taken from a Gram matrix."""
 WELL_CONDITIONED = 100
-"""A Cholesky factor is used if the smallest variance is this many times what counts as rounding."""
+"""A Cholesky factor is used if the smallest variance is at least this many times the rounding error."""
 
 
 @torch.no_grad()
@@ -64,20 +64,20 @@ def _factor(covariance: Tensor) -> Tensor:
     factor, failed_at = torch.linalg.cholesky_ex(covariance)
     if not failed_at and _least_variance(factor) > WELL_CONDITIONED * negligible * covariance.trace():
         return factor
-    variances, directions = torch.linalg.eigh(covariance)  # takes ten times as long, and tells the rank
-    there = variances > negligible * variances[-1]
-    return directions[:, there] * variances[there].sqrt()
+    variances, directions = torch.linalg.eigh(covariance)  # ten times as slow, but it finds the rank
+    significant = variances > negligible * variances[-1]
+    return directions[:, significant] * variances[significant].sqrt()
 
 
 def _least_variance(factor: Tensor) -> Tensor:
-    """Return about the smallest eigenvalue of L L^T, never too small, by three steps of inverse iteration."""
+    """Estimate the smallest eigenvalue of L L^T from above, by three steps of inverse iteration."""
     pivots = factor.diagonal()
-    found = torch.zeros_like(factor[:, :1])
-    found[pivots.argmin()] = 1
+    vector = torch.zeros_like(factor[:, :1])
+    vector[pivots.argmin()] = 1
     for _ in range(3):
-        found = torch.cholesky_solve(found, factor)
-        least = 1 / found.norm()
-        found = found * least
+        vector = torch.cholesky_solve(vector, factor)
+        least = 1 / vector.norm()
+        vector = vector * least
     return least
 
 
@@ -85,19 +85,19 @@ def _least_variance(factor: Tensor) -> Tensor:
 def kernel_distance(
     real: Tensor, fake: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float | None]:
-    """Mean and standard deviation, over subsets, of the unbiased squared MMD of features [n, d] and [m, d].
+    """Return the mean and standard deviation, over subsets, of the unbiased squared MMD of features [n, d] and [m, d].
 
-    The kernel is (x.y / d + 1)^3 (Binkowski et al. 2018, section 4); each subset is `subset_size` rows of either, drawn
-    without replacement, or as many as the smaller of the two has (at least 2). As torch-fidelity has it, up to which
-    rows are drawn: in float64, keyed by `seed`, on the features' device. The mean may be below 0, as the estimate is
-    unbiased. The deviation is that of one subset; None where a subset is the whole of
-    either set: then it says nothing of that set's chance.
+    The kernel is (x.y / d + 1)^3 (Binkowski et al. 2018, section 4). Each subset has `subset_size` rows of both sets,
+    drawn without replacement; or as many as the smaller set has, at least 2. The definition is torch-fidelity's, except
+    for the rows drawn. Computed in float64, keyed by `seed`, on the features' device. The estimate is unbiased, so the
+    mean may be below 0. The deviation is that of one subset. It is None if a subset is all of either set: then it does
+    not measure the sampling of that set.
     """
     random = torch.Generator().manual_seed(seed)
     size = min(subset_size, len(real), len(fake))
     assert size >= 2, "two rows of each"
-    found = [_squared_mmd(_drawn(real, size, random), _drawn(fake, size, random)) for _ in range(subsets)]
-    distances = torch.stack(found)
+    values = [_squared_mmd(_drawn(real, size, random), _drawn(fake, size, random)) for _ in range(subsets)]
+    distances = torch.stack(values)
     whole = size in (len(real), len(fake))
     return float(distances.mean()), None if whole else float(distances.std(correction=0))
 
@@ -107,7 +107,7 @@ def _drawn(rows: Tensor, size: int, random: torch.Generator) -> Tensor:
 
 
 def _squared_mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Unbiased (Gretton et al. 2012, lemma 6), of rows [n, d] each: a scalar."""
+    """Return the unbiased estimate (Gretton et al. 2012, lemma 6) for rows [n, d] of each: a scalar."""
     n = len(x)
     within = sum(k.sum() - k.diagonal().sum() for k in (_kernel(x, x), _kernel(y, y)))
     return within / (n * (n - 1)) - 2 * _kernel(x, y).mean()
