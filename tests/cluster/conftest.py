@@ -1,12 +1,13 @@
-"""The run that nothing disturbed, two processes on one host; every run here must end with its parameters."""
+"""Fixtures of the tests on two hosts and under Slurm."""
 
 import time
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, biggan, weights
+from runs import TINY, weights
+
+CADENCE = "checkpoint.every_steps=20"
 
 
 @pytest.fixture(scope="session")
@@ -14,29 +15,17 @@ def preset(tmp_path_factory, digits) -> list[str]:
     """Arguments of a run, without its folder and its length."""
     file = tmp_path_factory.mktemp("preset") / "tiny.yaml"
     file.write_text(TINY)
-    return [str(file), f"data.path={digits}", "checkpoint.every_steps=20"]
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, preset):
-    """The folder of an undisturbed run of so many steps."""
-
-    @cache
-    def run(steps: int) -> Path:
-        folder = tmp_path_factory.mktemp("undisturbed") / "run"
-        biggan(["train", *preset, f"run.dir={folder}", f"training.steps={steps}"], processes=2)
-        return folder
-
-    return run
+    return [str(file), f"data.path={digits}", CADENCE]
 
 
 @pytest.fixture
 def assert_same_end(undisturbed):
-    """Bit for bit."""
+    """Assert that a run ends with the parameters of two processes on one host, bit for bit."""
 
     def check(run: Path, steps: int) -> None:
         name = f"checkpoints/step_{steps:08d}"
-        expected, actual = weights(undisturbed(steps) / name), weights(run / name)
+        whole = undisturbed(CADENCE, f"training.steps={steps}", processes=2)
+        expected, actual = weights(whole / name), weights(run / name)
         assert expected.keys() == actual.keys()
         assert not [key for key in expected if not torch.equal(expected[key], actual[key])]
 

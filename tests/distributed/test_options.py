@@ -2,7 +2,24 @@
 
 import pytest
 import torch
-from runs import DRIFT32, mean_difference, weights
+from runs import DRIFT32, finish, mean_difference, weights
+
+COMPILES_WITHOUT_INDUCTOR = """
+import torch
+from biggan.cli import main
+plain, compiled = torch.compile, []
+
+def compile(*arguments, **options):
+    compiled.append(plain(*arguments, **options, backend="aot_eager"))
+    return compiled[-1]
+
+torch.compile = compile
+if __name__ == "__main__":
+    try:
+        main()
+    finally:
+        print(len(compiled), "networks compiled")
+"""
 
 
 @pytest.fixture
@@ -15,10 +32,18 @@ def end_of(undisturbed):
 
 
 @pytest.mark.long
-def test_compiled_networks_have_the_eager_trajectory(end_of):
+def test_compiled_networks_have_the_eager_trajectory(end_of, tiny, tmp_path):
+    """Captured, with their backward passes, but run without kernels of inductor's, which take minutes to compile.
+
+    tests/models/test_compiled.py has these for one block of each network, batchnorm_worker.py for two processes.
+    """
     small = ["training.steps=1", "model.channels=4", "optimizer.g_lr=5e-5"]
-    eager = end_of(*small)
-    compiled = end_of(*small, "training.compile=true")
+    script = tmp_path / "captured.py"
+    script.write_text(COMPILES_WITHOUT_INDUCTOR)
+    done = finish(["train", *tiny, *small, "training.compile=true"], None, program=script)
+    assert done.returncode == 0, done.stderr
+    assert "2 networks compiled" in done.stdout
+    eager, compiled = end_of(*small), weights(tmp_path / "run/checkpoints/step_00000001")
     assert mean_difference(eager, compiled, "generator") <= DRIFT32
     assert mean_difference(eager, compiled, "discriminator") <= DRIFT32
 
