@@ -102,6 +102,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             os.setsid()
+            channel.send(str(os.getpid()).encode())  # from here on its group can be killed
             for end in (self.selector, self.control, channel, *self.children):
                 end.close()
             return json.loads(data), streams
@@ -111,7 +112,6 @@ class Server:
         self.children.append(child)
         self.selector.register(child.pidfd, selectors.EVENT_READ, (self.report_end, (child,)))
         self.selector.register(channel, selectors.EVENT_READ, (self.reap, (child,)))
-        channel.send(str(pid).encode())
         return None
 
     def report_end(self, child):
