@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from biggan.cli import app
 from biggan.config.preset import resolve
+from biggan.cost import estimate
 from biggan.cost.scaling import GradientReady
 from biggan.cost.trace import record
 from biggan.data.pack import Plan, start_packing
@@ -74,10 +75,12 @@ def test_more_blocks_a_stage_are_so_many_more_parameters():
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
-def test_every_preset_dry_runs_and_every_weight_has_a_gradient(preset):
-    """At its own width and resolution, on tensors without storage: the real step of one image."""
+def test_every_preset_dry_runs_and_every_weight_has_a_gradient(preset, monkeypatch):
+    """A dry run records the real step at the preset's own width, resolution and batch, on tensors without storage."""
+    traces = []
+    monkeypatch.setattr(estimate, "record", lambda *arguments: traces.append(record(*arguments)) or traces[-1])
     assert "generator parameters" in command("train", preset, "--dry-run")
-    trace = record(resolve(preset), 1)
+    (trace,) = traces
     ready = [sum(e.bytes for e in step.events if isinstance(e, GradientReady)) for step in trace.steps if step.boundary]
     g_parameters, d_parameters = COUNTS[preset.stem]
     assert ready == [4 * d_parameters, 4 * g_parameters]
