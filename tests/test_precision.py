@@ -21,7 +21,7 @@ def test_auto_is_settled_by_the_machine_a_run_begins_on(run_command, monkeypatch
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: goes_on_on)
     code, said = run_command(*run, "training.steps=2")
     assert code == 0
-    warned = "training.precision: bfloat16, which not every process has in hardware; the run began so" in said
+    warned = "training.precision: bfloat16, " in said
     assert warned == (precision == "bfloat16")
     saved = yaml.safe_load((tmp_path / "run" / run_folder.CONFIG).read_text())
     assert (saved["training"]["precision"], saved["training"]["steps"]) == (precision, 2)

@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from runs import biggan, environment, finish, torchrun
+from runs import biggan, command, environment, finish, torchrun
 
 HERE = f"(host {os.uname().nodename})"
 STOPS_IN_A_COLLECTIVE = """
@@ -102,7 +102,8 @@ def test_bad_config_ends_with_exit_code_2(tiny, tmp_path, monkeypatch):
 
 def test_unreachable_store_is_reported_in_one_line():
     ranks = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    done = finish(["doctor", "--timeout-seconds", "4"], **ranks)
+    program = command(["doctor", "--timeout-seconds", "4"])  # it sets torch's log level, which is read at import
+    done = subprocess.run(program, capture_output=True, text=True, env=environment() | ranks, timeout=100, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"biggan: rank 1 {HERE}: ")

@@ -38,4 +38,6 @@ def test_a_block_compiled_with_inductor_equals_the_eager_one(networks, name):
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     compiled = copy.deepcopy(block)
     compiled.compile(fullgraph=True)
-    torch.testing.assert_close(values(compiled, inputs), values(block, inputs), rtol=1e-4, atol=1e-4)
+    expected, actual = values(block, inputs), values(compiled, inputs)
+    largest = max(value.abs().max().item() for value in expected.values())  # others are sums of such that cancel
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * largest)
