@@ -65,6 +65,13 @@ class LostProcesses(StoppedRun):
     exit_code = EXIT_LOST
 
 
+def from_os_error(error: OSError) -> InputError | None:
+    """Return the one line for a file that cannot be used; None for errors that name no file, such as a closed pipe."""
+    if error.filename is None:
+        return None
+    return InputError(f"{error.filename}: {error.strerror or error}; fix it and rerun the same command")
+
+
 def nearest_path(path: Path, others: Iterable[Path]) -> str:
     """Return `; nearest: runs/digits` with the path in `others` whose name is most similar, or an empty string."""
     by_name = {other.name: other for other in sorted(others)}

@@ -15,7 +15,7 @@ from biggan.cli.failures import report_failure
 from biggan.cli.import_command import import_checkpoint
 from biggan.cli.sample_command import sample
 from biggan.cli.training_commands import parameters, probe, train
-from biggan.errors import LostProcesses, StoppedRun
+from biggan.errors import LostProcesses, StoppedRun, from_os_error
 
 app = typer.Typer(
     help="Train class-conditional BigGANs on your own images, on one process or many.",
@@ -29,10 +29,21 @@ app.command("eval")(evaluate)
 app.command("import")(import_checkpoint)
 
 
+def _run_app() -> None:
+    """Run the command; raise InputError for a file or folder that cannot be used (no permission, a stale handle)."""
+    try:
+        app()
+    except OSError as error:
+        known = from_os_error(error)
+        if known is None:
+            raise
+        raise known from error
+
+
 def main() -> None:
     """Run a command; an expected failure prints one line on standard error and exits with its own code."""
     try:
-        app()
+        _run_app()
     except StoppedRun as error:
         code = report_failure(error)
         if isinstance(error, LostProcesses):  # a thread may wait for a dead connection and block a normal exit

@@ -6,6 +6,7 @@ docs/interventions.md describes each intervention and what the literature report
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
@@ -70,3 +71,10 @@ def check_layers(config: Config, layers: Collection[str]) -> None:
                 raise InputError(
                     f"{section}.spectral_layers: {pattern} matches no weight of these networks; nearest: {near[0]}"
                 )
+
+
+def trajectory_seed(seed: int, rollbacks: int) -> int:
+    """Return the seed after `rollbacks` rollbacks: another one each time, so that the collapse is not repeated."""
+    if not rollbacks:
+        return seed
+    return int.from_bytes(hashlib.blake2b(f"{seed} {rollbacks}".encode(), digest_size=4).digest(), "big")

@@ -10,6 +10,8 @@ from pathlib import Path
 from biggan.data.dataset import FILE_NAME
 from biggan.errors import InputError
 from biggan.files import append_line
+from biggan.folder_lock import LOCK
+from biggan.json_file import MalformedFile, parse_json
 
 JOURNAL = "packing.jsonl"
 
@@ -45,7 +47,7 @@ def open_journal(dest: Path, settings: Mapping[str, object]) -> dict[tuple[str, 
         dest.mkdir(parents=True, exist_ok=True)
         lines = journal.read_text(encoding="utf-8").split("\n") if journal.exists() else []
         if len(lines) < 2:  # new, or interrupted while its first line was being written
-            if any(f.name != JOURNAL for f in dest.iterdir()):
+            if any(f.name not in (JOURNAL, LOCK) for f in dest.iterdir()):
                 raise InputError(f"{dest}: is not empty and not a `biggan pack` destination; choose another folder")
             journal.write_text(header + "\n", encoding="utf-8")
             lines = [header]
@@ -63,10 +65,9 @@ def _finished(dest: Path, lines: list[str]) -> dict[tuple[str, int], PackedShard
     finished = {}
     for line in lines:
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that was being written when packing was interrupted
-        packed = PackedShard(**record | {"labels": {int(k): n for k, n in record["labels"].items()}})
+            packed = parse_json(line, PackedShard)
+        except MalformedFile:
+            continue  # damaged, or being written when packing was interrupted: the shard is packed again
         file = dest / packed.name
         if file.is_file() and file.stat().st_size == packed.bytes:
             finished[packed.split, packed.number] = packed

@@ -27,6 +27,7 @@ from biggan.data.sources.image_source import ImageSource, printable
 from biggan.data.sources.selection import SelectionRequest, open_selection
 from biggan.errors import InputError
 from biggan.files import sha256_of, sync_file, write_atomically
+from biggan.folder_lock import FolderLock
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class PackingJob:
     dest: Path
     source: ImageSource
     finished: dict[tuple[str, int], PackedShard]
+    lock: FolderLock
+    """Ownership of `dest`; `run` gives it up."""
 
     @property
     def images(self) -> int:
@@ -118,6 +121,10 @@ class PackingJob:
         `on_shard` is called for every shard, for the already finished ones first. Raise InputError if the disk is full
         or no image could be read.
         """
+        with self.lock:
+            return self._run(workers, on_shard)
+
+    def _run(self, workers: int, on_shard: Callable[[PackedShard], None]) -> Dataset:
         for packed in self.finished.values():
             on_shard(packed)
         todo = [key for key in shard_keys(self.plan) if key not in self.finished]
@@ -145,7 +152,13 @@ def start_packing(plan: Plan, dest: Path) -> PackingJob:
         raise InputError(f"--shards: {plan.shards} shards for {images} images; use {images} or fewer")
     shard_keys(plan)  # computes the splits before the journal is created
     listing = hashlib.sha256(repr((source.classes, source.names, source.labels)).encode()).hexdigest()
-    return PackingJob(plan, dest, source, open_journal(dest, {"plan": asdict(plan), "source_sha256": listing}))
+    lock = FolderLock(dest, "DEST").acquire()
+    try:
+        finished = open_journal(dest, {"plan": asdict(plan), "source_sha256": listing})
+    except InputError:
+        lock.release()
+        raise
+    return PackingJob(plan, dest, source, finished, lock)
 
 
 def shard_keys(plan: Plan) -> list[tuple[str, int]]:

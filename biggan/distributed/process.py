@@ -22,11 +22,17 @@ from torch.distributed import (  # type: ignore[attr-defined]  # public, not in 
 from torch.distributed.rendezvous import rendezvous
 
 from biggan.distributed.timeout import run_with_timeout, wait_for_other_threads
-from biggan.errors import InputError, LostProcesses, StoppedRun
+from biggan.errors import InputError, LostProcesses, StoppedRun, from_os_error
 
 T = TypeVar("T")
 JOIN_GRACE_SECONDS = 10
 """Extra time for joining beyond its timeout; a store that answers raises its own, more informative timeout first."""
+OTHER_LAUNCHERS = (
+    ("srun", "SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")),
+    ("mpirun", "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",)),
+    ("mpiexec", "PMI_RANK", ("PMI_SIZE",)),
+)
+"""Launchers that set no rendezvous: name, variable of the rank, variables of the number of tasks (the first set)."""
 NCCL_GRACE_SECONDS = 30
 """Extra time for NCCL's collectives beyond gloo's timeout.
 
@@ -35,8 +41,26 @@ NCCL's watchdog kills the process; this leaves time to exchange failure reports 
 
 
 def world_size_from_environment() -> int:
-    """Return the number of processes that torchrun started; 1 without torchrun."""
+    """Return the number of processes that torchrun started; 1 without torchrun.
+
+    Raises InputError if another launcher started several processes that do not know of each other.
+    """
+    refuse_tasks_without_rendezvous()
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def refuse_tasks_without_rendezvous() -> None:
+    """Raise InputError under `srun -n 2` or `mpirun -n 2` without torchrun: each task would be a run of its own."""
+    if "WORLD_SIZE" in os.environ:
+        return
+    for launcher, rank, sizes in OTHER_LAUNCHERS:
+        tasks = next((os.environ[name] for name in sizes if name in os.environ), "1")
+        if rank in os.environ and tasks.isdecimal() and int(tasks) > 1:
+            raise InputError(
+                f"WORLD_SIZE: not set, but {launcher} started {tasks} tasks ({rank} is {os.environ[rank]}), each of "
+                f"which would train alone; start one torchrun per node (launch/slurm.sbatch, docs/launch.md), or one "
+                f"process: {launcher} -n 1"
+            )
 
 
 def is_rank_zero() -> bool:
@@ -117,12 +141,19 @@ class Process:
         return values
 
     def together(self, action: Callable[[], T]) -> T:
-        """Run `action` and return its result; a StoppedRun from any process is raised on all. Collective."""
+        """Run `action` and return its result; a StoppedRun from any process is raised on all. Collective.
+
+        So is an OSError that names a file, as an InputError.
+        """
         value, failure = None, None
         try:
             value = action()
         except StoppedRun as error:
             failure = type(error), str(error)
+        except OSError as error:
+            if (known := from_os_error(error)) is None:
+                raise
+            failure = InputError, str(known)
         failures = self.gather(failure)
         failed = [rank for rank, entry in enumerate(failures) if entry is not None]
         if failed:

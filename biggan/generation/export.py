@@ -19,6 +19,7 @@ from biggan.generation.load import open_checkpoint, run_of
 from biggan.generation.standing_stats import BATCHES
 from biggan.models.architecture import configured_architecture
 from biggan.runs import checkpoint, lineage, run_folder
+from biggan.runs.state_file import STATE
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def read_evaluations(folder: Path, generator: str) -> list[dict[str, Any]]:
     Results of `biggan eval` are selected by `generator`, the generator's digest: after a rollback the same step is
     another generator. Files without valid results are skipped.
     """
-    state = json.loads((folder / checkpoint.STATE).read_text(encoding="utf-8"))
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     run, evaluations = run_of(folder), [state["evaluation"]] if state.get("evaluation") else []
     for file in sorted((run / "evaluation").glob("*.json")) if run else ():
         try:

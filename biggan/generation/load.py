@@ -13,6 +13,7 @@ from biggan.generation.export_reader import INFORMATION, is_export, read_export
 from biggan.generation.trained_generator import TrainedGenerator
 from biggan.models.architecture import configured_architecture
 from biggan.runs import checkpoint, lineage, run_folder
+from biggan.runs.state_file import MANIFEST
 
 
 def open_generator(path: str, device: torch.device, on_corrupt: Callable[[str], object]) -> TrainedGenerator:
@@ -49,7 +50,7 @@ def find_checkpoint(path: str, on_corrupt: Callable[[str], object]) -> Path:
     Raises InputError if it names none.
     """
     folder = Path(path)
-    if (folder / checkpoint.MANIFEST).is_file():
+    if (folder / MANIFEST).is_file():
         return folder
     if is_export(folder):
         raise InputError(f"{path}: is an export already ({INFORMATION}); name the run that it was exported from")

@@ -95,7 +95,7 @@ class Curves:
         for key, value in row.items():
             if key not in self._by_key:
                 self._by_key[key] = Curve() if not key.startswith("sigma/") or _layer_of(key) else None
-            if (curve := self._by_key[key]) is not None and isinstance(value, int | float):
+            if (curve := self._by_key[key]) is not None and _is_number(value):
                 curve.add(bucket, step, value)
 
     def get(self, key: str) -> Curve | None:
@@ -139,9 +139,19 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row if isinstance(row, dict) and is_step(row.get("step")) else None
+
+
+def _is_number(value: object) -> bool:
+    """Return True for numbers that a chart can draw; integers of a damaged file may be too large for a float."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
+
+
+def is_step(value: object) -> bool:
+    """Return True for a plausible number of steps: an integer, not a truth value, and not too large for a float."""
+    return type(value) is int and 0 <= value < 2**53
 
 
 def last_row(path: Path) -> dict[str, Any]:

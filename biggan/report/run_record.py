@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 import yaml
 
 from biggan.errors import InputError
-from biggan.report.curves import Span, View, last_row, read_views, rows
+from biggan.json_file import MalformedFile, read_bytes, read_json
+from biggan.report.curves import Span, View, is_step, last_row, read_views, rows
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 HEALTHY = "healthy"
@@ -88,7 +88,11 @@ class Record:
 
 def read_record(run_dir: Path) -> Record:
     """Read a run folder; raises InputError if it is not one."""
-    if not (run_dir / CONFIG).is_file() and not (run_dir / METRICS).is_file():
+    try:
+        is_run = (run_dir / CONFIG).is_file() or (run_dir / METRICS).is_file()
+    except OSError as error:
+        raise InputError(f"{run_dir}: cannot be read ({error.strerror or error}); fix it and rerun") from None
+    if not is_run:
         raise InputError(
             f"{run_dir}: not a run folder (no {CONFIG}); give the run.dir of a run, for example runs/digits"
         )
@@ -171,29 +175,28 @@ def _contents(folder: Path) -> tuple[int, set[str]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return read_bytes(path).decode("utf-8", errors="replace")
+    except (MalformedFile, OSError):
         return ""
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(_text(path))
-    except ValueError:
+        return read_json(path, dict[str, Any])
+    except (MalformedFile, OSError):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _yaml(text: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def _int_or_none(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and is_step(value) else None
 
 
 def _strings(value: object) -> tuple[str, ...]:

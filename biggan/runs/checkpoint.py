@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,11 @@ from torch import Tensor
 
 from biggan.errors import CheckpointError
 from biggan.files import sha256_of, sync_file, sync_folder
-from biggan.runs.ring import (
-    PINNED,
-    PinnedCheckpoints,
-    Ring,
-    best_steps,
-    pin_before,
-    read_pins,
-    steps_on_disk,
-    write_pins,
-)
+from biggan.json_file import MISSING, MalformedFile, read_json
+from biggan.runs.ring import PINNED, PinnedCheckpoints, Ring, best_steps, read_pins, steps_on_disk, write_pins
+from biggan.runs.state_file import MANIFEST, STATE, ListedFile, Manifest, SavedState, unreadable
 
-MANIFEST = "manifest.json"
-STATE = "state.json"
+CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ def save(root: Path, step: int, checkpoint: Checkpoint) -> Path:
         for name, tensors in checkpoint.tensors.items():
             save_file(dict(tensors), partial / f"{name}.safetensors")
         (partial / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        (partial / "config.yaml").write_text(checkpoint.config, encoding="utf-8")
+        (partial / CONFIG).write_text(checkpoint.config, encoding="utf-8")
         files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(partial.iterdir())}
         (partial / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
         for file in partial.iterdir():
@@ -85,51 +76,6 @@ def save(root: Path, step: int, checkpoint: Checkpoint) -> Path:
             f"fix it and rerun the same command"
         ) from error
     return final
-
-
-class Writer:
-    """Background thread that writes checkpoints to `root`, one at a time, while training continues.
-
-    Call `wait` before copying the state for `start`, so that at most one copy is in memory. The next `wait` or
-    `raise_if_failed` raises an error of the thread (CheckpointError). The thread calls `warn(message)` when a pinned
-    checkpoint is removed to stay within `ring.max_bytes`, or when the limit is exceeded.
-    """
-
-    def __init__(self, root: Path, ring: Ring, warn: Callable[[str], object]):
-        self._root, self._ring, self._warn = root, ring, warn
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: Future[None] | None = None
-
-    def start(self, step: int, checkpoint: Checkpoint) -> None:
-        """Start writing `checkpoint`: free space for it, write it, and remove checkpoints that are no longer kept."""
-        assert self._pending is None, "wait first"
-        self._pending = self._thread.submit(self._write, step, checkpoint)
-
-    def _write(self, step: int, checkpoint: Checkpoint) -> None:
-        if self._ring.max_bytes:
-            thin(self._root, self._ring, self._warn, max_size_bytes(checkpoint))
-        save(self._root, step, checkpoint)
-        thin(self._root, self._ring, self._warn)
-
-    def pin(self, onset_step: int, good_step: int, reason: str) -> None:
-        """Wait until the thread is idle, so that it removes nothing meanwhile, and call `ring.pin_before`."""
-        self.wait()
-        pin_before(self._root, onset_step, good_step, reason)
-
-    def wait(self) -> None:
-        """Wait until the checkpoint that was started is on disk; raises CheckpointError if writing it failed."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def raise_if_failed(self) -> None:
-        """Raise CheckpointError if the thread has failed, without waiting for it."""
-        if self._pending is not None and self._pending.done():
-            self.wait()
-
-    def close(self) -> None:
-        """Finish the checkpoint that was started and end the thread."""
-        self._thread.shutdown()
 
 
 def load(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
@@ -149,28 +95,41 @@ def read(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
         files = [f for f in sorted(folder.glob("*.safetensors")) if only is None or f.stem in only]
         return Checkpoint(
             tensors={f.stem: load_file(f) for f in files},
-            state=json.loads((folder / STATE).read_text(encoding="utf-8")),
-            config=(folder / "config.yaml").read_text(encoding="utf-8"),
+            state=dict(read_json(folder / STATE, SavedState)),
+            config=(folder / CONFIG).read_text(encoding="utf-8"),
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({error})") from None
 
 
 def find_corruption(folder: Path) -> str | None:
-    """Return the reason why a checkpoint is corrupt, or None if its files match its manifest byte for byte."""
+    """Return the reason why a checkpoint is corrupt, or None if its files match its manifest byte for byte.
+
+    Raises CheckpointError if the file system does not answer (a stale handle, no permission): that is no damage.
+    """
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, expected in files.items():
-            file = folder / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != expected["bytes"] or sha256_of(file) != expected["sha256"]:
-                return f"{name} is damaged (its size or checksum differs from the manifest)"
+        files = read_json(folder / MANIFEST, Manifest)["files"]
+        if not {STATE, CONFIG} <= files.keys() or any(Path(name).name != name for name in files):
+            return f"{MANIFEST} is damaged (it does not list the files of a checkpoint)"
+        return next((reason for name, listed in files.items() if (reason := _difference(folder / name, listed))), None)
+    except MISSING:
+        return f"{MANIFEST} is missing"
+    except MalformedFile as error:
+        return f"{MANIFEST} is damaged ({error})"
     except OSError as error:
-        return f"cannot be read ({error})"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} is damaged ({type(error).__name__})"
-    return None
+        raise unreadable(folder, error) from None
+
+
+def _difference(file: Path, listed: ListedFile) -> str | None:
+    """Return what is wrong with a file of a checkpoint; None if it matches its entry in the manifest."""
+    try:
+        if file.is_file() and file.stat().st_size == listed["bytes"] and sha256_of(file) == listed["sha256"]:
+            return None
+        if file.is_file():
+            return f"{file.name} is damaged (its size or checksum differs from the manifest)"
+    except MISSING:
+        pass
+    return f"{file.name} is missing"
 
 
 def newest_complete(root: Path, on_corrupt: Callable[[str], object]) -> Path | None:
@@ -200,20 +159,26 @@ def quarantine_after(root: Path, step: int) -> None:
     for later in steps_on_disk(root):
         if later > step:
             folder = root / folder_name(later)
-            quarantined = folder.with_name(f"{folder.name}.damaged")
-            shutil.rmtree(quarantined, ignore_errors=True)
-            folder.rename(quarantined)
+            _rename_over(folder, folder.with_name(f"{folder.name}.damaged"))
 
 
-def remove_after(root: Path, step: int) -> None:
-    """Remove the checkpoints after `step`, pinned or not, newest first; if interrupted, the others stay complete.
+def set_aside_after(root: Path, step: int) -> None:
+    """Rename the checkpoints after `step` to `*.abandoned`, pinned or not, newest first.
 
-    Call `Writer.wait` first: no checkpoint may be in progress.
+    If interrupted, the others stay complete. `remove_abandoned` removes them. Call `Writer.wait` first: no checkpoint
+    may be in progress.
     """
     later = [s for s in reversed(steps_on_disk(root)) if s > step]
     _unpin(root, later)
-    for removed in later:
-        _remove(root / folder_name(removed))
+    for abandoned in later:
+        folder = root / folder_name(abandoned)
+        _rename_over(folder, folder.with_name(f"{folder.name}.abandoned"))
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove the checkpoints that a rollback set aside, once the new trajectory has one of its own."""
+    for abandoned in root.glob("step_*.abandoned"):
+        _remove(abandoned)
 
 
 def thin(root: Path, ring: Ring, warn: Callable[[str], object], incoming_bytes: int = 0) -> None:
@@ -232,10 +197,10 @@ def thin(root: Path, ring: Ring, warn: Callable[[str], object], incoming_bytes: 
         _remove(root / folder_name(step))
     if not limit or (excess := _bytes_held(root) + incoming_bytes - limit) <= 0:
         return
-    for quarantined in sorted(root.glob("step_*.damaged")):
+    for unused in (*sorted(root.glob("step_*.abandoned")), *sorted(root.glob("step_*.damaged"))):
         if excess > 0:
-            excess -= bytes_in(quarantined)
-            _remove(quarantined)
+            excess -= bytes_in(unused)
+            _remove(unused)
     if excess > 0:
         warn(
             f"{root}: checkpoint.max_gib: exceeded by {excess / 2**30:.3g} GiB, "
@@ -285,6 +250,13 @@ def _replace(partial: Path, final: Path) -> None:
     partial.rename(final)
     sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _rename_over(folder: Path, target: Path) -> None:
+    """Rename `folder` to `target`, which an earlier one of that name gives up."""
+    if target.exists():
+        _remove(target)
+    folder.rename(target)
 
 
 def _remove(folder: Path) -> None:

@@ -8,21 +8,26 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from biggan.config import Config, interventions
 from biggan.config.preset import resolve
 from biggan.data.dataset import FILE_NAME
 from biggan.errors import InputError, nearest_path
 from biggan.files import write_atomically
+from biggan.folder_lock import LOCK, FolderLock
+from biggan.json_file import read_if_present
 from biggan.runs import checkpoint, rollback, run_folder
 from biggan.runs.checkpoint import Checkpoint
 from biggan.runs.ring import read_pins, steps_on_disk
+from biggan.runs.state_file import Count
 
 FILE = "lineage.json"
-INHERITED_KEYS = ("model.", "init.", "data.path", "data.streams", "run.dir")
+INHERITED_KEYS = ("model.", "init.", "data.path", "data.streams", "data.shuffle_buffer", "run.dir")
 """Keys, or prefixes of keys, that a child run inherits: the parent's tensors and data positions are valid only with
-them. (`run.dir` is set by a flag of its own.)"""
+them. (`run.dir` is set by a flag of its own. `run.seed` may change, because `_child_state` keeps the data order.)"""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Lineage:
     """Origin of a child run; `changes` maps config keys to the parent's and the child's value."""
 
     parent: str
-    step: int
-    changes: dict[str, list[Any]]
+    step: Count
+    changes: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
 
 
 def find_ancestor(text: str, flag: str) -> Ancestor:
@@ -110,6 +115,7 @@ def create_child(parent: Ancestor, config: Config, fresh: bool) -> None:
     `fresh`, and if the parent's checkpoint leaves no step to train.
     """
     folder = config.run.dir
+    partial = folder.with_name(f".{folder.name}.partial")
     if config.training.steps <= parent.step:
         raise InputError(
             f"training.steps: {config.training.steps}, but {parent.run}@{parent.step} leaves no step to train; "
@@ -117,31 +123,31 @@ def create_child(parent: Ancestor, config: Config, fresh: bool) -> None:
         )
     before = resolve(parent.checkpoint / run_folder.CONFIG)
     lineage = Lineage(str(parent.run), parent.step, changes(before, config))
-    if folder.exists():
-        if fresh:
-            raise InputError(f"--fresh: {folder} exists already; remove it or choose another --as")
-        if read(folder) != lineage:
-            raise InputError(
-                f"--as: {folder} exists and is not a child of {parent.run}@{parent.step} with these changes; "
-                f"choose another folder"
-            )
-        return
-    _write_child(parent, config, lineage)
+    if not folder.exists():
+        with FolderLock(partial, "--as"):
+            if not folder.exists():  # another process may have owned it until now
+                _write_child(parent, config, lineage, partial)
+                return
+    if fresh:
+        raise InputError(f"--fresh: {folder} exists already; remove it or choose another --as")
+    if read(folder) != lineage:
+        raise InputError(
+            f"--as: {folder} exists and is not a child of {parent.run}@{parent.step} with these changes; "
+            f"choose another folder"
+        )
 
 
-def _write_child(parent: Ancestor, config: Config, lineage: Lineage) -> None:
-    """Write the child's run folder beside its place and rename it."""
+def _write_child(parent: Ancestor, config: Config, lineage: Lineage, partial: Path) -> None:
+    """Write the child's run folder to `partial`, beside its place, and rename it."""
     folder = config.run.dir
     saved = checkpoint.load(parent.checkpoint)
-    partial = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for leftover in partial.iterdir():
+            if leftover.name != LOCK:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         run_folder.checkpoints(partial).mkdir(parents=True)
-        state = {**saved.state, "since_step": parent.step, "rollbacks": 0}
-        state.pop("statistics_images", None)  # the child may have another batch size or number of processes
-        checkpoint.save(
-            run_folder.checkpoints(partial), parent.step, Checkpoint(saved.tensors, state, config.to_yaml())
-        )
+        contents = Checkpoint(saved.tensors, _child_state(parent, saved), config.to_yaml())
+        checkpoint.save(run_folder.checkpoints(partial), parent.step, contents)
         shutil.copy(parent.run / FILE_NAME, partial / FILE_NAME)
         write_atomically(partial / run_folder.CONFIG, config.to_yaml())
         text = json.dumps({"parent": lineage.parent, "step": lineage.step, "changes": lineage.changes}, indent=1)
@@ -152,6 +158,19 @@ def _write_child(parent: Ancestor, config: Config, lineage: Lineage) -> None:
         raise InputError(f"--as: {folder}: cannot be written ({error.strerror or error})") from None
 
 
+def _child_state(parent: Ancestor, saved: Checkpoint) -> dict[str, Any]:
+    """Return the state that a child starts from: the parent's, with its data order, and no rollback.
+
+    A stream's position is valid only in the order of shards and samples that it was reached in, so the child keeps the
+    parent's seed of the data, also the one after rollbacks.
+    """
+    seed, rollbacks = saved.state.get("data_seed"), saved.state.get("rollbacks", 0)
+    seed = resolve(parent.checkpoint / run_folder.CONFIG).run.seed if seed is None else seed
+    state = {**saved.state, "since_step": parent.step, "rollbacks": 0}
+    state.pop("statistics_images", None)  # the child may have another batch size or number of processes
+    return state | {"data_seed": interventions.trajectory_seed(seed, rollbacks)}
+
+
 def changes(before: Config, now: Config) -> dict[str, list[Any]]:
     """Return the keys whose values differ, except `run.dir`: key -> [before, now]."""
     old, new = (dict(run_folder.flatten(json.loads(c.model_dump_json()))) for c in (before, now))
@@ -160,11 +179,8 @@ def changes(before: Config, now: Config) -> dict[str, list[Any]]:
 
 def read(folder: Path) -> Lineage | None:
     """Return the lineage of a child run; None for other runs."""
-    file = folder / FILE
-    if not file.is_file():
-        return None
-    record = json.loads(file.read_text(encoding="utf-8"))
-    return Lineage(record["parent"], record["step"], record["changes"])
+    fix = "restore it, or choose another run.dir"
+    return read_if_present(folder / FILE, Lineage, fix, error=InputError)
 
 
 def tags(folder: Path) -> dict[str, str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from biggan.errors import CheckpointError
 from biggan.files import write_atomically
+from biggan.json_file import MISSING
 
 
 class Metrics:
@@ -29,10 +31,8 @@ class Metrics:
 
         If `path` exists, an earlier call was killed: its rows are kept.
         """
-        rows = self._path.read_text(encoding="utf-8").splitlines()
         path.parent.mkdir(exist_ok=True)
-        earlier = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        moved = {json.loads(row)["step"]: row for row in (*earlier, *rows) if json.loads(row)["step"] > step}
+        moved = {at: line for at, line in (*_rows(path), *_rows(self._path)) if at > step}
         write_atomically(path, "".join(f"{moved[at]}\n" for at in sorted(moved)))
         self._file.close()
         write_atomically(self._path, "".join(f"{row}\n" for row in _rows_up_to(self._path, step)))
@@ -47,13 +47,30 @@ class Metrics:
         self._file.close()
 
 
+def last_step(path: Path) -> int:
+    """Return the step of the last row of a metrics file; 0 without one."""
+    return max((at for at, _line in _rows(path)), default=0)
+
+
 def _rows_up_to(path: Path, step: int) -> list[str]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    return [line for at, line in _rows(path) if at <= step]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (step, line) of every row. A line truncated by a crash, or damaged, is left out: its step is logged again.
+
+    Raises CheckpointError if the file exists and cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except MISSING:
+        return
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); nothing was changed") from None
+    for line in content.split(b"\n"):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # truncated by a crash; the step is logged again
-        if row["step"] <= step:
-            rows.append(line)
-    return rows
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            yield row["step"], line.decode()

@@ -5,7 +5,6 @@ The decisions are pure functions of steps and sizes and need no torch. The modul
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,7 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from biggan.files import write_atomically
+from biggan.json_file import read_if_present, seal
+from biggan.runs.state_file import Count, read_state
 
 PINNED = "pinned.json"
 MAX_PINNED = 4
@@ -128,16 +131,25 @@ def steps_on_disk(root: Path) -> list[int]:
     return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d{8,}", name))
 
 
+@dataclass(frozen=True)
+class _PinRecord:
+    """The contents of `pinned.json` beside its checksum."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    good: Count | None
+    pinned: dict[Count, str]
+
+
 def read_pins(root: Path) -> PinnedCheckpoints:
-    """Return the pins of the checkpoints in `root`; none if `pinned.json` is missing or corrupt."""
-    try:
-        tree = json.loads((root / PINNED).read_text(encoding="utf-8"))
-        good = tree["good"]
-        return PinnedCheckpoints(
-            None if good is None else int(good), {int(s): str(r) for s, r in tree["pinned"].items()}
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return PinnedCheckpoints()
+    """Return the pins of the checkpoints in `root`; none if there is no `pinned.json`.
+
+    Raises CheckpointError if the file is damaged or cannot be read: without the pins, their checkpoints would be
+    removed.
+    """
+    fix = "restore it, or remove it to give up the pinned checkpoints"
+    record = read_if_present(root / PINNED, _PinRecord, fix, sealed=True)
+    return PinnedCheckpoints() if record is None else PinnedCheckpoints(record.good, record.pinned)
 
 
 def write_pins(root: Path, pins: PinnedCheckpoints) -> None:
@@ -145,7 +157,7 @@ def write_pins(root: Path, pins: PinnedCheckpoints) -> None:
     existing = steps_on_disk(root)
     good = pins.good if pins.good in existing else None
     reasons = {str(step): pins.reasons[step] for step in sorted(pins.reasons) if step in existing}
-    write_atomically(root / PINNED, json.dumps({"good": good, "pinned": reasons}, indent=1))
+    write_atomically(root / PINNED, seal({"good": good, "pinned": reasons}))
 
 
 def pin_before(root: Path, onset_step: int, good_step: int, reason: str) -> PinnedCheckpoints:
@@ -186,14 +198,17 @@ class Score:
 
 
 def read_score(state_file: Path) -> Score | None:
-    """Return the score in a checkpoint's `state.json`; None if it is missing, not finite or unreadable."""
+    """Return the score in a checkpoint's `state.json`; None if it is missing, not finite or damaged.
+
+    Raises CheckpointError if the file system does not answer.
+    """
+    state = read_state(state_file) or {}
     try:
-        state = json.loads(state_file.read_text(encoding="utf-8"))
         evaluation = state["evaluation"]
         value = float(evaluation["metrics"][evaluation["metric"]])
         protocol = {key: value for key, value in evaluation["protocol"].items() if key != "real"}
-        return Score(state["step"], evaluation["metric"], value, protocol) if math.isfinite(value) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Score(state["step"], str(evaluation["metric"]), value, protocol) if math.isfinite(value) else None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 

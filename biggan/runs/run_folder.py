@@ -12,9 +12,13 @@ from biggan.config.preset import resolve
 from biggan.data.dataset import FILE_NAME, Dataset, parse
 from biggan.errors import InputError
 from biggan.files import write_atomically
+from biggan.folder_lock import LOCK
+from biggan.runs.metrics import last_step
 from biggan.runs.ring import steps_on_disk
 
 CONFIG = "config.yaml"
+STARTED = "first_checkpoint.json"
+"""File that is written once, when the run's first checkpoint is complete. It stays where checkpoints may be lost."""
 LOST = "lost"
 """Folder for the reports of processes that lost contact with the others; it may exist before the run does."""
 CHANGEABLE_KEYS = (
@@ -50,7 +54,7 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
     folder = config.run.dir
     try:
         names = [f.name for f in folder.iterdir()] if folder.exists() else []
-        existing = [name for name in names if not name.endswith(".partial") and name != LOST]
+        existing = [name for name in names if not name.endswith(".partial") and name not in (LOST, LOCK)]
         if existing and fresh:
             raise InputError(f"--fresh: {folder} is not empty; remove it or choose another run.dir")
         if existing and CONFIG not in existing:
@@ -59,6 +63,7 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
             )
         if CONFIG in existing:
             check_unchanged(resolve(folder / CONFIG), config)
+            check_checkpoints_present(folder)
             check_steps_not_passed(folder, config.training.steps)
         if FILE_NAME in existing:
             check_same_data(folder / FILE_NAME, dataset, config.data.path)
@@ -98,6 +103,34 @@ def check_steps_not_passed(folder: Path, steps: int) -> None:
         raise InputError(
             f"training.steps: {steps}, but the run in {folder} is at step {done[-1]}; use {done[-1]} or more"
         )
+
+
+def check_checkpoints_present(folder: Path) -> None:
+    """Raise InputError if the run has had checkpoints and has none now: it would start again at step 0."""
+    evidence = None if has_checkpoints(folder) else evidence_of_checkpoints(folder)
+    if evidence is not None:
+        raise InputError(
+            f"run.dir: {folder}: its checkpoints are gone: {checkpoints(folder)} has none, but {evidence}; mount or "
+            f"restore that folder; to start anew instead, choose another run.dir or move {folder} away"
+        )
+
+
+def evidence_of_checkpoints(folder: Path) -> str | None:
+    """Return what shows that the run has written or inherited a checkpoint; None if it may never have had one."""
+    for name in (STARTED, "lineage.json"):
+        if (folder / name).exists():
+            return f"{name} shows that there were some"
+    if checkpoints(folder).is_dir() and any(checkpoints(folder).glob("step_*")):
+        return "others have been set aside there"
+    # Runs of earlier versions: the second checkpoint is started only when the first is complete.
+    last, every = last_step(folder / "metrics.jsonl"), resolve(folder / CONFIG).checkpoint.every_steps
+    return f"metrics.jsonl reaches step {last} and one was due every {every} steps" if last > 2 * every else None
+
+
+def record_first_checkpoint(folder: Path, step: int) -> None:
+    """Record that a run has a complete checkpoint, unless that is recorded."""
+    if not (folder / STARTED).exists():
+        write_atomically(folder / STARTED, json.dumps({"step": step}) + "\n")
 
 
 def check_same_data(file: Path, now: Dataset, path: str) -> None:

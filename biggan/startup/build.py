@@ -8,7 +8,7 @@ from torch import nn
 from biggan.collapse.monitor import Monitor
 from biggan.collapse.quality import REAL_IMAGES, QualityProbe, RealImages
 from biggan.config import Config
-from biggan.config.interventions import effective
+from biggan.config.interventions import effective, trajectory_seed
 from biggan.data.dataset import Dataset
 from biggan.data.loader import Loader
 from biggan.data.preview import first_images
@@ -27,7 +27,7 @@ from biggan.runs.ring import Ring
 from biggan.training.latents import Latents
 from biggan.training.state import TrainingState
 from biggan.training.step import FrozenBlocks, Recipe
-from biggan.training.trajectory import Trajectory, trajectory_seed
+from biggan.training.trajectory import Trajectory
 
 
 def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
@@ -144,7 +144,7 @@ def trajectory(
     for engine, rate in zip((state.gan.generator, state.gan.discriminator), rates, strict=True):
         engine.set_learning_rate(rate)
     return Trajectory(
-        loader(config, dataset, process, cursors, state.rollbacks),
+        loader(config, dataset, process, cursors, data_seed(config, state)),
         latents(config, process, state.rollbacks),
         recipe(config, process, state.rollbacks, state.since_step),
     )
@@ -164,8 +164,13 @@ def latents(config: Config, process: Process, rollbacks: int = 0) -> Latents:
     )
 
 
-def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cursor], rollbacks: int) -> Loader:
-    """Build this rank's loader of the training split, starting at `cursors` (one per stream)."""
+def data_seed(config: Config, state: TrainingState) -> int:
+    """Return the seed of the data order, which the streams' positions depend on."""
+    return trajectory_seed(config.run.seed if state.data_seed is None else state.data_seed, state.rollbacks)
+
+
+def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cursor], seed: int) -> Loader:
+    """Build this rank's loader of the training split, ordered by `seed`, starting at `cursors` (one per stream)."""
     plan = ReadPlan(
         root=config.data.path.rstrip("/"),
         shards=dataset.splits["train"].shards,
@@ -175,7 +180,7 @@ def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cur
         streams=config.data.streams,
         shuffle_buffer=config.data.shuffle_buffer,
         horizontal_flip=config.data.horizontal_flip,
-        seed=trajectory_seed(config.run.seed, rollbacks),
+        seed=seed,
         max_bad_samples=config.data.max_bad_samples,
     )
     return Loader(

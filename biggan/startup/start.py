@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,17 @@ from biggan.data.stream import Cursor
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.peer_failure import naming_lost_processes, reported_once
 from biggan.distributed.process import Process, join
+from biggan.errors import CheckpointError
 from biggan.finetuning.plan import FineTuningPlan, plan
 from biggan.finetuning.trained_networks import locate
+from biggan.folder_lock import FolderLock
 from biggan.progress import Meter, silent
 from biggan.runs import checkpoint, lineage, rollback, run_folder
-from biggan.runs.checkpoint import Writer
+from biggan.runs.checkpoint_writer import Writer
 from biggan.runs.lineage import Ancestor
 from biggan.runs.metrics import Metrics
+from biggan.runs.ring import read_pins
+from biggan.runs.state_file import check_restorable
 from biggan.startup import build, checks
 from biggan.tracking import Tracker
 from biggan.training.last_finite import LastFinite
@@ -43,28 +48,30 @@ def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
 
     Raises the StoppedRun that ended the run before its last step, on every process.
     """
-    with join(config.distributed.timeout_seconds) as process, reported_once(process):
+    with join(config.distributed.timeout_seconds) as process, reported_once(process), ExitStack() as held:
         lost = config.run.dir / run_folder.LOST
         with naming_lost_processes(process, lost):
-            loop = prepare(config, fresh, parent, process)
+            loop = prepare(config, fresh, parent, process, held)
         # Inside the logger, which takes its time to close: the other processes wait only seconds for a message.
         with loop.session.logger or nullcontext(), naming_lost_processes(process, lost):
             loop.run()
 
 
-def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Process) -> Loop:
+def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Process, held: ExitStack) -> Loop:
     """Take a run from its config to its loop; raise InputError, on every process, if it cannot start.
 
-    Checks come first, then the run folder, then the networks: a run that cannot start leaves no folder behind.
-    Collective.
+    Checks come first, then the run folder, then the networks: a run that cannot start leaves no folder behind. Rank 0
+    owns the run folder until `held` is closed. Collective.
     """
     notes: list[str] = []
     config = checked_config(config, process, notes)
     dataset = checked_dataset(config, process, notes)
     create_child(parent, config, fresh, process)
     transfer = planned_transfer(config, dataset, process, notes)
+    own_folder(config, process, held, notes)
     prepare_folder(config, dataset, fresh and parent is None, process)
-    newest = process.gather(newest_checkpoint(config.run.dir, notes.append) if process.is_main else None)[0]
+    found = process.together(lambda: newest_checkpoint(config.run.dir, notes.append) if process.is_main else None)
+    newest = process.gather(found)[0]
 
     guard = FiniteGuard(process.device)
     state = initial_state(config, dataset, process, guard)
@@ -156,13 +163,36 @@ def prepare_folder(config: Config, dataset: Dataset, fresh: bool, process: Proce
     process.together(lambda: run_folder.prepare(config, dataset, fresh) if process.is_main else None)
 
 
+def own_folder(config: Config, process: Process, held: ExitStack, notes: list[str]) -> None:
+    """Make rank 0 the owner of the run folder until `held` is closed; raise InputError if there is one. Collective."""
+    lock = FolderLock(config.run.dir, "run.dir")
+    process.together(lambda: held.enter_context(lock) if process.is_main else None)
+    notes += [] if lock.warning is None else [f"warning: {lock.warning}"]
+
+
 def newest_checkpoint(run_dir: Path, on_damaged: Callable[[str], object]) -> Path | None:
-    """Return the checkpoint to resume from; move leftovers of interrupted or corrupt ones out of its way."""
+    """Return the checkpoint to resume from; move leftovers of interrupted or corrupt ones out of its way.
+
+    Returns None for a run that has had no checkpoint. Raises CheckpointError, and renames nothing, if it has had one
+    and none is complete, or if a file that decides over checkpoints is damaged or cannot be read.
+    """
     root = run_folder.checkpoints(run_dir)
+    read_pins(root)
     checkpoint.clean_up(root)
     rollback.finish(run_dir, root)
-    newest = checkpoint.newest_complete(root, on_damaged)
-    checkpoint.quarantine_after(root, -1 if newest is None else checkpoint.step_of(newest))
+    reasons: list[str] = []
+    newest = checkpoint.newest_complete(root, reasons.append)
+    if newest is None:
+        if reasons or run_folder.evidence_of_checkpoints(run_dir) is not None:
+            raise CheckpointError(
+                f"{reasons[0].partition(';')[0] if reasons else root}: no checkpoint of this run is complete, and "
+                f"nothing was changed; restore one; to start anew, choose another run.dir or move {run_dir} away"
+            )
+        return None
+    for reason in reasons:
+        on_damaged(reason)
+    run_folder.record_first_checkpoint(run_dir, checkpoint.step_of(newest))
+    checkpoint.quarantine_after(root, checkpoint.step_of(newest))
     return newest
 
 
@@ -187,6 +217,7 @@ def start_from(
 def restored(state: TrainingState, newest: Path, config: Config, process: Process) -> list[Cursor]:
     """Restore `state` from the checkpoint `newest`; return every stream's position. Collective."""
     saved = process.together(lambda: checkpoint.read(newest))
+    check_restorable(saved.state, newest, config.data.streams)
     if "statistics_images" in saved.state:  # absent in checkpoints of earlier versions
         checks.check_statistics(config, process.world_size, saved.state["statistics_images"])
     return state.restore(saved)
@@ -221,6 +252,7 @@ def new_logger(config: Config, step: int, notes: list[str]) -> RunLogger:
     for note in notes:
         print_line(note)
     folder = config.run.dir
+    started = partial(run_folder.record_first_checkpoint, folder)
     tracker = None
     if config.tracking.mlflow:
         tracker = Tracker(folder, config.tracking.experiment, print_line, lineage.tags(folder))
@@ -230,7 +262,7 @@ def new_logger(config: Config, step: int, notes: list[str]) -> RunLogger:
         folder,
         console,
         Metrics(folder / "metrics.jsonl", step),
-        Writer(run_folder.checkpoints(folder), build.ring(config), print_line),
+        Writer(run_folder.checkpoints(folder), build.ring(config), print_line, started),
         tracker,
         config.training.steps,
         config.training.log_every_steps,

@@ -17,7 +17,7 @@ from biggan.errors import CheckpointError, Interrupted, StoppedRun
 from biggan.files import append_line
 from biggan.report.report_page import write_report
 from biggan.runs import run_folder
-from biggan.runs.checkpoint import Writer
+from biggan.runs.checkpoint_writer import Writer
 from biggan.runs.metrics import Metrics
 from biggan.tracking import Tracker
 

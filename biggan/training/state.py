@@ -34,6 +34,8 @@ class TrainingState:
     """Real images shown to D."""
     since_step: int = 0
     """G step after which the intervention in force started: 0, a child run's first step, or the last rollback's."""
+    data_seed: int | None = None
+    """Seed of the data order before rollbacks, of a child run: its parent's. None: `run.seed`."""
     level: Level = Level.HEALTHY
     """Level of the last verdict. An alarm that lasts is reported once."""
     alarm: Alarm | None = None
@@ -58,6 +60,7 @@ class TrainingState:
             "rollbacks": self.rollbacks,
             "since_step": self.since_step,
             "images_seen": self.images_seen,
+            "data_seed": self.data_seed,
             "level": self.level,
             "alarm": None if self.alarm is None else [self.alarm.onset_step, list(self.alarm.signals)],
             "statistics_images": self.statistics_images,
@@ -82,6 +85,7 @@ class TrainingState:
         self.step = checkpoint.state["step"]
         self.rollbacks, self.since_step = checkpoint.state["rollbacks"], checkpoint.state["since_step"]
         self.images_seen = checkpoint.state["images_seen"]
+        self.data_seed = checkpoint.state.get("data_seed")
         self.level = Level(checkpoint.state["level"])
         alarm = checkpoint.state.get("alarm")  # absent in checkpoints of earlier versions
         self.alarm = None if alarm is None else Alarm(alarm[0], tuple(alarm[1]))

@@ -2,7 +2,7 @@
 
 NAN_STEP, NAN_RANK: G's loss is not a number at that G step, on that rank, as long as no rollback has been made.
 ALARM_STEP: the verdict of that G step is `collapsing`, since 3 steps before, as long as no rollback has been made.
-KILL: SIGKILL just before or after a function of the rollback: "before rollback.begin", "after checkpoint.remove_after".
+KILL: SIGKILL just before or after a function of the rollback: "before rollback.begin".
 EXACT: after each rollback, compare the whole state with the checkpoint it went back to.
 """
 

@@ -1,17 +1,21 @@
 """A planted collapse: pins and messages, and rollbacks that are exact, collective and survive kills."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from runs import biggan, finish, weights
 
+from biggan.config.preset import resolve
 from biggan.errors import InputError
-from biggan.runs import checkpoint, rollback
+from biggan.runs import checkpoint, rollback, run_folder
 from biggan.runs.checkpoint import Checkpoint
 from biggan.runs.lineage import child_config, create_child, find_ancestor
 from biggan.runs.ring import steps_on_disk
+from biggan.startup import build
 
 PLANTED = Path(__file__).with_name("planted.py")
 STEPS = ["training.steps=14", "checkpoint.every_steps=2", "checkpoint.keep_last=20", "training.log_every_steps=2"]
@@ -74,7 +78,7 @@ def test_a_run_killed_during_a_rollback_ends_with_the_same_weights(tiny, tmp_pat
     arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback"]
     assert planted([*arguments, f"run.dir={tmp_path / 'whole'}"], ALARM_STEP="12")[0] == 0
     whole = weights(tmp_path / "whole/checkpoints/step_00000014")
-    for kill in ("before rollback.begin", "after rollback.begin", "after checkpoint.remove_after"):
+    for kill in ("before rollback.begin", "after rollback.begin", "after checkpoint.set_aside_after"):
         run = tmp_path / kill.replace(" ", "_")
         assert planted([*arguments, f"run.dir={run}"], ALARM_STEP="12", KILL=kill)[0] == -9
         code, output = planted([*arguments, f"run.dir={run}"], ALARM_STEP="12")
@@ -94,6 +98,33 @@ def test_a_child_of_a_rolled_back_run_inherits_the_interventions_in_force(tiny, 
     before, after = (child_config(find_ancestor(f"{run}@{step}", "--resume"), tmp_path / "c", []) for step in (6, 14))
     assert (before.intervention.g_lr_factor, before.intervention.r1_gamma) == (1.0, 0.0)
     assert (after.intervention.g_lr_factor, after.intervention.r1_gamma) == (0.5, 1.0)
+
+
+def test_a_child_keeps_the_data_order_that_its_positions_are_valid_in(tiny, tmp_path, digits):
+    """The parent was rolled back once; the child has another seed, and no rollback yet."""
+    parent, child = resolve(Path(tiny[0]), tiny[1:]), tmp_path / "child"
+    root = run_folder.checkpoints(parent.run.dir)
+    cursors = [[3, 1, k] for k in range(6)]
+    saved = Checkpoint({}, {"step": 6, "rollbacks": 1, "cursors": cursors}, parent.to_yaml())
+    checkpoint.save(root, 6, saved)
+    (parent.run.dir / "config.yaml").write_text(parent.to_yaml())
+    shutil.copy(digits / "dataset.json", parent.run.dir)
+    ancestor = find_ancestor(f"{parent.run.dir}@6", "--resume")
+    for key in ("data.shuffle_buffer=20", "data.streams=3", "data.path=x"):
+        with pytest.raises(InputError, match=f"^{key.partition('=')[0]}: "):
+            child_config(ancestor, child, [key])
+    config = child_config(ancestor, child, ["run.seed=9", "training.steps=8"])
+    create_child(ancestor, config, fresh=False)
+    state = checkpoint.load(child / "checkpoints/step_00000006").state
+    assert state["cursors"] == [tuple(cursor) for cursor in cursors]
+    at_parent, at_child = (
+        SimpleNamespace(data_seed=of.get("data_seed"), rollbacks=of["rollbacks"]) for of in (saved.state, state)
+    )
+    assert build.data_seed(config, at_child) == build.data_seed(parent, at_parent) != parent.run.seed
+    grandchild = child_config(find_ancestor(f"{child}@6", "--resume"), tmp_path / "b", ["training.steps=8"])
+    create_child(find_ancestor(f"{child}@6", "--resume"), grandchild, fresh=False)
+    inherited = checkpoint.load(tmp_path / "b/checkpoints/step_00000006").state
+    assert inherited["data_seed"] == state["data_seed"]
 
 
 def test_a_corrupt_checkpoint_after_a_rollback_does_not_remove_others(tmp_path):

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from biggan.runs import checkpoint
-from biggan.runs.checkpoint import Checkpoint, Writer
+from biggan.runs.checkpoint import Checkpoint
+from biggan.runs.checkpoint_writer import Writer
 from biggan.runs.ring import Ring, pin_before, read_pins, steps_on_disk
 
 CONTENTS = Checkpoint(
@@ -53,8 +54,8 @@ def resume(root):
 WORKS = {  # what is done to a folder with steps 2, ..., 18 of which 2, 10, 12, 14 are pinned; the pins that must stay
     "saves within the limit": (lambda root: save(root, ROOMY, 20, 22), ROOMY, [2, 10, 12, 14]),
     "an alarm": (pin, ROOMY, [2, 10, 12, 14]),
-    "a rollback": (lambda root: checkpoint.remove_after(root, 14), ROOMY, [2, 10, 12, 14]),
-    "a rollback to before a pin": (lambda root: checkpoint.remove_after(root, 11), ROOMY, [2, 10]),
+    "a rollback": (lambda root: checkpoint.set_aside_after(root, 14), ROOMY, [2, 10, 12, 14]),
+    "a rollback to before a pin": (lambda root: checkpoint.set_aside_after(root, 11), ROOMY, [2, 10]),
     "a save that takes pins": (lambda root: save(root, TIGHT, 20), ROOMY, [14]),
     "another save of the newest": (lambda root: save(root, ROOMY, 18), ROOMY, [2, 10, 12, 14]),
 }
@@ -162,7 +163,7 @@ def train_for_ever(root, chance):
         elif event < 0.25 and read_pins(root).good is not None:
             writer.wait()
             step = read_pins(root).good
-            checkpoint.remove_after(root, step)
+            checkpoint.set_aside_after(root, step)
 
 
 @pytest.mark.slow

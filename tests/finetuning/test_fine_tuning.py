@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,8 +44,9 @@ def config(tiny):
 @contextmanager
 def started(config, process=ALONE):
     """Yield the networks of a run before its first step."""
-    session = start.prepare(config, fresh=False, parent=None, process=process).session
-    with session.logger:
+    with ExitStack() as held:
+        session = start.prepare(config, fresh=False, parent=None, process=process, held=held).session
+        held.enter_context(session.logger)
         try:
             yield session.state.gan
         finally:

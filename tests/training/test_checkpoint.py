@@ -11,7 +11,8 @@ import torch
 
 from biggan.errors import CheckpointError
 from biggan.runs import checkpoint
-from biggan.runs.checkpoint import Checkpoint, Writer
+from biggan.runs.checkpoint import Checkpoint
+from biggan.runs.checkpoint_writer import Writer
 from biggan.runs.ring import PinnedCheckpoints, Ring, read_pins, write_pins
 from biggan.training.state import host_copy
 
@@ -161,10 +162,10 @@ def test_pin_waits_for_the_write_in_progress(tmp_path, monkeypatch):
     assert read_pins(tmp_path) == PinnedCheckpoints(3, {3: "before the collapse suspected from step 4 on: spread fell"})
 
 
-def test_remove_after_removes_later_checkpoints_and_their_pins(tmp_path):
+def test_set_aside_after_sets_later_checkpoints_aside_and_removes_their_pins(tmp_path):
     write(tmp_path, 1, 2, 3, 4)
     write_pins(tmp_path, PinnedCheckpoints(3, {1: "a", 3: "b"}))
-    checkpoint.remove_after(tmp_path, 2)
+    checkpoint.set_aside_after(tmp_path, 2)
     assert checkpoint.steps_on_disk(tmp_path) == [1, 2]
     assert read_pins(tmp_path) == PinnedCheckpoints(None, {1: "a"})
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from biggan.errors import CheckpointError
 from biggan.runs.ring import MAX_PINNED, PINNED, PinnedCheckpoints, Ring, pin_before, read_pins, write_pins
 
 HISTORIES = 150
@@ -228,6 +229,19 @@ def test_earlier_pins_are_kept_unless_their_checkpoint_is_gone(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"good": [], "pinned": {}}', '{"good": 1, "pinned": {"x": 1}}'])
-def test_a_corrupt_pins_file_is_read_as_no_pins(tmp_path, text):
+def test_a_corrupt_pins_file_is_an_error(tmp_path, text):
+    """Without the pins, their checkpoints would be removed."""
     (tmp_path / PINNED).write_text(text)
-    assert read_pins(tmp_path) == PinnedCheckpoints()
+    with pytest.raises(CheckpointError, match=r"pinned\.json"):
+        read_pins(tmp_path)
+
+
+def test_a_pins_file_with_a_checksum_or_without_is_read(tmp_path):
+    folders(tmp_path, 10)
+    write_pins(tmp_path, PinnedCheckpoints(10, {10: "why"}))
+    sealed = (tmp_path / PINNED).read_text()
+    (tmp_path / PINNED).write_text(sealed.replace('"good": 10', '"good": 11'))
+    with pytest.raises(CheckpointError, match=r"pinned\.json"):
+        read_pins(tmp_path)
+    (tmp_path / PINNED).write_text('{"good": 10, "pinned": {"10": "why"}}')  # of an earlier version
+    assert read_pins(tmp_path) == PinnedCheckpoints(10, {10: "why"})

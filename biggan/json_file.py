@@ -1,0 +1,104 @@
+"""The strict reader of small JSON files: a bounded, regular file, UTF-8, of the expected types.
+
+A file that decides over deletion is sealed: it carries the SHA-256 of its own content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from biggan.errors import CheckpointError, StoppedRun
+
+T = TypeVar("T")
+MAX_BYTES = 64 * 2**20
+SEAL = "sha256"
+MISSING = (FileNotFoundError, NotADirectoryError)
+"""The errors that mean "not there". Any other OSError (a stale handle, no permission) says nothing about the file."""
+
+
+class MalformedFile(ValueError):
+    """A file that exists and is not what it should be; the message is the reason, without the path."""
+
+
+def read_bytes(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of a regular file; raise MalformedFile if it is another kind or too large, and OSError."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a named pipe would block
+    with os.fdopen(descriptor, "rb", closefd=True) as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise MalformedFile("is not a regular file")
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise MalformedFile(f"has more than {max_bytes} bytes")
+    return content
+
+
+def read_json(file: Path, kind: type[T]) -> T:
+    """Return the JSON content of `file`, checked against the type `kind`; raise MalformedFile, or OSError."""
+    return parse_json(read_bytes(file), kind)
+
+
+def parse_json(content: bytes | str, kind: type[T]) -> T:
+    """Return `content` as `kind`.
+
+    Raises MalformedFile if it is not JSON in UTF-8, is nested too deep, or is of another type.
+    """
+    try:
+        value: T = _adapter(kind).validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:200]
+        reason = " ".join(f"{where}: {first['msg']}".removeprefix(": ").split())
+        raise MalformedFile(reason) from None
+    return value
+
+
+def read_sealed(file: Path, kind: type[T]) -> T:
+    """Return the content of a file that `seal` made; raise MalformedFile if its checksum differs, and as `read_json`.
+
+    Files of earlier versions have no checksum.
+    """
+    tree = read_json(file, dict[str, Any])
+    if SEAL in tree and tree.pop(SEAL) != _digest(tree):
+        raise MalformedFile("its checksum differs from its content")
+    return parse_json(json.dumps(tree), kind)
+
+
+def seal(record: Mapping[str, Any]) -> str:
+    """Return `record` as JSON text with its checksum."""
+    return json.dumps({**record, SEAL: _digest(record)}, indent=1) + "\n"
+
+
+def read_if_present(
+    file: Path, kind: type[T], fix: str, *, sealed: bool = False, error: type[StoppedRun] = CheckpointError
+) -> T | None:
+    """Return the content of `file`, or None if there is no such file.
+
+    Raises `error`, one line that ends with `fix`, if the file is damaged or cannot be read.
+    """
+    try:
+        return read_sealed(file, kind) if sealed else read_json(file, kind)
+    except MISSING:
+        return None
+    except MalformedFile as malformed:
+        raise error(f"{file}: damaged ({malformed}); {fix}") from None
+    except OSError as failure:
+        reason = failure.strerror or str(failure)
+        raise error(f"{file}: cannot be read ({reason}); fix it and rerun the same command") from None
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
