@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -52,7 +52,7 @@ def parse_json(content: bytes | str, kind: type[T]) -> T:
     Raises MalformedFile if it is not JSON in UTF-8, is nested too deep, or is of another type.
     """
     try:
-        value: T = _adapter(kind).validate_json(content, strict=True)
+        value: T = _adapter(cast(Hashable, kind)).validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:200]

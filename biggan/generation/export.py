@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ from biggan.generation.bulk import digest
 from biggan.generation.export_writer import Addition, Content, write
 from biggan.generation.load import open_checkpoint, run_of
 from biggan.generation.standing_stats import BATCHES
+from biggan.json_file import read_json
 from biggan.models.architecture import configured_architecture
 from biggan.runs import checkpoint, lineage, run_folder
-from biggan.runs.state_file import STATE
+from biggan.runs.state_file import STATE, read_state
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ def read_evaluations(folder: Path, generator: str) -> list[dict[str, Any]]:
     Results of `biggan eval` are selected by `generator`, the generator's digest: after a rollback the same step is
     another generator. Files without valid results are skipped.
     """
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    run, evaluations = run_of(folder), [state["evaluation"]] if state.get("evaluation") else []
+    evaluation = (read_state(folder / STATE) or {}).get("evaluation")
+    run, evaluations = run_of(folder), [evaluation] if evaluation else []
     for file in sorted((run / "evaluation").glob("*.json")) if run else ():
         try:
-            rows = json.loads(file.read_text(encoding="utf-8"))["results"]
+            rows = read_json(file, dict[str, Any])["results"]
             evaluations += [row for row in rows if row.get("generator") == generator and _is_result(row)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue

@@ -7,18 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
+
 from biggan.config import Config
 from biggan.config.preset import resolve
 from biggan.data.dataset import FILE_NAME, Dataset, parse
 from biggan.errors import InputError
 from biggan.files import write_atomically
 from biggan.folder_lock import LOCK
+from biggan.json_file import read_if_present
 from biggan.runs.metrics import last_step
 from biggan.runs.ring import steps_on_disk
+from biggan.runs.state_file import Count
 
 CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
 STARTED = "first_checkpoint.json"
-"""File that is written once, when the run's first checkpoint is complete. It stays where checkpoints may be lost."""
+"""File with the step of the run's first complete checkpoint; null before it. It lies where checkpoints may be lost."""
 LOST = "lost"
 """Folder for the reports of processes that lost contact with the others; it may exist before the run does."""
 CHANGEABLE_KEYS = (
@@ -46,6 +52,14 @@ CHANGEABLE_KEYS = (
 checks that.)"""
 
 
+class Started(TypedDict):
+    """The contents of `first_checkpoint.json`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    step: Count | None
+
+
 def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
     """Create the run folder, or check that the config may resume the run in it. Call it on one process.
 
@@ -71,6 +85,8 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
         # Write the config first: it marks the folder as a run folder even if this is interrupted.
         write_atomically(folder / CONFIG, config.to_yaml())
         write_atomically(folder / FILE_NAME, dataset.to_json())
+        if not (folder / STARTED).exists() and not has_checkpoints(folder):
+            write_atomically(folder / STARTED, json.dumps({"step": None}) + "\n")
         checkpoints(folder).mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"run.dir: {folder}: cannot be written ({error.strerror or error})") from None
@@ -117,25 +133,32 @@ def check_checkpoints_present(folder: Path) -> None:
 
 def evidence_of_checkpoints(folder: Path) -> str | None:
     """Return what shows that the run has written or inherited a checkpoint; None if it may never have had one."""
-    for name in (STARTED, "lineage.json"):
-        if (folder / name).exists():
-            return f"{name} shows that there were some"
+    started = read_started(folder)
+    if started is not None and started["step"] is not None:
+        return f"{STARTED} names one of step {started['step']}"
+    if (folder / "lineage.json").exists():
+        return "lineage.json shows that it began with one"
     if checkpoints(folder).is_dir() and any(checkpoints(folder).glob("step_*")):
         return "others have been set aside there"
-    # Runs of earlier versions: the second checkpoint is started only when the first is complete.
-    last, every = last_step(folder / "metrics.jsonl"), resolve(folder / CONFIG).checkpoint.every_steps
-    return f"metrics.jsonl reaches step {last} and one was due every {every} steps" if last > 2 * every else None
+    last = last_step(folder / METRICS)  # without the record, of an earlier version: it may have had any
+    return f"{METRICS} reaches step {last}" if started is None and last else None
+
+
+def read_started(folder: Path) -> Started | None:
+    """Return the record of the run's first checkpoint; None without it. Raises InputError if it is damaged."""
+    return read_if_present(folder / STARTED, Started, "restore it, or choose another run.dir", error=InputError)
 
 
 def record_first_checkpoint(folder: Path, step: int) -> None:
     """Record that a run has a complete checkpoint, unless that is recorded."""
-    if not (folder / STARTED).exists():
+    started = read_started(folder)
+    if started is None or started["step"] is None:
         write_atomically(folder / STARTED, json.dumps({"step": step}) + "\n")
 
 
 def check_same_data(file: Path, now: Dataset, path: str) -> None:
     """Raise InputError if the run was trained on other shards, for which its data positions are not valid."""
-    before = parse(file.read_text(encoding="utf-8"), str(file))
+    before = parse(file.read_bytes(), str(file))
     if before.classes != now.classes or before.splits["train"] != now.splits["train"]:
         raise InputError(
             f"data.path: {path} is not the data set of the run in {file.parent} (other shards or classes); "

@@ -55,10 +55,12 @@ class Recovery:
         """
         session = self.session
         session.finish_saving()
-        good_step = None
-        if session.process.is_main:
+
+        def find() -> int | None:
             pinned = read_pins(session.checkpoints).good if self.policy.on_collapse == "continue" else None
-            good_step = pinned or rollback.newest_before(session.checkpoints, verdict.onset_step or verdict.step)
+            return pinned or rollback.newest_before(session.checkpoints, verdict.onset_step or verdict.step)
+
+        good_step = session.process.together(lambda: find() if session.process.is_main else None)
         agreed: int | None = session.process.gather(good_step)[0]
         return agreed
 

@@ -119,7 +119,9 @@ class Session:
         """Return the checkpoint of the current step; write it if it is missing or corrupt."""
         self.finish_saving()
         folder = self.checkpoints / checkpoint.folder_name(self.state.step)
-        if self.process.gather(checkpoint.find_corruption(folder) if self.process.is_main else None)[0] is not None:
+        is_main = self.process.is_main
+        reason = self.process.together(lambda: checkpoint.find_corruption(folder) if is_main else None)
+        if self.process.gather(reason)[0] is not None:
             self.save(self.state.step)
             self.finish_saving()
         return folder

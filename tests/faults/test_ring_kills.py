@@ -51,10 +51,16 @@ def resume(root):
     return newest
 
 
+def roll_back(root):
+    """Go back to step 14; the first checkpoint of the new trajectory removes those of the abandoned one."""
+    checkpoint.set_aside_after(root, 14)
+    save(root, ROOMY, 15)
+
+
 WORKS = {  # what is done to a folder with steps 2, ..., 18 of which 2, 10, 12, 14 are pinned; the pins that must stay
     "saves within the limit": (lambda root: save(root, ROOMY, 20, 22), ROOMY, [2, 10, 12, 14]),
     "an alarm": (pin, ROOMY, [2, 10, 12, 14]),
-    "a rollback": (lambda root: checkpoint.set_aside_after(root, 14), ROOMY, [2, 10, 12, 14]),
+    "a rollback": (roll_back, ROOMY, [2, 10, 12, 14]),
     "a rollback to before a pin": (lambda root: checkpoint.set_aside_after(root, 11), ROOMY, [2, 10]),
     "a save that takes pins": (lambda root: save(root, TIGHT, 20), ROOMY, [14]),
     "another save of the newest": (lambda root: save(root, ROOMY, 18), ROOMY, [2, 10, 12, 14]),
