@@ -1,13 +1,35 @@
-"""Atomic and durable writing of files and folders."""
+"""Writing files so that they exist completely or not at all, and reading small ones within bounds."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+MAX_BYTES = 64 * 2**20
+MISSING = (FileNotFoundError, NotADirectoryError)
+"""The errors that mean "not there". Any other OSError (a stale handle, no permission) says nothing about the file."""
+
+
+class MalformedFile(ValueError):
+    """A file that exists and is not what it should be; the message is the reason, without the path."""
+
+
+def read_bytes(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of a regular file; raise MalformedFile if it is another kind or too large, and OSError."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a named pipe would block
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise MalformedFile("is not a regular file")
+    with os.fdopen(descriptor, "rb") as stream:
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise MalformedFile(f"has more than {max_bytes} bytes")
+    return content
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

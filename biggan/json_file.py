@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,28 +15,10 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from biggan.errors import CheckpointError, StoppedRun
+from biggan.files import MISSING, MalformedFile, read_bytes
 
 T = TypeVar("T")
-MAX_BYTES = 64 * 2**20
 SEAL = "sha256"
-MISSING = (FileNotFoundError, NotADirectoryError)
-"""The errors that mean "not there". Any other OSError (a stale handle, no permission) says nothing about the file."""
-
-
-class MalformedFile(ValueError):
-    """A file that exists and is not what it should be; the message is the reason, without the path."""
-
-
-def read_bytes(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """Return the content of a regular file; raise MalformedFile if it is another kind or too large, and OSError."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a named pipe would block
-    with os.fdopen(descriptor, "rb", closefd=True) as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise MalformedFile("is not a regular file")
-        content = stream.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise MalformedFile(f"has more than {max_bytes} bytes")
-    return content
 
 
 def read_json(file: Path, kind: type[T]) -> T:

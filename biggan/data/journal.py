@@ -9,9 +9,9 @@ from pathlib import Path
 
 from biggan.data.dataset import FILE_NAME
 from biggan.errors import InputError
-from biggan.files import append_line
+from biggan.files import MalformedFile, append_line
 from biggan.folder_lock import LOCK
-from biggan.json_file import MalformedFile, parse_json
+from biggan.json_file import parse_json
 
 JOURNAL = "packing.jsonl"
 

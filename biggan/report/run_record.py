@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from biggan.errors import InputError
-from biggan.json_file import MalformedFile, read_bytes, read_json
+from biggan.files import MalformedFile, read_bytes
 from biggan.report.curves import Span, View, is_step, last_row, read_views, rows
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
@@ -182,9 +183,10 @@ def _text(path: Path) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return read_json(path, dict[str, Any])
-    except (MalformedFile, OSError):
+        value = json.loads(read_bytes(path))
+    except (ValueError, RecursionError, OSError):  # MalformedFile is a ValueError
         return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _yaml(text: str) -> dict[str, Any]:

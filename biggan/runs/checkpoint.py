@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from biggan.errors import CheckpointError
-from biggan.files import sha256_of, sync_file, sync_folder
-from biggan.json_file import MISSING, MalformedFile, read_json
+from biggan.files import MISSING, MalformedFile, sha256_of, sync_file, sync_folder
+from biggan.json_file import read_json
 from biggan.runs.ring import PINNED, PinnedCheckpoints, Ring, best_steps, read_pins, steps_on_disk, write_pins
 from biggan.runs.state_file import MANIFEST, STATE, ListedFile, Manifest, SavedState, unreadable
 

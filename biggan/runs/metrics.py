@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from biggan.errors import CheckpointError
-from biggan.files import write_atomically
-from biggan.json_file import MISSING
+from biggan.files import MISSING, write_atomically
 
 
 class Metrics:

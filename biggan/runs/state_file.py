@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from biggan.errors import CheckpointError
-from biggan.json_file import MISSING, MalformedFile, parse_json, read_bytes, read_json
+from biggan.files import MISSING, MalformedFile, read_bytes
+from biggan.json_file import parse_json, read_json
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
