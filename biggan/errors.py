@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line separators, changes of the writing direction, and lone surrogates."""
+CREDENTIALS = (
+    (re.compile(r"(://)(?:[^\s/@?#]+|[^\s/@:]+:\S*)@"), r"\1***@"),
+    (
+        re.compile(
+            r"([?&;][\w.-]*(?:token|passw|secret|signature|credential|key|sig)[\w.-]*=)[^&;\s'\"]+", re.IGNORECASE
+        ),
+        r"\1***",
+    ),
+)
+"""Patterns of credentials in URLs: `user:password@`, and parameters such as `?token=...`; and their replacements."""
 EXIT_BAD_INPUT = 2
 EXIT_NON_FINITE = 3
 EXIT_DATA = 4
@@ -21,6 +34,9 @@ class StoppedRun(Exception):
     exit_code = 1
     reported = False
     """True if the message has been printed, or is printed by another process of this machine."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable_line(message))
 
 
 class InputError(StoppedRun, ValueError):
@@ -70,6 +86,21 @@ def from_os_error(error: OSError) -> InputError | None:
     if error.filename is None:
         return None
     return InputError(f"{error.filename}: {error.strerror or error}; fix it and rerun the same command")
+
+
+def printable_line(text: object) -> str:
+    """Return text for a terminal, a log or a file: on one line, without control characters and without credentials.
+
+    Text from outside (class names, file names, other programs' errors) could otherwise send commands to the terminal.
+    """
+    return UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], without_credentials(str(text)))
+
+
+def without_credentials(text: str) -> str:
+    """Return the text with the credentials of every URL in it replaced by `***`."""
+    for pattern, replacement in CREDENTIALS:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def nearest_path(path: Path, others: Iterable[Path]) -> str:

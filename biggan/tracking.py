@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
+from biggan.errors import printable_line, without_credentials
 from biggan.files import write_atomically
 
 QUEUE_LENGTH = 10_000
@@ -65,13 +67,18 @@ class Tracker:
             from mlflow.entities import Param  # noqa: PLC0415
 
             known = client.get_run(run_id).data.params
-            client.log_batch(run_id, params=[Param(k, str(v)) for k, v in parameters.items() if k not in known])
+            new = {key: without_credentials(str(value)) for key, value in parameters.items() if key not in known}
+            client.log_batch(run_id, params=[Param(key, value) for key, value in new.items()])
 
         self._put(send)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Queue a figure or text file."""
         self._put(lambda client, run_id: client.log_artifact(run_id, str(path), folder))
+
+    def log_text(self, text: str, name: str) -> None:
+        """Queue text to be stored under a file name, without the credentials of URLs."""
+        self._put(lambda client, run_id: client.log_text(run_id, without_credentials(text), name))
 
     def close(self, status: str) -> None:
         """Set the MLflow run's status ("FINISHED", "KILLED" or "FAILED"); wait at most CLOSE_SECONDS for the queue."""
@@ -90,8 +97,9 @@ class Tracker:
     def _fail(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
+            uri = tracking_uri(self._run_dir)
             self._on_failure(
-                f"MLflow ({tracking_uri(self._run_dir)}): {reason}; entries are lost, but metrics.jsonl is complete"
+                printable_line(f"MLflow ({uri}): {reason}; entries are lost, but metrics.jsonl is complete")
             )
 
     def _send_queued(self) -> None:
@@ -101,7 +109,7 @@ class Tracker:
                 connection = connection or self._open()
                 job(*connection)
             except Exception as error:  # any type, from a server, a database or a proxy; the next job tries again
-                self._fail(" ".join(str(error).split())[:200])
+                self._fail(short_reason(error))
 
     def _open(self) -> tuple[Any, str]:
         set_environment()
@@ -149,16 +157,37 @@ def experiment_id(client: Any, name: str, run_dir: Path) -> str:
 
 def lineage_tags(lineage: Mapping[str, str]) -> dict[str, str]:
     """Return the MLflow tags of a child run: `lineage`, and the parent's MLflow run id if its folder has one."""
-    tags = {f"lineage.{key}": value for key, value in lineage.items()}
+    tags = {f"lineage.{key}": without_credentials(value) for key, value in lineage.items()}
     parent = Path(lineage["parent"]) / RUN_ID_FILE if lineage else None
     if parent is not None and parent.is_file():
         tags["mlflow.parentRunId"] = parent.read_text(encoding="utf-8").strip()
     return tags
 
 
+def short_reason(error: Exception) -> str:
+    """Return an error of MLflow on one line, without credentials: it can contain those of the URI in any spelling."""
+    text = " ".join(str(error).split())
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    user_info = uri.partition("://")[2].rpartition("@")[0]
+    secrets = [user_info.partition(":")[2], os.environ.get("MLFLOW_TRACKING_PASSWORD", "")]
+    secrets += [os.environ.get("MLFLOW_TRACKING_TOKEN", "")]
+    for secret in filter(None, secrets):
+        for spelling in (secret, unquote(secret), quote(secret, safe="")):
+            text = text.replace(spelling, "***")
+    return printable_line(text)[:200]
+
+
 def tracking_uri(run_dir: Path) -> str:
     """Return `MLFLOW_TRACKING_URI`, or the URI of a SQLite file beside the run folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run_dir.parent / 'mlflow.db').resolve()}"
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    file = str((run_dir.parent / "mlflow.db").resolve())
+    if not set(file) & set("?#%"):
+        return f"sqlite:///{file}"
+    # `?` starts parameters, and SQLAlchemy decodes `%`, in some versions: it knows how to write what it will read.
+    from sqlalchemy import URL  # noqa: PLC0415  (a requirement of MLflow, and as slow to import)
+
+    return URL.create("sqlite", database=f"file:{quote(file)}", query={"uri": "true"}).render_as_string()
 
 
 def _environment_tags() -> dict[str, str]:

@@ -84,3 +84,43 @@ def test_full_queue_drops_entries_instead_of_blocking(tmp_path, monkeypatch):
     busy(tracker)
     assert len(messages) == 1
     released.set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a #b?c%20d", "é &=;"])
+def test_odd_characters_in_the_path_of_a_run_do_not_break_its_database(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("biggan.tracking.CLOSE_SECONDS", 120)
+    run_dir = tmp_path / name / "run"
+    run_dir.mkdir(parents=True)
+    tracker = Tracker(run_dir, "test", pytest.fail)
+    tracker.log_metrics({"g_loss": 1.0}, 1)
+    tracker.log_text("data: {path: 'https://user:pa55word@host/x'}", "config.yaml")
+    tracker.log_parameters({"data.path": "https://user:pa55word@host/x"})
+    tracker.close("FINISHED")
+    assert {path.name for path in run_dir.parent.iterdir()} >= {"mlflow.db", "run"}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    client = MlflowClient(tracking_uri(run_dir))
+    run = client.get_run((run_dir / RUN_ID_FILE).read_text())
+    assert run.data.metrics == {"g_loss": 1.0}
+    assert run.data.params == {"data.path": "https://***@host/x"}
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"pa55word" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("error", ["cannot reach {uri}", "user u has the wrong password p%40ss/w0rd", "p@ss/w0rd"])
+def test_a_password_in_the_uri_is_never_printed(tmp_path, monkeypatch, error):
+    uri = "http://u:p%40ss/w0rd@127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+
+    def fail(_tracker):
+        raise OSError(error.format(uri=uri))
+
+    monkeypatch.setattr(Tracker, "_open", fail)
+    messages = []
+    tracker = Tracker(tmp_path, "test", messages.append)
+    tracker.log_metrics({"g_loss": 0.0}, 1)
+    tracker.close("FAILED")
+    assert len(messages) == 1
+    assert "127.0.0.1:9" in messages[0]
+    assert "w0rd" not in messages[0]
+    assert "ss/" not in messages[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from biggan.cli.sample_command import save_image
+from biggan.errors import printable_line
 
 if TYPE_CHECKING:
     from biggan.data.journal import PackedShard
@@ -107,7 +108,7 @@ def _run(job: PackingJob, workers: int) -> None:
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     for note in job.source.notes:
-        console.print(f"note: {note}")
+        console.print(printable_line(f"note: {note}"))
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=job.images)
@@ -116,7 +117,7 @@ def _run(job: PackingJob, workers: int) -> None:
         def on_shard(shard: PackedShard) -> None:
             for path, reason in shard.skipped:
                 if path not in printed:
-                    console.print(f"skipped {path}: {reason}")
+                    console.print(printable_line(f"skipped {path}: {reason}"))
                     printed.add(path)
             progress.update(task, advance=shard.images + len(shard.skipped))
 
@@ -146,13 +147,14 @@ def data(
 
     dataset = load(dataset_path)
     console = Console()
-    widest, most = max(len(c) for c in dataset.classes), max(dataset.class_counts)
-    for name, count in zip(dataset.classes, dataset.class_counts, strict=True):
+    names = [printable_line(name) for name in dataset.classes]
+    widest, most = max(map(len, names)), max(dataset.class_counts)
+    for name, count in zip(names, dataset.class_counts, strict=True):
         console.print(f"{name:>{widest}} {count:>8} {'█' * round(40 * count / most)}", highlight=False, markup=False)
     kind = ", grey" * (dataset.channels == 1) + ", balanced" * dataset.balanced
     console.print(f"{dataset.images} images, {dataset.resolution} px{kind}", highlight=False)
     own = {"classes": len(dataset.classes), "resolution": dataset.resolution, "image_channels": dataset.channels}
     for warning in check_trainable(dataset, **own, streams=1):
-        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable_line(f"warning: {warning}"), highlight=False, markup=False, soft_wrap=True)
     rows, shown = first_of_each_class(dataset, str(dataset_path), per_class, max_classes)
     save_image(grid(rows, [dataset.classes[k] for k in shown]), out or dataset_path / "contact_sheet.png")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from biggan.errors import InputError
+from biggan.errors import InputError, printable_line, without_credentials
 
 if TYPE_CHECKING:
     from biggan.config import Config
@@ -117,7 +117,7 @@ def _print_warnings(config: Config) -> None:
     check_interventions(config)
     sys.stdout.writelines(f"warning: {warning}\n" for warning in interventions.warnings(config))
     if "://" not in config.data.path and not Path(config.data.path).is_dir():
-        sys.stdout.write(f"data.path: {config.data.path} does not exist yet, not checked\n")
+        sys.stdout.write(f"data.path: {printable_line(config.data.path)} does not exist yet, not checked\n")
         return
     from biggan.finetuning.plan import plan
     from biggan.finetuning.trained_networks import locate
@@ -125,11 +125,11 @@ def _print_warnings(config: Config) -> None:
     from biggan.startup.checks import trainable_dataset
 
     dataset, warnings = trainable_dataset(config)
-    sys.stdout.writelines(f"warning: {warning}\n" for warning in warnings)
+    sys.stdout.writelines(f"warning: {printable_line(warning)}\n" for warning in warnings)
     if config.init.source and not has_checkpoints(config.run.dir):
         source = locate(config.init.source, lambda message: sys.stdout.write(f"{message}\n"))
         transfer = plan(config, dataset.classes, source)
-        sys.stdout.writelines(f"{line}\n" for line in transfer.lines())
+        sys.stdout.writelines(f"{printable_line(line)}\n" for line in transfer.lines())
 
 
 def _print_estimate(config: Config, world_size: int, calibration: Path | None) -> None:
@@ -146,7 +146,7 @@ def _print_estimate(config: Config, world_size: int, calibration: Path | None) -
         cluster, source = read_calibration(calibration)
         basis = f"predicted by the scaling model (its numbers: {source})"
     console = Console()
-    console.print(config.to_yaml(), highlight=False, markup=False, soft_wrap=True)
+    console.print(without_credentials(config.to_yaml()), highlight=False, markup=False, soft_wrap=True)
     for note in config.notes():
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     print_cost(console, config, world_size, estimate(config, world_size, cluster), basis)

@@ -19,7 +19,7 @@ from biggan.doctor.disk_checks import FolderFacts
 from biggan.doctor.host import HostFacts
 from biggan.doctor.network import NetworkFacts, slowest_timings
 from biggan.doctor.network_checks import SilentRanks
-from biggan.errors import InputError
+from biggan.errors import InputError, printable_line, without_credentials
 from biggan.files import write_atomically
 
 STYLES = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.NOT_CHECKED: "dim"}
@@ -79,11 +79,18 @@ def print_table(checks: Sequence[Check], world_size: int) -> None:
     table.add_column("fix", overflow="fold", ratio=2)
     for check in checks:
         style = STYLES[check.status]
-        table.add_row(check.name, f"[{style}]{check.status}[/{style}]", escape(check.observed), escape(check.fix))
+        table.add_row(
+            check.name,
+            f"[{style}]{check.status}[/{style}]",
+            escape(printable_line(check.observed)),
+            escape(printable_line(check.fix)),
+        )
     console.print(table)
     failed = [check for check in checks if check.status is Status.FAIL]
     for check in failed:  # repeated on one line each: users search logs and copy paths from them
-        console.print(f"failed: {check.name}: {check.observed}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            printable_line(f"failed: {check.name}: {check.observed}"), highlight=False, markup=False, soft_wrap=True
+        )
     if not failed:
         console.print("nothing failed", highlight=False)
 
@@ -99,7 +106,10 @@ def write_json(path: Path, checks: Sequence[Check], findings: Findings) -> None:
         "hosts": list(dict.fromkeys(f.host for _, f in sorted(findings.hosts.items()))),
         "backend": network[min(network)].backend if network else "",
         "collectives": [timing.model_dump() for timing in slowest_timings(network)],
-        "checks": [{"name": c.name, "status": c.status.value, "seen": c.observed, "mend": c.fix} for c in checks],
+        "checks": [
+            {"name": c.name, "status": c.status.value, "seen": without_credentials(c.observed), "mend": c.fix}
+            for c in checks
+        ],
     }
     try:
         write_atomically(path, json.dumps(contents, indent=1) + "\n")

@@ -17,7 +17,7 @@ from biggan.data.dataset import Dataset
 from biggan.data.stream import read_dataset
 from biggan.distributed.peer_failure import naming_lost_processes, reported_once
 from biggan.distributed.process import Process, join
-from biggan.errors import InputError
+from biggan.errors import InputError, printable_line
 from biggan.evaluation.evaluate import Evaluator, Settings
 from biggan.evaluation.extractors import Features, open_extractor
 from biggan.evaluation.neighbours import neighbour_grid, sample_indices
@@ -163,13 +163,15 @@ def _print_results(results: Sequence[Result]) -> None:
     for metric, values in first.per_class.items():
         shown = sorted(values.items(), key=lambda item: item[1], reverse=metric == "fid")[:5]
         worst = ", ".join(f"{name} {value:.4g}" for name, value in shown)
-        console.print(f"{metric}, worst classes: {worst}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            printable_line(f"{metric}, worst classes: {worst}"), highlight=False, markup=False, soft_wrap=True
+        )
     if first.held_out_accuracy is not None:
         message = f"the classifier has accuracy {first.held_out_accuracy:.1%} on held-out real images"
         console.print(message, highlight=False)
     for result in results:
         line = f"{result.origin}: {result.protocol.in_words()}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable_line(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _write_results(request: EvaluationRequest, evaluator: Evaluator, results: Sequence[Result], out: Path) -> None:

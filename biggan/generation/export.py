@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from biggan.config.preset import resolve
-from biggan.errors import InputError
+from biggan.errors import InputError, without_credentials
 from biggan.files import new_folder
 from biggan.generation.bulk import digest
 from biggan.generation.export_writer import Addition, Content, write
@@ -73,7 +73,7 @@ def read_content(request: ExportRequest, device: torch.device) -> Content:
         truncations=request.truncations,
         license=request.license,
         weights=f"EMA weights (decay {config.ema.decay:g}), spectral norm folded in",
-        data=Path(config.data.path).name,
+        data=Path(without_credentials(config.data.path)).name,
         lineage=None if parent is None else asdict(parent),
         evaluations=read_evaluations(request.checkpoint, digest(trained.generator)),
         discriminator=discriminator,

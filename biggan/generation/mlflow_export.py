@@ -19,7 +19,7 @@ from biggan.errors import InputError
 from biggan.generation.export_reader import GENERATOR, INFORMATION, read_information
 from biggan.generation.sampler import Sampler
 from biggan.generation.torch_export import check_agreement
-from biggan.tracking import experiment_id, tracking_uri
+from biggan.tracking import experiment_id, short_reason, tracking_uri
 
 FOLDER = "mlflow"
 MODEL = Path(__file__).with_name("mlflow_model.py")
@@ -76,6 +76,7 @@ def register(export: Path, name: str, run_dir: Path, experiment: str) -> str:
             mlflow.log_artifacts(str(export / FOLDER), FOLDER)
             registered = mlflow.register_model(f"runs:/{run.info.run_id}/{FOLDER}", name)
     except Exception as error:  # a server, a database or a proxy can raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"--register: {name}: {reason}; {export} is complete, only the registration failed") from None
+        raise InputError(
+            f"--register: {name}: {short_reason(error)}; {export} is complete, only the registration failed"
+        ) from None
     return f"{name}/{registered.version}"

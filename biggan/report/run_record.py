@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from biggan.errors import InputError
+from biggan.errors import InputError, without_credentials
 from biggan.files import MalformedFile, read_bytes
 from biggan.report.curves import Span, View, is_step, last_row, read_views, rows
 
@@ -109,7 +109,7 @@ def read_record(run_dir: Path) -> Record:
     pinned = _json(run_dir / "checkpoints" / "pinned.json")
     return Record(
         run_dir=run_dir,
-        config_text=config_text,
+        config_text=without_credentials(config_text),
         config=_yaml(config_text),
         lineage=lineage,
         last_row=last,

@@ -17,7 +17,7 @@ from biggan.data.stream import Cursor
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.peer_failure import naming_lost_processes, reported_once
 from biggan.distributed.process import Process, join
-from biggan.errors import CheckpointError
+from biggan.errors import CheckpointError, printable_line
 from biggan.finetuning.plan import FineTuningPlan, plan
 from biggan.finetuning.trained_networks import locate
 from biggan.folder_lock import FolderLock
@@ -247,7 +247,7 @@ def new_logger(config: Config, step: int, notes: list[str]) -> RunLogger:
     console = Console(stderr=True)
 
     def print_line(message: str) -> None:
-        console.print(message, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable_line(message), highlight=False, markup=False, soft_wrap=True)
 
     for note in notes:
         print_line(note)
@@ -257,7 +257,7 @@ def new_logger(config: Config, step: int, notes: list[str]) -> RunLogger:
     if config.tracking.mlflow:
         tracker = Tracker(folder, config.tracking.experiment, print_line, lineage.tags(folder))
         tracker.log_parameters(dict(run_folder.flatten(json.loads(config.model_dump_json()))))
-        tracker.log_file(folder / run_folder.CONFIG)
+        tracker.log_text(config.to_yaml(), run_folder.CONFIG)
     return RunLogger(
         folder,
         console,

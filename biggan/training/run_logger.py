@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from biggan.collapse.detector import Verdict
-from biggan.errors import CheckpointError, Interrupted, StoppedRun
+from biggan.errors import CheckpointError, Interrupted, StoppedRun, printable_line
 from biggan.files import append_line
 from biggan.report.report_page import write_report
 from biggan.runs import run_folder
@@ -175,7 +175,7 @@ class RunLogger:
 
     def print_line(self, message: str) -> None:
         """Print one line for the user."""
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable_line(message), highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> RunLogger:
         self._bar.start()
