@@ -32,7 +32,7 @@ app.command("import")(import_checkpoint)
 def _run_app() -> None:
     """Run the command; raise InputError for a file or folder that cannot be used (no permission, a stale handle)."""
     try:
-        app()
+        app([_with_home(argument) for argument in sys.argv[1:]])
     except OSError as error:
         known = from_os_error(error)
         if known is None:
@@ -51,3 +51,11 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(code)
         sys.exit(code)
+
+
+def _with_home(argument: str) -> str:
+    """Return the argument with a leading `~/` as the home folder, also in `--out=~/x`, where shells keep it."""
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    if value == "~" or value.startswith("~/"):
+        value = os.path.expanduser(value)
+    return flag + equals + value

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from biggan.errors import InputError
+from biggan.errors import InputError, printable_line
 from biggan.generation.arguments import parse_truncation
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def import_checkpoint(
     from biggan.importing.import_writer import ImportRequest
 
     dataset = None if data is None else read_dataset(data, allow_pipe=False)
-    places = [f"run.dir={json.dumps(str(out))}", *([] if data is None else [f"data.path={json.dumps(data)}"])]
+    places = [f"run.dir={out}", *([] if data is None else [f"data.path={data}"])]
     imported = detect.read(source, suffix, config, overrides or [], places)
     if not export and not imported.is_run:
         raise InputError("--no-export: SOURCE has only a generator, so nothing would be written; remove the flag")
@@ -94,6 +93,6 @@ def _print_summary(imported: ImportedCheckpoint, out: Path) -> None:
 
     table = Table(show_header=False)
     for row in summary(imported):
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable_line(cell)) for cell in row))
     Console().print(table)
     sys.stdout.write(f"{out}\n")

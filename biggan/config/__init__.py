@@ -6,8 +6,8 @@ The tree is frozen and strict: unknown keys and wrong types are refused (see `bi
 from __future__ import annotations
 
 import json
+import math
 
-import yaml
 from pydantic import model_validator
 
 from biggan.config.collapse import CollapseConfig, InterventionConfig, RollbackConfig
@@ -27,6 +27,7 @@ from biggan.config.sections import (
     TrackingConfig,
     TrainingConfig,
 )
+from biggan.config.yaml_text import dump_yaml
 from biggan.errors import InputError
 
 
@@ -113,12 +114,13 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Return the resolved tree as YAML; `resolve` reads it back to an equal Config."""
-        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+        return dump_yaml(json.loads(self.model_dump_json()))
 
 
 def divisors(n: int) -> list[int]:
     """Return every divisor of n, ascending."""
-    return [k for k in range(1, n + 1) if n % k == 0]
+    small = [k for k in range(1, math.isqrt(n) + 1) if n % k == 0]
+    return small + [n // k for k in reversed(small) if k * k != n]
 
 
 def divisors_near(n: int, value: int) -> str:

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from biggan import families
-from biggan.config.sections import NonNegative, Positive, Section
+from biggan.config.sections import Positive, Section
 from biggan.families import FAMILIES, FamilyName
+
+MAX_WIDTH, MAX_CLASSES = 2**16, 10**6
 
 
 class ModelConfig(Section):
@@ -23,20 +25,20 @@ class ModelConfig(Section):
     """Image height and width, in pixels."""
     image_channels: Literal[1, 3] = 3
     """Image channels: 3 for colour, 1 for a data set packed with `--grey`."""
-    channels: Positive
+    channels: Annotated[int, Field(gt=0, le=4096)]
     """Width multiplier `ch` of the networks (96 in the paper, 128 for BigGAN-deep)."""
-    d_channels: NonNegative = 0
+    d_channels: Annotated[int, Field(ge=0, le=4096)] = 0
     """Width multiplier of the discriminator; 0 uses `channels`."""
     depth: Annotated[int, Field(ge=1, le=64)] = 2
     """Blocks per stage, 1 to 64; only for `biggan-deep`."""
     d_depth: Annotated[int, Field(ge=0, le=64)] = 0
     """Blocks per stage of the discriminator, 0 to 64; 0 uses `depth`."""
-    classes: Positive
+    classes: Annotated[int, Field(gt=0, le=MAX_CLASSES)]
     """Number of classes; 1 is unconditional."""
-    z_dim: Positive
+    z_dim: Annotated[int, Field(gt=0, le=MAX_WIDTH)]
     """Dimension of the latent z. With `hierarchical_z` it is rounded down to a multiple of the number of chunks (one
     per block and one for the first layer), as in the paper's code."""
-    class_embedding_dim: NonNegative = 128
+    class_embedding_dim: Annotated[int, Field(ge=0, le=MAX_WIDTH)] = 128
     """Dimension of the class embedding shared by all conditional BatchNorms; 0 gives each BatchNorm its own table."""
     hierarchical_z: bool = True
     """Feed a chunk of z to the first layer and to every block (needs a shared embedding). `biggan-deep` always feeds

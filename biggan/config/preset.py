@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from biggan.config import Config
-from biggan.errors import InputError, nearest_path
+from biggan.config.yaml_text import MAX_BYTES, load_yaml
+from biggan.errors import UNPRINTABLE, InputError, nearest_path
+
+MAX_TREE_CHARACTERS = MAX_BYTES // 2
+"""Bound of a config as JSON; its YAML, with line breaks and all defaults, then stays below `MAX_BYTES`."""
 
 
 def resolve(preset: Path, overrides: Sequence[str] = ()) -> Config:
@@ -32,31 +35,45 @@ def resolve_tree(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
     `resolve`."""
     for override in overrides:
         _apply(tree, override)
+    text = json.dumps(tree, default=str)
+    if len(text) > MAX_TREE_CHARACTERS:
+        raise InputError(f"{_longest(tree)}: is too long; all values together have at most {MAX_TREE_CHARACTERS:,}")
     try:
-        return Config.model_validate_json(json.dumps(tree, default=str))
+        return Config.model_validate_json(text)
     except ValidationError as error:
         raise InputError(_message(error)) from None
 
 
-def keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Yield every dotted key of the tree, in order."""
+def fields() -> dict[str, Any]:
+    """Return every dotted key of the tree, in order, with its field."""
+    return dict(_fields(Config, ""))
+
+
+def keys() -> list[str]:
+    """Return every dotted key of the tree, in order."""
+    return list(fields())
+
+
+def _fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from keys(kind, f"{prefix}{name}.")
+            yield from _fields(kind, f"{prefix}{name}.")
         else:
-            yield prefix + (field.alias or name)
+            yield prefix + (field.alias or name), field
 
 
 def _read_preset(preset: Path) -> dict[str, Any]:
     try:
-        tree = yaml.load(preset.read_text(encoding="utf-8"), Loader=_Loader)
+        with preset.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # /dev/zero has no end
+        tree = load_yaml(content.decode("utf-8-sig"))
     except FileNotFoundError:
         hint = nearest_path(preset, preset.parent.glob("*.yaml")) or "; presets are in configs/"
         raise InputError(f"{preset}: no such config{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{preset}: cannot be read ({reason})") from None
+        raise InputError(f"{preset!s:.200}: cannot be read ({reason})") from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
         raise InputError(f"{preset}: not valid YAML ({reason})") from None
@@ -64,25 +81,46 @@ def _read_preset(preset: Path) -> dict[str, Any]:
         raise InputError(f"{preset}: expected sections (run, data, model, ...), not {type(tree).__name__}")
     for section, values in tree.items():
         if values is not None and not isinstance(values, dict):
-            raise InputError(f"{section}: expected keys below it, not {values!r}")
+            raise InputError(f"{section:.60}: expected keys below it, not {_shown(values)}")
     return {section: {} if values is None else values for section, values in tree.items()}
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"'{override}': write overrides as key.sub=value, for example training.steps=1000")
-    if key not in keys():
+        raise InputError(f"'{override:.60}': write overrides as key.sub=value, for example training.steps=1000")
+    field = fields().get(key)
+    if field is None:
         raise InputError(_unknown_key(key))
     section, leaf = key.split(".")
+    if unprintable := UNPRINTABLE.search(text):
+        raise InputError(f"{key}: has the character {unprintable[0]!r}; remove it, and write text as UTF-8")
+    tree.setdefault(section, {})[leaf] = text if _is_text(field.annotation) else _value(key, text)
+
+
+def _is_text(kind: Any) -> bool:
+    """Return True for keys of text, of a path, or of one of several words: their overrides are not YAML."""
+    choices = get_args(kind)
+    return kind in (str, Path) or (bool(choices) and all(isinstance(choice, str) for choice in choices))
+
+
+def _value(key: str, text: str) -> Any:
+    """Return the value of an override that is written as YAML."""
     try:
-        tree.setdefault(section, {})[leaf] = yaml.load(text, Loader=_Loader) if text else ""
-    except yaml.YAMLError:
-        raise InputError(f"{key}: '{text}' is not a valid YAML value; quote it") from None
+        return load_yaml(text) if text else ""
+    except yaml.YAMLError as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"{key}: {_shown(text)} is not a valid YAML value ({reason:.100}); quote it") from None
+
+
+def _longest(tree: dict[str, Any]) -> str:
+    """Return the key of the longest value."""
+    lengths = {f"{section}.{key}": len(str(value)) for section, keys in tree.items() for key, value in keys.items()}
+    return f"{max(lengths, key=lambda key: lengths[key], default=''):.100}"
 
 
 def _unknown_key(key: str) -> str:
-    known = list(keys())
+    known, key = keys(), key[:100]
     leaf = key.rsplit(".", 1)[-1]
     same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
     near = same_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
@@ -97,17 +135,14 @@ def _message(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key}: missing; set it in the config or with {key}=VALUE"
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return message
+    if first["type"] == "value_error":  # a section's own check names its keys
+        return message if len(first["loc"]) < 2 else f"{key}: {message}"
     message = message[0].lower() + message[1:]
     message = message.replace("input should be", "should be")
-    return f"{key}: {message}, not {first['input']!r}"
+    return f"{key}: {message}, not {_shown(first['input'])}"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that reads `5e-5` as a float; PyYAML follows YAML 1.1 and reads it as text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+def _shown(value: object) -> str:
+    """Return a value as text of at most 100 characters on one line."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+MAX_COUNT = 10**9
+"""Bound of every integer without a bound of its own."""
+MAX_BATCH = 2**20
+MAX_PATH_BYTES, MAX_NAME_BYTES = 3000, 220
+"""Linux allows 4,096 and 255; the files of a run need the rest."""
+Positive = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+NonNegative = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def expand_home(text: object) -> object:
+    """Return a path with `~` and `~user` as the home folder, as a shell expands them; other values as they are.
+
+    A path that still starts with `~` (no such user, or `./~x`) becomes absolute: `config.yaml` means the same again.
+    """
+    if not isinstance(text, str):
+        return text
+    expanded = os.path.expanduser(text)
+    still = expanded.removeprefix("./").startswith("~")
+    return os.path.abspath(expanded) if still else expanded
+
+
+def check_length(path: Any) -> Any:
+    """Return the path; raise ValueError if it is too long for a file system."""
+    text = str(path)
+    names = () if "://" in text else Path(text).parts
+    if len(os.fsencode(text)) > MAX_PATH_BYTES or any(len(os.fsencode(name)) > MAX_NAME_BYTES for name in names):
+        raise ValueError(f"is too long; use at most {MAX_NAME_BYTES} bytes a name and {MAX_PATH_BYTES:,} in all")
+    return path
+
+
+def not_empty(text: object) -> object:
+    """Return the value; raise ValueError if it is empty text."""
+    if text == "":
+        raise ValueError("is empty; give a path")
+    return text
+
+
+Location = Annotated[str, BeforeValidator(expand_home), AfterValidator(check_length)]
+"""A path, or an address that starts with a path: a URL, RUN@STEP."""
 
 
 class Section(BaseModel):
@@ -29,22 +67,22 @@ class Section(BaseModel):
 class RunConfig(Section):
     """The run folder and the seed."""
 
-    dir: Path
+    dir: Annotated[Path, BeforeValidator(expand_home), BeforeValidator(not_empty), AfterValidator(check_length)]
     """Run folder: config, metrics, samples and checkpoints. An existing run is resumed."""
-    seed: NonNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     """Seed of the initial weights, the latents of every step, the data order and the flips."""
 
 
 class DataConfig(Section):
     """The packed data set and how it is read."""
 
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[Location, BeforeValidator(not_empty)]
     """Folder or URL written by `biggan pack` (it holds `dataset.json` and the shards)."""
-    streams: Positive = 8
+    streams: Annotated[int, Field(gt=0, le=MAX_BATCH)] = 8
     """Number of logical streams that the shards are distributed over. The batches depend on this number, never on the
     number of processes. It must be a multiple of the number of processes, at most the number of shards, and a divisor
     of the micro-batch."""
-    workers: NonNegative = 1
+    workers: Annotated[int, Field(ge=0, le=1024)] = 1
     """Reader processes per rank; 0 reads in the training process. The batches do not depend on it."""
     shuffle_buffer: Positive = 1000
     """Samples per stream that are held in memory, as encoded bytes, and shuffled."""
@@ -60,7 +98,7 @@ class InitConfig(Section):
     """Initial weights for fine-tuning. By default weights are drawn from the seed. docs/fine-tuning.md has the
     details."""
 
-    source: Annotated[str, Field(alias="from")] = ""
+    source: Annotated[Location, Field(alias="from")] = ""
     """Export, run (`RUN`, `RUN@STEP`, `RUN@best`, `RUN@good`) or checkpoint folder. The run starts from its EMA
     generator, and from its discriminator if it has one. Read only when the run starts: a resumed run does not need
     it."""
@@ -98,7 +136,7 @@ class TrainingConfig(Section):
 
     steps: Positive
     """Generator steps in the whole run."""
-    batch_size: Positive
+    batch_size: Annotated[int, Field(gt=0, le=MAX_BATCH)]
     """Global batch of one optimizer step, in images: over all processes and accumulated micro-batches."""
     d_steps: Positive = 2
     """Discriminator steps per generator step."""
@@ -168,7 +206,7 @@ class CheckpointConfig(Section):
     keep_every_steps: NonNegative = 0
     """Also keep, permanently, every checkpoint whose step is a multiple of this; 0 keeps none. `max_gib` has
     precedence."""
-    max_gib: Annotated[float, Field(ge=0)] = 0.0
+    max_gib: Annotated[float, Field(ge=0, le=MAX_COUNT)] = 0.0
     """Maximum size of all checkpoints together, in GiB, including the one being written; 0 is no limit. There must be
     room for at least two checkpoints, or four with a horizon. Pinned checkpoints are removed last. The newest and the
     last good checkpoint are never removed."""
@@ -195,7 +233,7 @@ class EvaluationConfig(Section):
     """Number of images that are generated and evaluated; at least 10."""
     features: Annotated[str, Field(pattern=r"^(classifier|inception|torchvision:\w+)$")] = "classifier"
     """Feature extractor: `classifier` (trained on the data set itself), `inception`, or `torchvision:NAME`."""
-    weights: str = ""
+    weights: Location = ""
     """Weights file of `inception` or `torchvision:NAME`. For `inception` it may be empty: torch's cache is searched."""
     metric: Literal["fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "accuracy"] = "fid"
     """Metric that ranks checkpoints; `accuracy` needs `features: classifier`."""
@@ -236,5 +274,5 @@ class TrackingConfig(Section):
 
     mlflow: bool = True
     """Send metrics, config and sample grids to MLflow. `metrics.jsonl` is written either way."""
-    experiment: str = "biggan"
+    experiment: Annotated[str, Field(min_length=1, max_length=500)] = "biggan"
     """MLflow experiment."""
