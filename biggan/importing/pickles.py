@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,14 @@ def read_file(file: Path) -> Any:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
+        check_members(file)
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; read errors are reported below
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; copy the checkpoint again") from None
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{file}: truncated or corrupt ({error}); copy it again") from None
     except pickle.UnpicklingError as error:
         raise InputError(f"{file}: {_refusal(str(error))}") from None
     except (IsADirectoryError, PermissionError) as error:
@@ -74,6 +78,27 @@ def read_file(file: Path) -> Any:
             f"{file}: not a file of tensors, or a corrupt one; copy it again, or give one written by torch.save or "
             f"safetensors"
         ) from None
+
+
+def has_checksums(file: Path) -> bool:
+    """Return True if the file is a zip, as torch.save writes since torch 1.6: it has a checksum of every member."""
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\3\4"
+
+
+def check_members(file: Path) -> None:
+    """Raise zipfile.BadZipFile if a member of a torch zip differs from its checksum; torch.load does not look.
+
+    A file of the older format is not checked: it has no checksums. Members are read in pieces, whatever their size.
+    """
+    if not has_checksums(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:  # torch stores; compressed members could expand without end
+                raise zipfile.BadZipFile(f"'{member.filename}' is compressed, which torch.save never does")
+        if (corrupt := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"'{corrupt}' differs from its checksum")
 
 
 def _refusal(reason: str) -> str:
