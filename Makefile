@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 DEPLOY_TESTS := tests/cluster tests/deploy tests/collapse/test_report_browser.py tests/generation/test_serve.py
 
-.PHONY: help demo test test-kernels test-deploy lint bench docs docker-build docker-smoke clean
+.PHONY: help demo test test-kernels test-deploy fuzz lint bench docs docker-build docker-smoke clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,13 @@ test-deploy: $(READY)  ## manifests, Dockerfile, browser, two hosts and Slurm on
 	tests/deploy/install.sh
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "" $(DEPLOY_TESTS)
+
+# FUZZ_INPUTS and FUZZ_SEED choose how many, and from which number on.
+FUZZ_INPUTS ?= 100000
+FUZZ_SEED ?= 0
+
+fuzz: $(READY)  ## damaged and hostile overrides, presets and files, FUZZ_INPUTS of them
+	BIGGAN_FUZZ=$(FUZZ_INPUTS) BIGGAN_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest tests/test_fuzz.py
 
 lint: $(READY)  ## ruff, mypy, import-linter, house rules, shellcheck
 	$(BIN)/ruff check .
