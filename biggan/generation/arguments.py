@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from numbers import Real
@@ -37,17 +38,17 @@ class Interpolation:
 
 
 def class_number(text: str, names: tuple[str, ...], flag: str) -> int:
-    """Return the number of a class that is written as its name or as its number.
+    """Return the number of a class that is written as its name, or, if no class has that name, as its number.
 
     Raises InputError, which names `flag`, if there is no such class.
     """
     if text in names:
         return names.index(text)
-    if text.isdecimal() and int(text) < len(names):
+    if re.fullmatch("[0-9]{1,9}", text) and int(text) < len(names):
         return int(text)
-    near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(text[:100], names, n=1, cutoff=0.4)
     hint = f"nearest: {near[0]}; " if near else ""
-    raise InputError(f"{flag}: no class '{text}' ({hint}numbers go from 0 to {len(names) - 1})")
+    raise InputError(f"{flag}: no class '{text:.100}' ({hint}numbers go from 0 to {len(names) - 1})")
 
 
 def check_truncation(truncation: float | None, flag: str) -> None:

@@ -5,8 +5,10 @@ Needs torch, numpy and safetensors, and no other dependency of training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from biggan.generation.sample import generate
 from biggan.generation.trained_generator import TrainedGenerator
 from biggan.generation.truncation import draw_latents
 from biggan.models.networks import Discriminator
+
+Class = str | SupportsIndex
+"""A class by name, or by number: an integer of Python, NumPy or torch, but no boolean."""
 
 
 class Sampler:
@@ -47,17 +52,19 @@ class Sampler:
         return Sampler(self._trained, truncation)
 
     def sample(
-        self, classes: str | int | Sequence[str | int] | None = None, count: int | None = None, seed: int = 0
+        self, classes: Class | Iterable[Class] | None = None, count: int | None = None, seed: int = 0
     ) -> NDArray[np.uint8]:
         """Return images uint8 [count, R, R, 3], RGB in 0 to 255.
 
-        `classes` is a class name or number, or several, which are repeated in order; None stands for all classes.
+        `classes` is a class, or several, which are repeated in order; None stands for all classes. An integer, of
+        Python, NumPy or torch, is a class number. Text is a name, or, if no class has that name, a number.
         `count` defaults to the number of classes. Image k depends on `seed`, k and its class alone.
         Raises InputError for an unknown class, or a count below 1.
         """
         if classes is None:
             classes = range(len(self.classes))
-        requested = [classes] if isinstance(classes, str | int) else classes
+        is_one = isinstance(classes, str) or not isinstance(classes, Iterable) or getattr(classes, "ndim", 1) == 0
+        requested: Iterable[Any] = [classes] if is_one else cast("Iterable[Any]", classes)
         numbers = [self.class_number(name) for name in requested]
         count = len(numbers) if count is None else count
         if count < 1 or not numbers:
@@ -69,11 +76,21 @@ class Sampler:
         """Return images uint8 [N, R, R, 3] for latents z float32 [N, z_dim] and class numbers y int64 [N]."""
         return generate(self.network, z, y, self.device)
 
-    def class_number(self, name: str | int) -> int:
-        """Return the number of a class given by name or number; raise InputError if there is no such class."""
-        if isinstance(name, int) and 0 <= name < len(self.classes):
-            return name
-        return class_number(str(name), self.classes, "classes")
+    def class_number(self, name: Class) -> int:
+        """Return the number of a class given as `sample` takes it; raise InputError if there is no such class."""
+        if isinstance(name, np.ndarray) and name.ndim == 0:
+            name = name.item()
+        if isinstance(name, str):
+            return class_number(name, self.classes, "classes")
+        try:
+            number = -1 if "bool" in str(getattr(name, "dtype", type(name))) else operator.index(name)
+        except (TypeError, ValueError):
+            number = -1
+        if not 0 <= number < len(self.classes):
+            raise InputError(
+                f"classes: no class '{name!s:.60}'; use a name, or an integer from 0 to {len(self.classes) - 1}"
+            )
+        return number
 
 
 def load_generator(

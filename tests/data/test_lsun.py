@@ -67,3 +67,10 @@ def test_missing_library_names_the_extra(tmp_path, monkeypatch):
     folder = write(tmp_path / "x_lmdb", [1, 2])
     monkeypatch.setitem(sys.modules, "lmdb", None)
     refused("x_lmdb: ", "pip install 'biggan[lmdb]'", sources=[folder], dest=tmp_path / "d")
+
+
+def test_numeric_classes_sort_as_numbers(tmp_path):
+    for name in ("10", "9", "2"):
+        write(tmp_path / "l" / f"{name}_train_lmdb", [int(name)])
+    assert run(plan(tmp_path / "l"), tmp_path / "d").classes == ("2", "9", "10")
+    assert reds(tmp_path / "d") == [("10", 10), ("2", 2), ("9", 9)]

@@ -206,3 +206,8 @@ def test_files_of_two_data_sets_and_truncated_files_are_refused(tmp_path):
         cut = tmp_path / f"cut{size}.parquet"
         cut.write_bytes(whole[:size])
         refused(f"{cut}: ", "parquet file (", sources=[cut], dest=tmp_path / "d")
+
+
+def test_numeric_labels_as_text_sort_as_numbers(tmp_path):
+    write(tmp_path / "p" / "train.parquet", table((1, 2, 3), ("10", "9", "2")))
+    assert run(plan(tmp_path / "p"), tmp_path / "d").classes == ("2", "9", "10")

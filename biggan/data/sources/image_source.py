@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -31,6 +32,17 @@ class ImageSource:
 def printable(text: str) -> str:
     """Escape characters that UTF-8 cannot encode, such as those of a Latin-1 file name."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def sorted_class_names(names: Iterable[str]) -> list[str]:
+    """Return the distinct names in the order of class numbers: as numbers if all are decimal numbers, else as text.
+
+    Classes named 0 to n - 1 thus have their names as their numbers. "007" is text.
+    """
+    distinct = sorted(set(names))
+    if all(re.fullmatch("0|[1-9][0-9]*", name) for name in distinct):
+        distinct.sort(key=len)
+    return distinct
 
 
 def number_duplicates(names: Sequence[str]) -> list[str]:

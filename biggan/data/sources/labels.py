@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from biggan.data.sources.image_source import ImageSource
-from biggan.data.sources.tree import Tree
+from biggan.data.sources.image_source import ImageSource, sorted_class_names
+from biggan.data.sources.tree import Tree, read_file_bounded
 from biggan.errors import InputError
 
 PATH_HEADINGS = ("path", "file_name", "filename")
@@ -35,8 +35,7 @@ def by_file(tree: Tree, file: str) -> ImageSource:
         label_of[name] = label
     names = tree.images()
     _check_matched(tree, file, names, label_of)
-    unique = set(label_of.values())
-    classes = sorted(unique, key=lambda c: (len(c), c)) if all(_is_number(c) for c in unique) else sorted(unique)
+    classes = sorted_class_names(label_of.values())
     return tree.labelled_source(names, classes, [label_of[name] for name in names])
 
 
@@ -54,14 +53,10 @@ def _check_matched(tree: Tree, file: str, names: list[str], label_of: dict[str, 
         )
 
 
-def _is_number(label: str) -> bool:
-    return label.isascii() and label.isdecimal() and (label == "0" or label[0] != "0")  # "007" is a name
-
-
 def _text(tree: Tree, file: str) -> str:
     try:
         if Path(file).is_file():
-            data = Path(file).read_bytes()
+            data = read_file_bounded(Path(file))
         elif file in tree.files:
             data = tree.read(file)
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from biggan.data.image import open_image
-from biggan.data.sources.image_source import ImageSource
+from biggan.data.sources.image_source import ImageSource, sorted_class_names
 from biggan.errors import InputError
 
 DATA = "data.mdb"
@@ -35,8 +35,10 @@ def lmdb_folders(root: Path, split: str) -> list[Path]:
 
 def open_lmdbs(folders: Sequence[Path]) -> ImageSource:
     """Return all values of all LMDBs as one source; each folder's name is a class. Raise InputError."""
+    order = sorted_class_names(_class_of(folder) for folder in folders)
+    folders = sorted(folders, key=lambda folder: order.index(_class_of(folder)))
     databases = [_environment(folder) for folder in folders]
-    classes = [ENDING.sub("", folder.resolve().name) for folder in folders]
+    classes = [_class_of(folder) for folder in folders]
     items = [(number, key) for number, database in enumerate(databases) for key in _keys(folders[number], database)]
 
     def read(k: int) -> Any:
@@ -46,6 +48,10 @@ def open_lmdbs(folders: Sequence[Path]) -> ImageSource:
 
     names = [f"{folders[number].name}/{key.decode('ascii', 'backslashreplace')}" for number, key in items]
     return ImageSource(classes, names, [number for number, _ in items], read)
+
+
+def _class_of(folder: Path) -> str:
+    return ENDING.sub("", folder.resolve().name)
 
 
 @cache  # LMDB allows a process to open a folder only once

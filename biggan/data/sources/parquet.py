@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from biggan.data.image import open_image
-from biggan.data.sources.image_source import ONE_CLASS, ImageSource, class_indices
+from biggan.data.sources.image_source import ONE_CLASS, ImageSource, class_indices, sorted_class_names
 from biggan.errors import InputError
 
 NUMBERED = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?")
@@ -204,7 +204,7 @@ def _classes(parts: Sequence[_File]) -> tuple[list[str], list[int]]:
             values.append(label)
     if not names and len({type(label) for label in values}) > 1:
         raise InputError(f"{parts[0].path}: some labels are integers, some strings; give files of one data set")
-    classes = names or [str(c) for c in sorted(set(values))]
+    classes = names or sorted_class_names(str(label) for label in values)
     if names and (unknown := {label for label in values if isinstance(label, str)}.difference(names)):
         raise InputError(
             f"{parts[0].path}: label '{min(unknown)}' is not one of the schema's class names; "
