@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from biggan.errors import InputError, nearest_path
 from biggan.importing import deepmind, plain, reference
 from biggan.importing.imported_checkpoint import ImportedCheckpoint
+from biggan.importing.pickles import SUFFIXES, has_checksums
 
 KNOWN = (
     f"give a folder of the reference code (G.pth, D.pth, G_ema.pth), a folder of a released generator "
@@ -16,6 +18,19 @@ KNOWN = (
 
 
 def read(
+    source: Path, suffix: str, config: Path | None, overrides: Sequence[str], locations: Sequence[str]
+) -> ImportedCheckpoint:
+    """Read `source` as `read_format` does, and note files that have no checksums."""
+    imported = read_format(source, suffix, config, overrides, locations)
+    files = [source] if source.is_file() else sorted(source.iterdir())
+    unchecked = [file.name for file in files if file.suffix in SUFFIXES and file.is_file() and not has_checksums(file)]
+    if not unchecked:
+        return imported
+    note = f"{', '.join(unchecked)}: no checksums inside (older format of torch, or safetensors): damage goes unnoticed"
+    return replace(imported, notes=(*imported.notes, note))
+
+
+def read_format(
     source: Path, suffix: str, config: Path | None, overrides: Sequence[str], locations: Sequence[str]
 ) -> ImportedCheckpoint:
     """Read `source`.

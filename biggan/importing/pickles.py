@@ -83,7 +83,7 @@ def read_file(file: Path) -> Any:
 def has_checksums(file: Path) -> bool:
     """Return True if the file is a zip, as torch.save writes since torch 1.6: it has a checksum of every member."""
     with file.open("rb") as stream:
-        return stream.read(4) == b"PK\3\4"
+        return file.suffix != ".safetensors" and stream.read(4) == b"PK\3\4"
 
 
 def check_members(file: Path) -> None:

@@ -343,3 +343,42 @@ def test_malformed_plain_state_dicts_are_refused(refuses, tmp_path):
     refuses(("x.ckpt: ", ".safetensors"), tmp_path / "x.ckpt", "--config", config)
     (tmp_path / "x.safetensors").write_bytes(b"junk" * 9)
     refuses(("x.safetensors: ", "corrupt"), tmp_path / "x.safetensors", "--config", config)
+
+
+def contents_or_none(file):
+    """Return what the file holds, or None if it is refused."""
+    try:
+        return read_file(file)
+    except InputError:
+        return None
+
+
+def test_every_flipped_bit_of_a_torch_zip_is_refused_or_changes_nothing(tmp_path):
+    file = tmp_path / "weights.pth"
+    expected = {"a": torch.arange(300.0), "b": torch.ones(3)}
+    torch.save(expected, file)
+    complete = file.read_bytes()
+    for position in range(5, len(complete), 7):
+        flipped = bytearray(complete)
+        flipped[position] ^= 1 << (position % 8)
+        file.write_bytes(flipped)
+        read = contents_or_none(file)
+        assert read is None or all(torch.equal(read[name], expected[name]) for name in expected), position
+    data = complete.index(torch.arange(300.0).numpy().tobytes())
+    flipped = bytearray(complete)
+    flipped[data + 400] ^= 1
+    file.write_bytes(flipped)
+    with pytest.raises(InputError, match="checksum"):
+        read_file(file)
+
+
+def test_files_without_checksums_are_named_in_the_summary(run_command, tmp_path):
+    folder = tmp_path / "theirs"
+    write_reference(folder, "biggan32")
+    code, output = run_command("import", folder, tmp_path / "a", "--no-export")
+    assert (code, "no checksums" in output) == (0, False)
+    torch.save(torch.load(folder / "D.pth"), folder / "D.pth", _use_new_zipfile_serialization=False)
+    code, output = run_command("import", folder, tmp_path / "b #2", "--no-export")
+    assert code == 0
+    assert "D.pth: no" in " ".join(output.split())
+    assert (tmp_path / "b #2" / "config.yaml").is_file()
