@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -100,6 +101,9 @@ def serve(
     folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="A folder that `biggan export` wrote.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 8501,
     host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 accepts this machine only.")] = "127.0.0.1",
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Another name of this host in the page's address; repeatable.")
+    ] = None,
 ) -> None:
     """Serve a web page to explore a generator: classes, mixtures, truncation, seeds, interpolations."""
     _require_libraries("biggan serve", "serve", "streamlit")
@@ -110,10 +114,23 @@ def serve(
 
     read_export(folder, torch.device("cpu"))  # report errors here, not in the browser
     page = Path(__file__).parents[1] / "generation" / "serve_page.py"
+    sys.stdout.flush()
+    # Replace this process, so that signals reach the page's server directly.
+    streamlit = [sys.executable, "-m", "streamlit", "run", *page_options(host, port, names or [])]
+    os.execv(sys.executable, [*streamlit, str(page), "--", str(folder)])
+
+
+def page_options(host: str, port: int, names: Sequence[str]) -> list[str]:
+    """Return streamlit's options. The page answers to the names of this host only.
+
+    Another web page cannot reach it from the user's browser under a name of its own (DNS rebinding).
+    """
     settings = {
         "server.address": host,
         "server.port": port,
         "server.headless": "true",
+        "server.enableCORS": "true",
+        "server.enableXsrfProtection": "true",
         "server.fileWatcherType": "none",
         "browser.serverAddress": host,
         "browser.gatherUsageStats": "false",
@@ -121,10 +138,20 @@ def serve(
         "runner.magicEnabled": "false",
         "client.showErrorDetails": "none",
     }
-    options = [f"--{key}={value}" for key, value in settings.items()]
-    sys.stdout.flush()
-    # Replace this process, so that signals reach the page's server directly.
-    os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", *options, str(page), "--", str(folder)])
+    own = [host, *names]
+    if host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::"):
+        own += ["127.0.0.1", "::1", "localhost"]
+    if host in ("0.0.0.0", "::"):
+        own += [socket.gethostname(), socket.getfqdn(), *_addresses(socket.gethostname())]
+    hosts = [f"--server.allowedHosts={name}" for name in dict.fromkeys(own)]
+    return [f"--{key}={value}" for key, value in settings.items()] + hosts
+
+
+def _addresses(name: str) -> list[str]:
+    try:
+        return sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None)})
+    except OSError:
+        return []
 
 
 def _require_libraries(feature: str, extra: str, *libraries: str) -> None:

@@ -171,7 +171,7 @@ def _load_tensors(network: nn.Module, tensors: dict[str, Tensor], file: Path) ->
 
 
 def _check_match(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path, prefix: str) -> None:
-    """Raise InputError unless names, shapes and dtypes are those expected."""
+    """Raise InputError unless names, shapes and dtypes are those expected, and all values are finite."""
     for name in expected.keys() ^ tensors.keys():
         problem = "is missing" if name in expected else "is not in the network"
         raise InputError(f"{file}: tensor {prefix}{name} {problem}; {FIX}")
@@ -180,3 +180,6 @@ def _check_match(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
         if tensor.shape != reference.shape or tensor.dtype != reference.dtype:
             shapes = f"{list(tensor.shape)} {tensor.dtype}, not {list(reference.shape)} {reference.dtype}"
             raise InputError(f"{file}: tensor {prefix}{name} is {shapes}; {FIX}")
+        if not tensor.isfinite().all() or (name.endswith("running_var") and (tensor < 0).any()):
+            problem = "has values that are not finite, or variances below 0"
+            raise InputError(f"{file}: tensor {prefix}{name} {problem}; export an earlier checkpoint, RUN@good")

@@ -258,3 +258,15 @@ def test_corrupt_discriminator_is_refused_and_the_generator_still_loads(copy):
     (copy / INFORMATION).write_text(json.dumps(information))
     with pytest.raises(InputError, match="--discriminator"):
         load_discriminator(copy)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_values_that_are_not_finite_and_negative_variances_are_refused(copy, value):
+    name = next(name for name in load_file(copy / TENSORS) if name.endswith("running_var"))
+
+    def change(tensors):
+        tensors[name][0] = value
+
+    rewrite(copy, change)
+    assert name in refusal(copy)
+    assert TENSORS in refusal(copy)

@@ -145,3 +145,28 @@ def test_bad_arguments_are_refused_in_one_line(address, exported, run, tmp_path,
         code, output = run_command("serve", *arguments)
         assert (code, output.count("\n")) == (2, 1)
         assert message in output
+
+
+def handshake(port: int, host: str, origin: str) -> int:
+    """Return the status with which the server answers the request for the page's WebSocket."""
+    lines = [
+        "GET /_stcore/stream HTTP/1.1",
+        f"Host: {host}",
+        f"Origin: {origin}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    ]
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(1024).split()[1])
+
+
+def test_page_answers_only_to_the_names_of_its_host(address):
+    port = int(address.rpartition(":")[2])
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        assert handshake(port, host, f"http://{host}") == 101
+    rebound = f"evil.example:{port}"  # a name of another site that resolves to 127.0.0.1
+    assert handshake(port, rebound, f"http://{rebound}") == 403
+    assert handshake(port, f"127.0.0.1:{port}", "http://evil.example") == 403
