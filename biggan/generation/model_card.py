@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from biggan.errors import printable_line
 from biggan.files import write_atomically
 from biggan.generation.sample import generate_rows
 from biggan.generation.sampler import Sampler
@@ -48,19 +51,19 @@ def text(name: str, information: Mapping[str, Any], sampler: Sampler) -> str:
         "trained on": information["data"],
         "from": information["origin"] + ("" if images_seen is None else f", after {images_seen:,} real images"),
         "licence": information["license"],
-        **{form: f"`{entry['file']}`" for form, entry in information["other_forms"].items()},
     }
     return "\n".join(
         [
-            f"---\n{matter}---\n\n# {name}\n",
+            f"---\n{matter}---\n\n# {plain(name)}\n",
             f"A class-conditional BigGAN generator ([paper](https://arxiv.org/abs/1809.11096)), trained on "
-            f"{information['data']}.\n",
+            f"{plain(information['data'])}.\n",
             f"![One class per row, truncation {truncation_key(sampler.truncation)}]({PICTURE})\n",
             "    from biggan import load_generator",
-            f'    G = load_generator("{name}", truncation={sampler.truncation})',
+            f"    G = load_generator({json.dumps(name, ensure_ascii=False)}, truncation={sampler.truncation})",
             f"    images = G.sample({first}, count=8, seed=0)  # uint8 [8, {size}, {size}, 3]\n",
             "| | |\n| --- | --- |",
-            *(f"| {key} | {_cell(value)} |" for key, value in facts.items()),
+            *(f"| {key} | {plain(value)} |" for key, value in facts.items()),
+            *(f"| {form} | `{entry['file']}` |" for form, entry in information["other_forms"].items()),
             *_lineage(information["lineage"]),
             *_evaluations(information["evaluations"]),
             "",
@@ -97,17 +100,20 @@ def _measured_with(protocol: Mapping[str, Any]) -> str:
 
 def _lineage(lineage: Mapping[str, Any] | None) -> Iterator[str]:
     if lineage is not None:
-        yield f"\nIts run was started from {lineage['parent']}@{lineage['step']}, with these changes:\n"
-        yield from (f"- `{key}`: {before} before, {now} now" for key, (before, now) in lineage["changes"].items())
+        yield f"\nIts run was started from {plain(lineage['parent'])}@{lineage['step']}, with these changes:\n"
+        for key, (before, now) in lineage["changes"].items():
+            yield f"- `{key}`: {plain(before)} before, {plain(now)} now"
 
 
 def _evaluations(evaluations: list[Mapping[str, Any]]) -> Iterator[str]:
     for evaluation in evaluations:
         yield "\n| metric | value |\n| --- | --- |"
-        yield from (f"| {metric} | {value:.4g} |" for metric, value in evaluation["metrics"].items())
+        yield from (f"| {plain(metric)} | {value:.4g} |" for metric, value in evaluation["metrics"].items())
         protocol = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in evaluation["protocol"].items())
-        yield f"\nMeasured with {protocol}."
+        yield f"\nMeasured with {plain(protocol)}."
 
 
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def plain(value: object) -> str:
+    """Return text that Markdown and HTML show as it is: names of classes and folders can contain either."""
+    text = html.escape(printable_line(value), quote=False)
+    return re.sub(r"(https?)(:)(?=//)|([\\`*_\[\]|~$!])", lambda m: f"{m[1]}&#58;" if m[1] else f"\\{m[3]}", text)

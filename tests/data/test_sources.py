@@ -10,7 +10,8 @@ from packs import flat, plan, raises_input_error, reds, refused, run
 
 from biggan.data.dataset import load
 from biggan.data.pack import start_packing
-from biggan.data.sources.image_source import number_duplicates
+from biggan.data.sources import tree
+from biggan.data.sources.image_source import number_duplicates, sorted_class_names
 from biggan.data.sources.selection import Merge, parse_merge, parse_names
 from biggan.errors import InputError
 
@@ -270,3 +271,42 @@ def test_link_loops_and_dangling_links_are_skipped(tmp_path):
     (root / "dataset.json").symlink_to("nowhere")
     run(plan(root), tmp_path / "d")
     assert reds(tmp_path / "d") == [("cat", 1), ("dog", 2)]
+
+
+def test_numeric_class_names_sort_as_numbers_in_every_kind_of_source(tmp_path):
+    names = [str(k) for k in range(12)]
+    root = farm(tmp_path / "p", **{name: [int(name)] for name in names})
+    assert run(plan(root), tmp_path / "d").classes == tuple(names)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for name in names:
+            archive.write(root / name / f"{name}.png", f"{name}/1.png")
+    assert start_packing(plan(tmp_path / "p.zip"), tmp_path / "z").source.classes == names
+    mixed = farm(tmp_path / "m", **{name: [1] for name in ("9", "10", "x")})
+    assert start_packing(plan(mixed), tmp_path / "e").source.classes == ["10", "9", "x"]
+    assert sorted_class_names(["10", "9", "10", "2"]) == ["2", "9", "10"]
+
+
+def test_a_member_or_file_larger_than_any_image_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tree, "MAX_FILE_BYTES", 2**20)
+    root = farm(tmp_path / "p", cat=[1])
+    (root / "cat" / "large.png").write_bytes(bytes(2**20 + 1))
+    with zipfile.ZipFile(tmp_path / "p.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(root / "cat" / "1.png", "cat/1.png")
+        archive.writestr("cat/large.png", bytes(2**26))
+    assert (tmp_path / "p.zip").stat().st_size < 2**18
+    for source, dest in ((root, tmp_path / "d"), (tmp_path / "p.zip", tmp_path / "z")):
+        (skipped,) = run(plan(source), dest).skipped
+        assert (skipped.path, "1 MiB" in skipped.reason) == ("cat/large.png", True)
+    labels = labelled(tmp_path, "{" + " " * 2**20 + "}", "large.json")
+    refused("--labels: ", "large.json: ", "1 MiB", sources=[root], dest=tmp_path / "e", labels=labels)
+
+
+def test_control_characters_of_class_names_reach_no_terminal(tmp_path, run_command):
+    root = farm(tmp_path / "p", **{"cat\x1b[31m\x07": [1], "dog": [2]})
+    for arguments in (("pack", root, tmp_path / "d", "--resolution", 32), ("data", tmp_path / "d")):
+        code, output = run_command(*arguments)
+        assert code == 0
+        assert "\x1b[31m" not in output
+    assert "cat\\x1b[31m" in output
+    code, output = run_command("pack", root, tmp_path / "e", "--resolution", 32, "--classes", "cat\x1b[31m")
+    assert (code, output.count("\n"), "\x1b" in output) == (2, 1, False)

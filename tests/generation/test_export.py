@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from biggan import load_discriminator, load_generator
 from biggan.errors import InputError
-from biggan.generation import trained_generator
+from biggan.generation import model_card, trained_generator
 from biggan.generation.export import batches, export
 from biggan.generation.export_reader import read_export
 from biggan.generation.load import open_generator
@@ -56,7 +56,7 @@ def test_sample_takes_class_names_and_numbers_and_a_seed(exported):
     assert not np.array_equal(G.sample("b", seed=2), images[:1])
     assert len(G.sample()) == 10
     for unknown in ("bee", 10, -1):
-        with pytest.raises(InputError, match=f"^classes: .*'{unknown}'.* 0 .* 9"):
+        with pytest.raises(InputError, match=rf"^classes: .*'{unknown}'.* 0 .* 9"):
             G.sample(unknown)
     for count in (0, -1):
         with pytest.raises(InputError, match=f"^count: {count} "):
@@ -146,3 +146,73 @@ def test_existing_output_is_kept_and_leftovers_of_a_kill_are_removed(run, tmp_pa
     export(request(run, tmp_path / "new", truncations=(None,)), {}, CPU, lambda: None)
     assert not leftover.exists()
     assert not (tmp_path / "new" / "generator.old").exists()
+
+
+@pytest.fixture
+def numbered(exported):
+    """Return a sampler whose classes are named by other numbers than their own: class 0 is "1", class 9 is "10"."""
+    G = load_generator(exported, device="cpu")
+    G.classes = tuple(str(k + 1) for k in range(10))
+    return G
+
+
+def test_integers_are_numbers_and_text_is_a_name_whoever_made_them(numbered):
+    of_number = numbered.sample([1])
+    integers = (
+        1,
+        np.int64(1),
+        np.uint8(1),
+        np.array(1),
+        torch.tensor(1),
+        range(1, 2),
+        np.array([1]),
+        torch.tensor([1]),
+    )
+    for integer in integers:
+        assert np.array_equal(numbered.sample(integer), of_number), integer
+        assert not isinstance(integer, int | np.integer) or numbered.class_number(integer) == 1
+    of_name = numbered.sample("1")
+    assert np.array_equal(of_name, numbered.sample([0]))
+    for text in (np.str_("1"), ["1"], np.array(["1"]), np.array("1")):
+        assert np.array_equal(numbered.sample(text), of_name), text
+    assert numbered.class_number("0") == 0  # no class has this name
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        True,
+        np.True_,
+        np.array(True),
+        torch.tensor(True),
+        [False],
+        1.0,
+        np.array(1.0),
+        10,
+        -1,
+        np.int64(10),
+        b"1",
+        "9" * 5000,
+    ],
+    ids=lambda wrong: f"{wrong!r:.20}",
+)
+def test_what_is_neither_a_number_nor_a_name_is_no_class(numbered, wrong):
+    with pytest.raises(InputError, match=r"^classes: "):
+        numbered.sample(wrong)
+
+
+def test_names_in_the_model_card_are_shown_and_not_interpreted(exported):
+    G = load_generator(exported, device="cpu")
+    information = json.loads((exported / "generator.json").read_text())
+    hostile = "<script>alert(1)</script> | ![x](http://evil/x.png) `a` *b* \x1b[31m\n# head"
+    G.classes = (hostile, *G.classes[1:])
+    information |= {"data": hostile, "origin": hostile, "license": hostile}
+    information["lineage"] = {"parent": hostile, "step": 1, "changes": {"data.path": [hostile, hostile]}}
+    card = model_card.text(hostile, information, G).split("---\n", 2)[2]
+    body = "\n".join(line for line in card.splitlines() if not line.startswith("    "))  # code is shown as it is
+    assert "<script" not in body
+    assert "![x](" not in body
+    assert "http://evil" not in body
+    assert not re.search(r"(?<!\\)[`*|]( a|a|b)", body.replace("`data.path`", ""))
+    assert "\x1b" not in card
+    assert [line for line in card.splitlines() if line.startswith("#")] == [f"# {model_card.plain(hostile)}"]

@@ -8,13 +8,16 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from biggan.data.image import open_image
-from biggan.data.sources.image_source import ONE_CLASS, ImageSource, class_indices
+from biggan.data.sources.image_source import ONE_CLASS, ImageSource, class_indices, sorted_class_names
 from biggan.errors import InputError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 STYLEGAN_LABELS = "dataset.json"
+MAX_FILE_BYTES = 256 * 2**20
+"""Bound of one file: a zip of a few kilobytes can hold a member of terabytes."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,20 @@ def _holds_labels(tree: Tree) -> bool:
     return isinstance(content, dict) and bool(content.get("labels"))
 
 
+def read_bounded(stream: IO[bytes]) -> bytes:
+    """Return what is left of a file; raise OSError if it is longer than `MAX_FILE_BYTES`."""
+    content = stream.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(f"holds more than {MAX_FILE_BYTES // 2**20} MiB; no image or label file is as large")
+    return content
+
+
+def read_file_bounded(path: Path) -> bytes:
+    """Return the content of a file; raise OSError if it is longer than `MAX_FILE_BYTES`."""
+    with path.open("rb") as stream:
+        return read_bounded(stream)
+
+
 def folder_tree(root: Path) -> Tree:
     """List all files under `root`, following links; raise InputError for an unreadable folder."""
 
@@ -81,7 +98,7 @@ def folder_tree(root: Path) -> Tree:
     for current, folders, names in os.walk(root, followlinks=True, onerror=refuse):  # class folders are often links
         folders[:] = [name for name in folders if not _is_loop(root, Path(current), name)]
         files += [(Path(current) / name).relative_to(root).as_posix() for name in names]
-    return Tree(str(root), sorted(files), lambda name: (root / name).read_bytes())
+    return Tree(str(root), sorted(files), lambda name: read_file_bounded(root / name))
 
 
 def _is_loop(root: Path, current: Path, name: str) -> bool:
@@ -102,7 +119,8 @@ def zip_tree(path: Path) -> Tree:
 
     def read(name: str) -> bytes:
         try:
-            return opened_zip.read(members[name])
+            with opened_zip.open(members[name]) as stream:
+                return read_bounded(stream)
         except Exception as error:  # zipfile raises nearly any type for a corrupt or encrypted zip
             raise OSError(str(error)) from None
 
@@ -126,7 +144,7 @@ def by_class_folder(tree: Tree) -> ImageSource:
             f"--labels or --unconditional"
         )
     class_names = [ONE_CLASS if loose else p.parts[depth] for p in paths]
-    return tree.labelled_source(names, sorted(set(class_names)), class_names, tree.notes())
+    return tree.labelled_source(names, sorted_class_names(class_names), class_names, tree.notes())
 
 
 def in_one_class(tree: Tree) -> ImageSource:
