@@ -24,12 +24,12 @@ FIRST_SEED = int(os.environ.get("BIGGAN_FUZZ_SEED", "0"))
 MAX_SECONDS = 5
 DIGITS = Path(__file__).parents[1] / "configs" / "digits.yaml"
 SCALARS = [
-    "", "0", "-1", "1", "7", "1e400", "-0.0", ".nan", "-.inf", "1e-400", "0x7fffffffffffffffffff", "0100", "1:30", "yes",
-    "true", "null", "~", "~/x", "~nobody", "2024-01-01", "1000000007", "999999999", "9" * 30, "9" * 5000, "!!int abc",
-    "!!python/object/apply:os.system [touch hacked]", "&a [*a]", "*a", "<<: 1", "[16]", "[16, 16]", "[[16]]", "{a: 1}",
-    "[", "]", "{", "'", '"', '"\\ud800"', '"\\0"', "a\nb", "\x1b[31m", "\udcff", "\u2028", "é", "a" * 5000, "/" * 5000,
-    "a/" * 3000, "../../x", "-", "- 1", "?", ":", "#", "%", "| x", "> x", "@", "`", "\t", " ", "[" * 3000, "{a: " * 3000,
-    "https://user:pa55word@host/x?token=pa55word", "pipe:touch hacked",
+    "", "0", "-1", "1", "7", "1e400", "-0.0", ".nan", "-.inf", "1e-400", "0x7fffffffffffffffffff", "0100", "1:30",
+    "yes", "true", "null", "~", "~/x", "~nobody", "2024-01-01", "1000000007", "999999999", "9" * 30, "9" * 5000,
+    "!!int abc", "!!python/object/apply:os.system [touch hacked]", "&a [*a]", "*a", "<<: 1", "[16]", "[16, 16]",
+    "[[16]]", "{a: 1}", "[", "]", "{", "'", '"', '"\\ud800"', '"\\0"', "a\nb", "\x1b[31m", "\udcff", "\u2028", "é",
+    "a" * 5000, "/" * 5000, "a/" * 3000, "../../x", "-", "- 1", "?", ":", "#", "%", "| x", "> x", "@", "`", "\t", " ",
+    "[" * 3000, "{a: " * 3000, "https://user:pa55word@host/x?token=pa55word", "pipe:touch hacked",
 ]  # fmt: skip
 
 
