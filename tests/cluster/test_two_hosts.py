@@ -102,7 +102,7 @@ def test_a_signal_to_one_host_stops_both_with_a_checkpoint(hosts, arguments, tmp
     os.kill(hosts.hosts[name].launcher(), signal.SIGTERM)
     for run in runs.values():
         assert run.end(DEADLINE_SECONDS) == 75, run.output
-        assert "checkpoint written; run the same command again" in run.output
+        assert "checkpoint written" in run.output
     assert_nothing_is_left(runs)
 
 
