@@ -70,7 +70,7 @@ def draw(parent: Ancestor, steps: int) -> Path:
             label=experiment.name,
         )
     axes.set_yscale("symlog", linthresh=1)
-    axes.set(xlabel="G step", ylabel="D's hinge loss, both terms", title=f"{parent.run}, from step {parent.step}")
+    axes.set(xlabel="G step", ylabel="D's loss, both terms", title=f"{parent.run}, from step {parent.step}")
     axes.grid(alpha=0.3)
     axes.legend()
     picture = folder(parent, steps) / "probe.png"

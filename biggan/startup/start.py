@@ -52,7 +52,8 @@ def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
         lost = config.run.dir / run_folder.LOST
         with naming_lost_processes(process, lost):
             loop = prepare(config, fresh, parent, process, held)
-        # Inside the logger, which takes its time to close: the other processes wait only seconds for a message.
+        # `naming_lost_processes` is the inner context, so that a failure is reported before the logger closes: closing
+        # can be slow, and the other processes wait only seconds for the report.
         with loop.session.logger or nullcontext(), naming_lost_processes(process, lost):
             loop.run()
 
@@ -60,8 +61,8 @@ def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
 def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Process, held: ExitStack) -> Loop:
     """Take a run from its config to its loop; raise InputError, on every process, if it cannot start.
 
-    Checks come first, then the run folder, then the networks: a run that cannot start leaves no folder behind. Rank 0
-    owns the run folder until `held` is closed. Collective.
+    Checks come first, then the run folder, then the networks: bad input leaves no folder behind. Rank 0 owns the run
+    folder until `held` is closed. Collective.
     """
     notes: list[str] = []
     config = checked_config(config, process, notes)
@@ -106,7 +107,7 @@ def opened_session(
     def new_trajectory(state: TrainingState, cursors: list[Cursor]) -> Trajectory:
         return build.trajectory(config, dataset, process, state, cursors)
 
-    # Before the logger, which starts threads: the loader forks its readers.
+    # Build the loader before the logger: the loader forks its readers, and the logger starts threads.
     trajectory = new_trajectory(state, cursors)
     return Session(
         config=config,
@@ -164,7 +165,9 @@ def prepare_folder(config: Config, dataset: Dataset, fresh: bool, process: Proce
 
 
 def own_folder(config: Config, process: Process, held: ExitStack, notes: list[str]) -> None:
-    """Make rank 0 the owner of the run folder until `held` is closed; raise InputError if there is one. Collective."""
+    """Make rank 0 the owner of the run folder until `held` is closed; raise InputError if another process
+    owns it. Collective.
+    """
     lock = FolderLock(config.run.dir, "run.dir")
     process.together(lambda: held.enter_context(lock) if process.is_main else None)
     notes += [] if lock.warning is None else [f"warning: {lock.warning}"]
@@ -173,8 +176,8 @@ def own_folder(config: Config, process: Process, held: ExitStack, notes: list[st
 def newest_checkpoint(run_dir: Path, on_damaged: Callable[[str], object]) -> Path | None:
     """Return the checkpoint to resume from; move leftovers of interrupted or corrupt ones out of its way.
 
-    Returns None for a run that has had no checkpoint. Raises CheckpointError, and renames nothing, if it has had one
-    and none is complete, or if a file that decides over checkpoints is damaged or cannot be read.
+    Returns None for a run that never wrote a checkpoint. Raises CheckpointError if checkpoints were written but none is
+    complete, or if a file that determines which ones are kept is corrupt or cannot be read.
     """
     root = run_folder.checkpoints(run_dir)
     read_pins(root)
@@ -186,7 +189,7 @@ def newest_checkpoint(run_dir: Path, on_damaged: Callable[[str], object]) -> Pat
         if reasons or run_folder.evidence_of_checkpoints(run_dir) is not None:
             raise CheckpointError(
                 f"{reasons[0].partition(';')[0] if reasons else root}: no checkpoint of this run is complete, and "
-                f"nothing was changed; restore one; to start anew, choose another run.dir or move {run_dir} away"
+                f"none was renamed; restore one; to start anew, choose another run.dir or move {run_dir} away"
             )
         return None
     for reason in reasons:

@@ -1,7 +1,7 @@
 """The loop around the step: fetch, train, then whatever is due (log, measure, judge, draw, save). No mathematics.
 
-Every decision is taken by all processes together. A process that left the loop alone would leave the others waiting
-in their next collective until the time-out.
+Every decision is taken by all processes together. If one process left the loop by itself, the others would wait in
+their next collective until the time-out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from biggan.training.stop import Stop, stop_signals
 
 
 class Loop:
-    """A run's loop. `evaluate` measures the EMA generator and is collective; None never measures."""
+    """The loop of a run. `evaluate` measures the EMA generator and is collective; with None nothing is measured."""
 
     def __init__(self, session: Session, evaluate: Callable[[Generator], Result] | None):
         self.session, self.evaluate = session, evaluate

@@ -1,4 +1,4 @@
-"""One training step: the algorithm of Brock et al. 2018 (appendix C), on one screen.
+"""One training step: the algorithm of Brock et al. 2018 (appendix C).
 
 G runs in training mode for D's fakes too, without gradients. Each such forward moves G's BatchNorm statistics and
 advances its power iteration, as in the published code: this cadence is part of the trajectory.
@@ -64,14 +64,15 @@ class Recipe:
 
 
 def train_step(gan: Gan, step: int, real: Batches, latents: Latents, recipe: Recipe) -> Stats:
-    """Train `d_steps` discriminator updates, one generator update and one EMA update; return scalars on the device.
+    """Update D `d_steps` times, then G and the EMA once; return scalars on the device.
 
     `real` yields (images float [n, 3, R, R] in [-1, 1], labels int64 [n]), one micro-batch at a time. A frozen network
-    still computes its losses and gradients; only its weights, Adam's state and the EMA stay as they are. The
-    statistics (D_STATISTICS, g_loss, g_grad_norm, d_grad_norm) may be averaged over steps and processes.
+    still computes its loss and gradients, but its weights and its Adam state do not change; while G is frozen, neither
+    does the EMA. The statistics (D_STATISTICS, g_loss, g_grad_norm, d_grad_norm) may be averaged over steps and
+    processes.
     """
     for k in range(recipe.d_steps):
-        # Each update has latents of its own, keyed by (step, k): no update depends on how many came before it.
+        # Latents are keyed by (step, k), so they do not depend on how many updates were made before.
         r1_gamma, update = recipe.r1_gamma_at(step, k), step > recipe.d_frozen_until_step
         frozen_blocks = recipe.d_frozen_blocks.at(step)
         d_stats = update_discriminator(gan, real, latents(step, k), recipe, r1_gamma, update, frozen_blocks)
