@@ -10,7 +10,7 @@ from pathlib import Path
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, line separators, changes of the writing direction, and lone surrogates."""
 CREDENTIALS = (
-    (re.compile(r"(://)(?:[^\s/@?#]+|[^\s/@:]+:\S*)@"), r"\1***@"),
+    (re.compile(r"(:/{1,3})(?:[^\s/@?#]+|[^\s/@:]+:\S*)@"), r"\1***@"),
     (
         re.compile(
             r"([?&;][\w.-]*(?:token|passw|secret|signature|credential|key|sig)[\w.-]*=)[^&;\s'\"]+", re.IGNORECASE

@@ -9,6 +9,7 @@ from biggan.errors import InputError, printable_line
     ("text", "printed"),
     [
         ("https://user:pw@host/a: no", "https://***@host/a: no"),
+        ("https:/user:pw@host/a", "https:/***@host/a"),  # as pathlib writes it
         ("https://token@host/a", "https://***@host/a"),
         ("s3://user:p/w@host/a", "s3://***@host/a"),
         ("https://host/a?X-Amz-Signature=abc&b=1", "https://host/a?X-Amz-Signature=***&b=1"),

@@ -251,7 +251,7 @@ def test_unusable_sources_are_refused_in_one_line_without_a_run_folder(
         (["init.from=a", "init.freeze_g_blocks=3"], "init.freeze_g_blocks: ", "init.freeze_g_steps"),
         (["init.from=a", "init.neighbours=[truck]"], "init.neighbours: 'truck'", "NEW=KNOWN"),
         (["init.source=a"], "init.source: ", "nearest: init."),
-        (["init.from=3"], "init.from: ", "3"),
+        (["init.from=a", "init.neighbours=[3]"], "init.neighbours.0: ", "3"),
     ],
 )
 def test_keys_without_effect_are_refused(config, overrides, key, fix):
