@@ -78,7 +78,7 @@ def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Proce
     state = initial_state(config, dataset, process, guard)
     if newest is None:
         cursors = build.first_cursors(config)
-        start_from(transfer or planned_transfer(config, dataset, process, notes), state, config, process, notes)
+        start_from(transfer, state, config, process, notes)
     else:
         cursors = restored(state, newest, config, process)
         notes.append(f"resuming from {newest}")
