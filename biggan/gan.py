@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,10 @@ class Ema:
 
 @dataclass
 class Gan:
-    """Both networks in their engines, and the EMA generator."""
+    """Both networks in their engines, the EMA generator, and what techniques keep between steps."""
 
     generator: Engine
     discriminator: Engine
     ema: Ema
+    techniques: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    """Modules with buffers, equal on every process, by the name of the technique. Checkpoints hold them."""

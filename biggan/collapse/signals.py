@@ -62,22 +62,27 @@ class Window:
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
         self._sums: Tensor | None = None
-        """float64 [names + 1]; the last element is the number of steps."""
+        """float64 [2, names]: the sums, and the number of steps that gave each name. (A term that is not due in every
+        step is not in all of them.)"""
 
     def add(self, stats: Mapping[str, Tensor], veto: Tensor) -> None:
-        """Add the statistics of one step (device scalars with the same names each time) unless `veto`, 0 or 1, is 1."""
+        """Add the statistics of one step, device scalars, unless `veto`, 0 or 1, is 1."""
         # By name, not by position: a checkpoint returns the names in another order than the step gives them.
-        self._names = tuple(sorted(stats))
-        values = torch.stack([*(stats[name] for name in self._names), torch.ones_like(veto)]).double()
-        values = torch.where(veto == 0, values, 0.0)  # a vetoed step did not update the weights; its values may be NaN
-        self._sums = values if self._sums is None else self._sums + values
+        self._include(tuple(sorted({*self._names, *stats})))
+        one, zero = torch.ones_like(veto), torch.zeros_like(veto)
+        given = [stats.get(name, zero) for name in self._names]
+        rows = torch.stack([*given, *(one if name in stats else zero for name in self._names)]).double().view(2, -1)
+        rows = torch.where(veto == 0, rows, 0.0)  # a vetoed step did not update the weights; its values may be NaN
+        self._sums = rows if self._sums is None else self._sums + rows
 
     def close(self, group: ProcessGroup | None) -> dict[str, float]:
         """Return the means over steps and processes, and reset the window. Collective; waits for the device."""
         assert self._sums is not None, "no step was added"
-        means = mean_over_processes(self._sums[:-1] / self._sums[-1], group).tolist()
-        self._sums = None
-        return dict(zip(self._names, means, strict=True))
+        sums, steps = self._sums
+        # Without a finite step a name has no mean: NaN.
+        means = mean_over_processes(sums / steps, group).tolist()
+        names, self._names, self._sums = self._names, (), None
+        return dict(zip(names, means, strict=True))
 
     def tensors(self, group: ProcessGroup | None) -> dict[str, Tensor]:
         """Return the state for a checkpoint: name -> float64 [2], the sum and the number of steps. Collective.
@@ -87,12 +92,18 @@ class Window:
         if self._sums is None:
             return {}
         self._sums = mean_over_processes(self._sums, group)
-        *sums, steps = self._sums
-        return {name: torch.stack([total, steps]) for name, total in zip(self._names, sums, strict=True)}
+        return {name: self._sums[:, k].contiguous() for k, name in enumerate(self._names)}
 
     def restore(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         """Restore the state that `tensors` returned."""
         self._names, self._sums = tuple(sorted(tensors)), None
         if tensors:
-            rows = torch.stack([tensors[name] for name in self._names])
-            self._sums = torch.cat([rows[:, 0], rows[:1, 1]]).to(device)
+            self._sums = torch.stack([tensors[name] for name in self._names], dim=1).to(device)
+
+    def _include(self, names: tuple[str, ...]) -> None:
+        """Give the sums a column for each of `names`, sorted, which include those so far."""
+        if self._sums is not None and names != self._names:
+            nothing = torch.zeros_like(self._sums[:, 0])
+            columns = dict(zip(self._names, self._sums.unbind(1), strict=True))
+            self._sums = torch.stack([columns.get(name, nothing) for name in names], dim=1)
+        self._names = names

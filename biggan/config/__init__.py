@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 import math
 
-from pydantic import model_validator
+from pydantic import ValidationError, ValidationInfo, model_validator
 
-from biggan.config.collapse import CollapseConfig, InterventionConfig, RollbackConfig
+from biggan.config.collapse import CollapseConfig
+from biggan.config.interventions import IN_FORCE, Changes, RollbackChanges, in_force
 from biggan.config.model import ModelConfig
+from biggan.config.objective import ObjectiveConfig
+from biggan.config.schedule import values
 from biggan.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -20,7 +23,6 @@ from biggan.config.sections import (
     EvaluationConfig,
     InitConfig,
     OptimizerConfig,
-    RegularizationConfig,
     RunConfig,
     SamplesConfig,
     Section,
@@ -40,10 +42,15 @@ class Config(Section):
     init: InitConfig = InitConfig()
     training: TrainingConfig
     optimizer: OptimizerConfig
-    regularization: RegularizationConfig = RegularizationConfig()
-    intervention: InterventionConfig = InterventionConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    intervention: Changes = Changes({})
+    """Other values for keys of `optimizer`, `objective` and `training`, in force from the start of the run or child run
+    until its end: `{optimizer.g_lr: x0.5}`. A child run may as well give the keys themselves."""
     collapse: CollapseConfig = CollapseConfig()
-    rollback: RollbackConfig = RollbackConfig()
+    rollback: RollbackChanges = RollbackChanges({})
+    """Other values that a rollback puts in force in addition to a new seed; a factor multiplies again at each further
+    one. `{optimizer.g_lr: x0.5}` is part of it unless that key is given: of all changes of learning rates, only this
+    one delayed collapse in the paper."""
     ema: EmaConfig = EmaConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     samples: SamplesConfig = SamplesConfig()
@@ -69,6 +76,47 @@ class Config(Section):
                 f"data.streams: {d.streams} does not divide the micro-batch of {self.micro_batch_size} images; "
                 f"use {divisors_near(self.micro_batch_size, d.streams)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Config:
+        o, m = self.objective, self.model
+        gradient_penalties = {
+            "gradient_penalty.weight": o.gradient_penalty.weight,
+            "r1.gamma": o.r1.gamma,
+            "r2.gamma": o.r2.gamma,
+        }
+        switched_on = [key for key, weight in gradient_penalties.items() if any(values(weight))]
+        if switched_on and m.d_normalization == "batch":
+            raise ValueError(
+                f"objective.{switched_on[0]}: with model.d_normalization=batch a logit depends on other images, so "
+                f"there is no gradient of one image's; set model.d_normalization=layer or none"
+            )
+        if "gradient_penalty.weight" in switched_on and m.d_spectral_norm:
+            raise ValueError(
+                "objective.gradient_penalty.weight: it and spectral normalization both bound D's gradient, each to "
+                "its own norm; set model.d_spectral_norm=false, or remove the penalty"
+            )
+        if o.loss == "wasserstein" and not m.d_spectral_norm and "gradient_penalty.weight" not in switched_on:
+            raise ValueError(
+                "objective.loss: wasserstein needs a D whose gradient is bounded; set "
+                "objective.gradient_penalty.weight=10, or model.d_spectral_norm=true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_changes(self, info: ValidationInfo) -> Config:
+        for section, rollbacks in (("intervention", 0), ("rollback", 1)):
+            if info.context != IN_FORCE:
+                try:
+                    in_force(self, rollbacks)
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+                    key = "".join(f"{part}." for part in first["loc"])[:-1]
+                    # A section's own check names its keys.
+                    named = message if first["type"] == "value_error" and len(first["loc"]) < 2 else f"{key}: {message}"
+                    raise ValueError(f"{section}.{named}") from None
         return self
 
     def check_world_size(self, world_size: int) -> None:

@@ -48,7 +48,13 @@ class ModelConfig(Section):
     d_attention: tuple[Positive, ...] = ()
     """Resolutions, in pixels, of the discriminator's feature maps that are followed by self-attention."""
     g_spectral_norm: bool = True
-    """Use spectral normalization in the generator (SN-GAN does not). The discriminator always has it."""
+    """Use spectral normalization in the generator (SN-GAN does not)."""
+    d_spectral_norm: bool = True
+    """Use spectral normalization in the discriminator (WGAN-GP and DCGAN do not)."""
+    d_normalization: Literal["none", "layer", "batch"] = "none"
+    """Normalization in the discriminator's blocks before each ReLU but the first: `layer`, over all channels and
+    positions of one image, as WGAN-GP has it; `batch`, as DCGAN has it: over images of one kind, real or fake, of all
+    processes."""
     residual: bool = True
     """Use residual blocks of two convolutions. If false, a block has one convolution and no shortcut, as in DCGAN."""
     d_conv_shortcuts: Literal["downsampling", "widening"] = "downsampling"

@@ -8,13 +8,15 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from biggan.config import Config
+from biggan.config.renamed import CHANGES, renamed
 from biggan.config.yaml_text import MAX_BYTES, load_yaml
 from biggan.errors import UNPRINTABLE, InputError, nearest_path
 
@@ -49,6 +51,12 @@ def fields() -> dict[str, Any]:
     return dict(_fields(Config, ""))
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Return the value of every dotted key, as JSON."""
+    tree = json.loads(config.model_dump_json())
+    return {key: reduce(lambda node, name: node[name], key.split("."), tree) for key in keys()}
+
+
 def keys() -> list[str]:
     """Return every dotted key of the tree, in order."""
     return list(fields())
@@ -57,7 +65,7 @@ def keys() -> list[str]:
 def _fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, field in section.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, RootModel):
             yield from _fields(kind, f"{prefix}{name}.")
         else:
             yield prefix + (field.alias or name), field
@@ -89,13 +97,20 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"'{override:.60}': write overrides as key.sub=value, for example training.steps=1000")
-    field = fields().get(key)
+    section, _, changed = key.partition(".")
+    changes = section in CHANGES and bool(changed)
+    path = [section, changed] if changes else key.split(".")
+    field = fields().get(changed if changes else key)
     if field is None:
         raise InputError(_unknown_key(key))
-    section, leaf = key.split(".")
     if unprintable := UNPRINTABLE.search(text):
         raise InputError(f"{key}: has the character {unprintable[0]!r}; remove it, and write text as UTF-8")
-    tree.setdefault(section, {})[leaf] = text if _is_text(field.annotation) else _value(key, text)
+    node = tree
+    for part in path[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise InputError(f"{key}: the preset has {_shown(node)} above it; give the keys below {part} in the preset")
+    node[path[-1]] = text if _is_text(field.annotation) else _value(key, text)
 
 
 def _is_text(kind: Any) -> bool:
@@ -120,6 +135,8 @@ def _longest(tree: dict[str, Any]) -> str:
 
 
 def _unknown_key(key: str) -> str:
+    if (now := renamed(key)) is not None:
+        return now
     known, key = keys(), key[:100]
     leaf = key.rsplit(".", 1)[-1]
     same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
@@ -129,7 +146,12 @@ def _unknown_key(key: str) -> str:
 
 def _message(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    parts, sections = [str(part) for part in first["loc"]], {key.rpartition(".")[0] for key in keys()}
+    if first["type"] not in ("extra_forbidden", "missing"):
+        # A number or a schedule adds parts of its own, such as the kind of the value.
+        while len(parts) > 1 and ".".join(parts) not in (*keys(), *sections):
+            parts.pop()
+    key = ".".join(parts)
     if first["type"] == "extra_forbidden":
         return _unknown_key(key)
     if first["type"] == "missing":

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from biggan.config.schedule import Decay, LearningRate
+
 MAX_COUNT = 10**9
 """Bound of every integer without a bound of its own."""
 MAX_BATCH = 2**20
@@ -15,7 +17,6 @@ MAX_PATH_BYTES, MAX_NAME_BYTES = 3000, 220
 """Linux allows 4,096 and 255; the files of a run need the rest."""
 Positive = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 NonNegative = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-LearningRate = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -132,7 +133,7 @@ class InitConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Length, batch, loss and arithmetic of training."""
+    """Length, batch and arithmetic of training."""
 
     steps: Positive
     """Generator steps in the whole run."""
@@ -140,8 +141,6 @@ class TrainingConfig(Section):
     """Global batch of one optimizer step, in images: over all processes and accumulated micro-batches."""
     d_steps: Positive = 2
     """Discriminator steps per generator step."""
-    loss: Literal["hinge", "non_saturating"] = "hinge"
-    """`hinge`, or the `non_saturating` logistic loss of Goodfellow et al. 2014."""
     accumulation: Positive = 1
     """Micro-batches per optimizer step, for both networks. BatchNorm sees one micro-batch at a time."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
@@ -152,35 +151,40 @@ class TrainingConfig(Section):
     """Use the NHWC memory format for convolutions."""
     compile: bool = False
     """Compile both networks with torch.compile."""
+    freeze_g_steps: NonNegative = 0
+    """Generator steps for which the generator is frozen, counted from the step at which this value takes effect: the
+    first of a run or child run, or a rollback's. A child run does not inherit it (the paper's diagnostic)."""
+    freeze_d_steps: NonNegative = 0
+    """Generator steps for which the discriminator is frozen, counted like `freeze_g_steps`."""
     log_every_steps: Positive = 50
     """Write a row of `metrics.jsonl`, and check for non-finite steps, every `n` generator steps."""
+
+    @model_validator(mode="after")
+    def _check_freezes(self) -> TrainingConfig:
+        if self.freeze_g_steps and self.freeze_d_steps:
+            raise ValueError(
+                "training.freeze_g_steps: both networks are frozen, so nothing is trained; "
+                "set training.freeze_g_steps or training.freeze_d_steps to 0"
+            )
+        return self
 
 
 class OptimizerConfig(Section):
     """Adam for both networks."""
 
     g_lr: LearningRate
-    """Learning rate of the generator, in (0, 1]."""
+    """Learning rate of the generator, in (0, 1]; a number or a schedule."""
     d_lr: LearningRate
-    """Learning rate of the discriminator, in (0, 1]."""
-    beta1: Fraction = 0.0
-    """Decay rate of the first moment, in [0, 1)."""
-    beta2: Fraction = 0.999
-    """Decay rate of the second moment, in [0, 1)."""
+    """Learning rate of the discriminator, in (0, 1]; a number or a schedule."""
+    beta1: Decay = 0.0
+    """Decay rate of the first moment, in [0, 1); a number or a schedule."""
+    beta2: Decay = 0.999
+    """Decay rate of the second moment, in [0, 1); a number or a schedule."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Term added to the denominator, above 0."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 0.0
     """Maximum gradient norm of each network; larger gradients are scaled down to it. 0 disables clipping, as in the
     paper."""
-
-
-class RegularizationConfig(Section):
-    """Terms added to the losses."""
-
-    orthogonal: Annotated[float, Field(ge=0)] = 0.0
-    """Strength beta of the paper's R(W) = beta * ||W W^T * (1 - I)||_F^2, with its exact gradient, on the generator's
-    raw weights except the shared embedding. (The published PyTorch code applies half of that gradient: its strength s
-    corresponds to beta = s / 2 here.)"""
 
 
 class EmaConfig(Section):

@@ -24,7 +24,7 @@ KINDS = {
 def print_cost(console: Console, config: Config, world_size: int, estimate: Estimate, time_heading: str) -> None:
     """Print `estimate`. `time_heading` stands above the predicted seconds and names the machines they are for."""
     size = _table(f"one of {world_size} process{'es' if world_size > 1 else ''}", ["value"])
-    images = config.training.batch_size * (config.intervention.d_steps or config.training.d_steps)
+    images = estimate.real_images
     for label, value in (
         ("generator parameters", f"{estimate.g_parameters:,}"),
         ("discriminator parameters", f"{estimate.d_parameters:,}"),

@@ -125,7 +125,7 @@ class Traffic:
 
 def traffic(steps: Iterable[MicroStep], processes: int, batchnorm_processes: int) -> list[Traffic]:
     """Count the collectives in `steps` (as returned by `with_collectives`), and the training loop's flag."""
-    collectives: dict[tuple[Cause, CollectiveName], list[tuple[Collective, int]]] = {}
+    collectives: dict[tuple[Cause, CollectiveName], list[tuple[Collective, float]]] = {}
     for step in steps:
         for event in step.events:
             if isinstance(event, Collective):
@@ -136,7 +136,7 @@ def traffic(steps: Iterable[MicroStep], processes: int, batchnorm_processes: int
     for (cause, name), events in collectives.items():
         peers = batchnorm_processes if cause == "batchnorm" else processes
         if peers > 1:
-            count, total = sum(n for _, n in events), sum(e.bytes * n for e, n in events)
+            count, total = round(sum(n for _, n in events)), round(sum(e.bytes * n for e, n in events))
             rows.append(Traffic(cause, name, count, total, sum(ring_bytes(e, peers) * n for e, n in events)))
     return rows
 

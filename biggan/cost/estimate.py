@@ -31,6 +31,8 @@ class Estimate:
     """TFLOP of one G step with its D steps, all processes together. A multiply-add counts as 2."""
     batchnorm_layers: int
     """Number of layers whose statistics processes share: collectives of one training forward pass of G. 0 if none."""
+    real_images: int
+    """Real images that D is shown in one G step, all processes together."""
     costs: tuple[Cost, ...]
     """Costs under DDP, ZeRO 1 and ZeRO 2."""
 
@@ -44,6 +46,7 @@ def estimate(config: Config, world_size: int, cluster: Cluster = ASSUMED) -> Est
         d_parameters=trace.d_parameters,
         tflop_per_step=trace.flop * world_size / 1e12,
         batchnorm_layers=collectives if batchnorm_processes(config, world_size) > 1 else 0,
+        real_images=trace.real_micro_batches * config.micro_batch_size,
         costs=tuple(cost(config, trace, engine, world_size, cluster) for engine in ENGINES),
     )
 

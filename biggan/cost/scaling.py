@@ -47,13 +47,13 @@ Event = Operation | GradientReady | Collective
 
 @dataclass(frozen=True)
 class MicroStep:
-    """Forward and backward pass of one micro-batch, `repeats` times per G iteration.
+    """Forward and backward pass of one micro-batch, `repeats` times per G iteration, on average.
 
     `boundary`: the optimizer updates the weights at its end.
     """
 
     events: tuple[Event, ...]
-    repeats: int
+    repeats: float
     boundary: bool
 
 
@@ -191,7 +191,7 @@ def predict(steps: Sequence[MicroStep], cluster: Cluster, processes: int, batchn
     queue behind gradients (one communicator). Smaller groups have their own queue.
     """
     compute = gradients = batchnorm = ahead = 0.0
-    synchronizations = updates = 0
+    synchronizations = updates = 0.0
     for step in steps:
         spent, ahead = timeline(step.events, cluster, processes, batchnorm_processes)
         compute += spent.compute * step.repeats
@@ -200,7 +200,9 @@ def predict(steps: Sequence[MicroStep], cluster: Cluster, processes: int, batchn
         collectives = sum(isinstance(e, Collective) and e.cause == "batchnorm" for e in step.events)
         updates += step.repeats * step.boundary
         synchronizations += step.repeats * (step.boundary + collectives)
-    waiting = straggler_wait(compute, cluster.noise, synchronizations, updates, processes, batchnorm_processes)
+    waiting = straggler_wait(
+        compute, cluster.noise, round(synchronizations), round(updates), processes, batchnorm_processes
+    )
     host_flag = max(0.0, flag_seconds(cluster, processes) - ahead)
     return Seconds(compute, gradients, batchnorm, host_flag, waiting)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,16 +21,22 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from biggan.config import Config
+from biggan.config.interventions import in_force
 from biggan.cost.scaling import Collective, CollectiveName, Event, GradientReady, MicroStep, Operation
 from biggan.distributed.engine import AdamSettings, DDPEngine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
+from biggan.draws import Draw, Draws
 from biggan.gan import Ema, Gan
 from biggan.models.architecture import configured_architecture
 from biggan.models.batchnorm import set_batchnorm_group
 from biggan.startup import build
-from biggan.training.step import update_discriminator, update_generator
+from biggan.startup.recipe import compose, techniques
+from biggan.training.step import train_step
+from biggan.training.turn import Recipe
 
+MAX_PERIOD = 256
+"""Number of steps over which lazy terms are counted at most."""
 ALONE = Process(rank=0, world_size=1, device=torch.device("cpu"), group=None)
 COLLECTIVES: dict[str, CollectiveName] = {"all_gather_into_tensor": "all_gather", "all_reduce": "all_reduce"}
 
@@ -45,51 +52,92 @@ class Trace:
     d_parameters: int
     activation_bytes: int
     """Bytes that autograd keeps for the backward pass of one micro-batch: the larger of the D and the G pass."""
+    real_micro_batches: int
+    """Real micro-batches that one G iteration reads."""
 
     @property
-    def flop(self) -> int:
-        """Return the FLOP of the whole G iteration on this process."""
+    def flop(self) -> float:
+        """Return the FLOP of the whole G iteration on this process, on average."""
         return sum(e.flop * s.repeats for s in self.steps for e in s.events if isinstance(e, Operation))
 
 
 def record(config: Config, images: int) -> Trace:
-    """Record a G iteration of a process that has `images` images of each micro-batch.
+    """Record the training step of a process that has `images` images of each micro-batch.
 
-    The run is assumed to be on a GPU, so the precision `auto` means bfloat16.
+    The run is assumed to be on a GPU, so the precision `auto` means bfloat16. Where a term is not due in every step,
+    each kind of step is recorded once and counted as often as it occurs.
     """
-    config = config.with_precision(bfloat16=True)
-    t = config.training
-    micro_steps = min(2, t.accumulation)  # the first and the last; those between equal the first
+    config = in_force(config.with_precision(bfloat16=True))
+    micro_steps = min(2, config.training.accumulation)  # the first and the last; those between equal the first
+    recorded: list[MicroStep] = []
     with FakeTensorMode(), fake_group() as group, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         gan = _gan(config)
-        set_batchnorm_group(gan.generator.module, group)
+        for network in (gan.generator.module, gan.discriminator.module):
+            set_batchnorm_group(network, group)
         recorder = Recorder([gan.generator.module, gan.discriminator.module])
-        recipe = replace(build.recipe(config, ALONE), accumulation=micro_steps)
-        batch = _batch(config, images)
-
-        def latents() -> Iterator[tuple[Tensor, Tensor]]:
-            for _ in range(micro_steps):
-                recorder.start_micro_step()
-                yield batch[1], batch[2]
-
-        with recorder, torch.autograd.graph.saved_tensors_hooks(recorder.pack, lambda x: x):
-            update_discriminator(gan, itertools.repeat((batch[0], batch[2])), latents(), recipe)
-            update_generator(gan, latents(), recipe)
-    recorded = [tuple(events) for events in recorder.micro_steps]
+        recipe = replace(compose(config, gan, build.autocast(config, ALONE.device)), accumulation=micro_steps)
+        for step, share in kinds_of_steps(recipe, config.training.steps // 2):
+            events = _record_step(recorder, gan, step, recipe, config, images)
+            updates = [events[k : k + micro_steps] for k in range(0, len(events), micro_steps)]
+            recorded += [m for update in updates for m in _micro_steps(update, share, config.training.accumulation)]
     return Trace(
-        _micro_steps(recorded[:micro_steps], recipe.d_steps, t.accumulation)
-        + _micro_steps(recorded[micro_steps:], 1, t.accumulation),
+        _merged(recorded),
         g_parameters=sum(p.numel() for p in gan.generator.module.parameters()),
         d_parameters=sum(p.numel() for p in gan.discriminator.module.parameters()),
         activation_bytes=recorder.peak_saved_bytes,
+        real_micro_batches=recipe.real_batches // micro_steps * config.training.accumulation,
     )
 
 
-def _micro_steps(recorded: list[tuple[Event, ...]], updates: int, accumulation: int) -> tuple[MicroStep, ...]:
-    """Return one network's recorded micro-steps, the first (if recorded) and the last, with their repeats."""
-    first = [MicroStep(events, updates * (accumulation - 1), boundary=False) for events in recorded[:-1]]
-    return (*first, MicroStep(recorded[-1], updates, boundary=True))
+def kinds_of_steps(recipe: Recipe, middle: int) -> list[tuple[int, float]]:
+    """Return one G step of each kind (the terms that are due in it) and the share of steps of that kind.
+
+    The kinds are counted over one period of all terms, near G step `middle`.
+    """
+    terms = (*recipe.discriminator.terms, *recipe.generator.terms)
+    period = min(MAX_PERIOD, math.lcm(*(term.every // math.gcd(term.every, recipe.d_steps) for term in terms)))
+    first = middle // period * period + 1
+    kinds: dict[tuple[tuple[str, ...], ...], list[int]] = {}
+    for step in range(first, first + period):
+        turns = [*(recipe.d_turn(step, k) for k in range(recipe.d_steps)), recipe.g_turn(step)]
+        kinds.setdefault(tuple(tuple(term.name for term, _ in turn.terms) for turn in turns), []).append(step)
+    return [(steps[0], len(steps) / period) for steps in kinds.values()]
+
+
+def _record_step(
+    recorder: Recorder, gan: Gan, step: int, recipe: Recipe, config: Config, images: int
+) -> list[tuple[Event, ...]]:
+    """Run `train_step` under the recorder; return the events of every micro-step."""
+    x, y = _batch(config, images)
+    draws = Draws(
+        0, config.model.effective_z_dim, config.model.classes, images, recipe.accumulation, 0, 1, ALONE.device
+    )
+    drawn = {k: list(draws(step, k)) for k in range(recipe.d_steps + 1)}
+
+    def recorded(_step: int, update_index: int) -> Iterator[Draw]:
+        for draw in drawn[update_index]:
+            recorder.start_micro_step()
+            yield draw
+
+    recorder.micro_steps.clear()
+    with recorder, torch.autograd.graph.saved_tensors_hooks(recorder.pack, lambda x: x):
+        train_step(gan, step, itertools.repeat((x, y)), recorded, recipe)
+    return [tuple(events) for events in recorder.micro_steps]
+
+
+def _micro_steps(recorded: list[tuple[Event, ...]], share: float, accumulation: int) -> list[MicroStep]:
+    """Return one update's recorded micro-steps, the first (if recorded) and the last, with their repeats."""
+    first = [MicroStep(events, share * (accumulation - 1), boundary=False) for events in recorded[:-1]]
+    return [*first, MicroStep(recorded[-1], share, boundary=True)]
+
+
+def _merged(steps: list[MicroStep]) -> tuple[MicroStep, ...]:
+    """Return the micro-steps with equal ones as one that is repeated as often as all of them."""
+    repeats: dict[tuple[tuple[Event, ...], bool], float] = {}
+    for step in steps:
+        repeats[step.events, step.boundary] = repeats.get((step.events, step.boundary), 0.0) + step.repeats
+    return tuple(MicroStep(events, count, boundary) for (events, boundary), count in repeats.items())
 
 
 @contextmanager
@@ -114,12 +162,12 @@ def _gan(config: Config) -> Gan:
         adam = AdamSettings(lr=1e-4, betas=(0.0, 0.999), eps=1e-8, max_grad_norm=0)
         return DDPEngine(network, name=name, adam=adam, process=ALONE, guard=guard)
 
-    return Gan(engine("G", G), engine("D", D), Ema(G, 0.0, 0))
+    return Gan(engine("G", G), engine("D", D), Ema(G, 0.0, 0), techniques())
 
 
-def _batch(config: Config, n: int) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(config: Config, n: int) -> tuple[Tensor, Tensor]:
     c, r = config.model.image_channels, config.model.resolution
-    return torch.empty(n, c, r, r), torch.empty(n, config.model.effective_z_dim), torch.zeros(n, dtype=torch.long)
+    return torch.empty(n, c, r, r), torch.zeros(n, dtype=torch.long)
 
 
 class Recorder(TorchDispatchMode):

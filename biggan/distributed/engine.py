@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class Engine(Protocol):
     module: nn.Module
     guard: FiniteGuard
 
-    def __call__(self, *inputs: Tensor) -> Tensor: ...
+    def __call__(self, *inputs: Any) -> Any: ...
 
     def micro_step(self, last: bool) -> AbstractContextManager[None]:
         """Enclose forward and backward of one micro-batch; after the `last` one the gradients are complete."""
@@ -47,8 +47,8 @@ class Engine(Protocol):
     def changing_weights(self) -> AbstractContextManager[nn.Module]:
         """Yield the network for changes of its weights in place, which must be the same on all processes."""
 
-    def set_learning_rate(self, lr: float) -> None:
-        """Set the learning rate of all following updates."""
+    def set_rates(self, rates: Rates) -> None:
+        """Set the rates of all following updates."""
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Yield Adam's complete state as PARAMETER/exp_avg, PARAMETER/exp_avg_sq and PARAMETER/step.
@@ -58,6 +58,14 @@ class Engine(Protocol):
 
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Load weights and Adam state saved by any engine on any number of processes; keep the learning rate."""
+
+
+class Rates(NamedTuple):
+    """Adam's learning rate and decay rates, which may change from update to update."""
+
+    lr: float
+    beta1: float
+    beta2: float
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,9 @@ class AdamSettings:
 
     def optimizer(self, parameters: list[Tensor]) -> torch.optim.Adam:
         """Return torch's fused Adam; only the fused kernels can skip an update by a flag on the device."""
-        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        device = parameters[0].device
+        lr = torch.full((), self.lr, device=device) if device.type == "cuda" else self.lr
+        return torch.optim.Adam(parameters, lr=lr, betas=self.betas, eps=self.eps, fused=True)
 
     def clip_(self, grads: list[Tensor], norm: Tensor) -> None:
         """Scale `grads` in place to a norm of at most `max_grad_norm`; `norm` is their norm over all processes."""
@@ -96,10 +106,9 @@ class DDPEngine:
                 module, process_group=process.group, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Any) -> Any:
         network: Any = self._ddp or self.module
-        output: Tensor = network(*inputs)
-        return output
+        return network(*inputs)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -131,10 +140,9 @@ class DDPEngine:
         """Implement `Engine`."""
         yield self.module
 
-    def set_learning_rate(self, lr: float) -> None:
+    def set_rates(self, rates: Rates) -> None:
         """Implement `Engine`."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        apply_rates(self._optimizer, rates)
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Implement `Engine`."""
@@ -151,6 +159,16 @@ class DDPEngine:
             # Use the weight's memory layout: the fused kernel reads both in memory order.
             moments = {k: torch.empty_like(parameter).copy_(optimizer[f"{name}/{k}"]) for k in MOMENTS}
             self._optimizer.state[parameter] = {"step": optimizer[f"{name}/step"].to(parameter.device), **moments}
+
+
+def apply_rates(adam: torch.optim.Optimizer, rates: Rates) -> None:
+    """Set the rates of `adam`. A rate on a GPU is written into a tensor there, which a captured graph reads."""
+    for group in adam.param_groups:
+        group["betas"] = (rates.beta1, rates.beta2)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rates.lr)
+        else:
+            group["lr"] = rates.lr
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

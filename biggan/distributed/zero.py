@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from biggan.distributed.collectives import all_reduce_sum
-from biggan.distributed.engine import MOMENTS, AdamSettings
+from biggan.distributed.engine import MOMENTS, AdamSettings, Rates, apply_rates
 from biggan.distributed.finite import FiniteGuard, poison_if_non_finite
 from biggan.distributed.process import Process
 from biggan.errors import InputError
@@ -60,11 +61,12 @@ class ZeroEngine:
         self._slices = list(self._own_slices())
         self._rows = torch.tensor([k for k, _ in self._slices], dtype=torch.long, device=process.device)
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        output: Tensor = self._engine(*inputs)
+    def __call__(self, *inputs: Any) -> Any:
+        output = self._engine(*inputs)
         # These hooks start DeepSpeed's backward pass at any gradient, also at that of a gradient penalty.
-        for hooks in output._backward_hook_managers:  # type: ignore[attr-defined]
-            hooks.remove_hooks()
+        for tensor in tree_leaves(output):
+            for hooks in getattr(tensor, "_backward_hook_managers", ()):
+                hooks.remove_hooks()
         return output
 
     @contextmanager
@@ -90,10 +92,9 @@ class ZeroEngine:
         yield self.module
         self._zero.refresh_fp32_params()
 
-    def set_learning_rate(self, lr: float) -> None:
+    def set_rates(self, rates: Rates) -> None:
         """Implement `Engine`."""
-        for group in self._adam.param_groups:
-            group["lr"] = lr
+        apply_rates(self._adam, rates)
 
     def _inspect(self, adam: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """Compute every parameter's gradient norm from all processes' slices; check and clip before Adam's step."""

@@ -22,9 +22,8 @@ from pydantic import BaseModel
 
 import biggan
 from biggan.config import Config
-from biggan.config.preset import resolve
+from biggan.config.preset import flat, resolve
 from biggan.errors import InputError
-from biggan.runs.run_folder import flatten
 
 IMPORTED = ("torch", "torchvision", "webdataset")
 INSTALLED = ("biggan", "deepspeed", "mlflow", "numpy", "pydantic", "safetensors")
@@ -124,7 +123,7 @@ def collect_host_facts(config: Config | None, config_error: str) -> HostFacts:
 
 def as_text(config: Config) -> dict[str, str]:
     """Return every dotted key of a resolved config with its value as JSON."""
-    return {key: json.dumps(value) for key, value in flatten(json.loads(config.model_dump_json()))}
+    return {key: json.dumps(value) for key, value in flat(config).items()}
 
 
 def result_changing(environment: Mapping[str, str]) -> dict[str, str]:

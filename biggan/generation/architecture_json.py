@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from biggan.families import FAMILIES, G_WIDTHS
-from biggan.models.architecture import Architecture
+from biggan.models.architecture import ADDED, Architecture
 from biggan.models.networks import Discriminator, Generator
 
 MAX_SIZE = 2**20
@@ -54,6 +54,7 @@ def from_json(value: Any) -> Architecture:
     """
     if not isinstance(value, dict):
         raise ValueError("not an object")
+    value = ADDED | value
     for key in {field.name for field in fields(Architecture)} ^ value.keys():
         raise ValueError(f"{key[:MAX_SHOWN]!r}: {'not a known key' if key in value else 'missing'}")
     for key, requirement, is_valid in CHECKS:
@@ -100,6 +101,8 @@ CHECKS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     *((key, f"a count of 1 to {MAX_BLOCKS}", _is_depth) for key in ("depth", "d_depth")),
     ("class_embedding_dim", f"a size of 0 to {MAX_SIZE}", lambda value: type(value) is int and 0 <= value <= MAX_SIZE),
     *((key, "true or false", _is_flag) for key in ("hierarchical", "g_spectral_norm", "residual", "scaled_latents")),
+    ("d_spectral_norm", "true or false", _is_flag),
+    ("d_normalization", "none, layer or batch", lambda value: value in ("none", "layer", "batch")),
     *((key, "a list of map sizes", _are_counts) for key in ("g_attention", "d_attention")),
     ("d_conv_shortcuts", "downsampling or widening", lambda value: value in ("downsampling", "widening")),
     *((key, "a number above 0", _is_epsilon) for key in ("sn_eps", "bn_eps")),

@@ -138,7 +138,7 @@ def with_epsilons(networks: Architecture, configured: Architecture) -> Architect
     """Return `networks` with the configured epsilons. Raises InputError if the config overrides anything else."""
     filled = replace(networks, sn_eps=configured.sn_eps, bn_eps=configured.bn_eps)
     for key, value in filled.to_json().items():
-        if (other := configured.to_json()[key]) != value:
+        if (other := configured.to_json().get(key)) != value:
             raise InputError(f"model: {key}: {other}, but {value} by the tensors; leave it out")
     return filled
 

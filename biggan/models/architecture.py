@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from biggan.families import FAMILIES, FamilyName, latent_chunks
 from biggan.models import biggan, biggan_deep
-from biggan.models.networks import Discriminator, Generator
+from biggan.models.networks import Discriminator, Generator, Norm, normalization
 
 if TYPE_CHECKING:
     from biggan.config.model import ModelConfig
+
+
+ADDED = {"d_spectral_norm": True, "d_normalization": "none"}
+"""Settings that exports of version 0.1 do not have, with the values that describe those."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Architecture:
     scaled_latents: bool = False
     """True: latents are truncated at 2 and truncation multiplies them. False: truncation is the threshold itself. True
     only for the released BigGAN-deep generators (`biggan import`)."""
+    d_spectral_norm: bool = True
+    d_normalization: str = "none"
 
     @property
     def latent_chunks(self) -> int:
@@ -53,6 +59,11 @@ class Architecture:
     def feeds_latent_to_blocks(self) -> bool:
         """True if z conditions the blocks, beside the class embedding."""
         return self.hierarchical or not FAMILIES[self.family].splits_latent
+
+    @property
+    def d_norm(self) -> Norm:
+        """The builder of the discriminator's normalization."""
+        return normalization(self.d_normalization, self.bn_eps)
 
     def generator(self) -> Generator:
         """Build the generator, with torch's default weights."""
@@ -65,8 +76,11 @@ class Architecture:
         return NETWORKS[self.family].discriminator(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return names and values; `biggan.generation.architecture_json.from_json` reads them back."""
-        return asdict(self)
+        """Return names and values; `biggan.generation.architecture_json.from_json` reads them back.
+
+        Settings that version 0.1 did not have are left out at their defaults: its exports keep their digests.
+        """
+        return {name: value for name, value in asdict(self).items() if ADDED.get(name, ...) != value}
 
     def digest(self) -> str:
         """Return the hex SHA-256 of the canonical JSON: it identifies the networks that tensors were written for."""
@@ -96,6 +110,8 @@ def configured_architecture(model: ModelConfig) -> Architecture:
         d_conv_shortcuts=model.d_conv_shortcuts,
         sn_eps=model.sn_eps,
         bn_eps=model.bn_eps,
+        d_spectral_norm=model.d_spectral_norm,
+        d_normalization=model.d_normalization,
     )
 
 

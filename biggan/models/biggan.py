@@ -7,7 +7,7 @@ SAGAN (Zhang et al. 2019) has a class table per BatchNorm. SN-GAN with projectio
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from biggan.families import BOTTOM_WIDTH, D_WIDTHS, G_WIDTHS, latent_chunks, smallest_map
 from biggan.models.batchnorm import BatchNorm, ConditionalBatchNorm
 from biggan.models.layers import Layers
-from biggan.models.networks import Discriminator, Generator, attention_after, upsample
+from biggan.models.networks import Discriminator, Generator, NoNorm, Norm, attention_after, no_norm, upsample
 
 if TYPE_CHECKING:
     from biggan.models.architecture import Architecture
@@ -56,21 +56,32 @@ class PlainGeneratorBlock(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """ReLU - conv - ReLU - conv - average pool beside a shortcut: [N, in, H, W] -> [N, out, H/2, W/2]."""
+    """ReLU - conv - ReLU - conv - average pool beside a shortcut: [N, in, H, W] -> [N, out, H/2, W/2].
+
+    `norm(channels)` builds the normalization before each ReLU.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, layers: Layers, downsample: bool, preactivation: bool, conv_shortcut: bool
+        self,
+        inputs: int,
+        outputs: int,
+        layers: Layers,
+        norm: Norm,
+        downsample: bool,
+        preactivation: bool,
+        conv_shortcut: bool,
     ):
         super().__init__()
         assert conv_shortcut or inputs == outputs
         self.downsample, self.preactivation = downsample, preactivation
+        self.norm1, self.norm2 = norm(inputs) if preactivation else NoNorm(), norm(outputs)
         self.conv1 = layers.conv(inputs, outputs, 3)
         self.conv2 = layers.conv(outputs, outputs, 3)
         self.conv_shortcut = layers.conv(inputs, outputs, 1) if conv_shortcut else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.relu(x) if self.preactivation else x)
-        h = self.conv2(F.relu(h))
+    def forward(self, x: Tensor, kinds: Sequence[int] = ()) -> Tensor:
+        h = self.conv1(F.relu(self.norm1(x, kinds)) if self.preactivation else x)
+        h = self.conv2(F.relu(self.norm2(h, kinds)))
         if self.downsample:
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
@@ -79,13 +90,14 @@ class DiscriminatorBlock(nn.Module):
 class PlainDiscriminatorBlock(nn.Module):
     """ReLU - conv - average pool: [N, in, H, W] -> [N, out, H/2, W/2]."""
 
-    def __init__(self, inputs: int, outputs: int, layers: Layers, downsample: bool, preactivation: bool):
+    def __init__(self, inputs: int, outputs: int, layers: Layers, norm: Norm, downsample: bool, preactivation: bool):
         super().__init__()
         self.downsample, self.preactivation = downsample, preactivation
+        self.norm1 = norm(inputs) if preactivation else NoNorm()
         self.conv1 = layers.conv(inputs, outputs, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.conv1(F.relu(x) if self.preactivation else x)
+    def forward(self, x: Tensor, kinds: Sequence[int] = ()) -> Tensor:
+        h: Tensor = self.conv1(F.relu(self.norm1(x, kinds)) if self.preactivation else x)
         return F.avg_pool2d(h, 2) if self.downsample else h
 
 
@@ -155,13 +167,14 @@ class BigGANDiscriminator(Discriminator):
         channels: int,
         classes: int,
         attention: Collection[int] = (),
-        sn_eps: float = 1e-6,
+        sn_eps: float | None = 1e-6,
         image_channels: int = 3,
         residual: bool = True,
         conv_shortcuts: str = "downsampling",
+        norm: Norm = no_norm,
     ):
-        """`attention`: resolutions, pixels. `conv_shortcuts`: `downsampling` puts a convolution on the shortcut of
-        every downsampling block, `widening` only where the width changes."""
+        """`attention`: resolutions, pixels. `sn_eps` None: no spectral normalization. `conv_shortcuts`: `downsampling`
+        puts a convolution on the shortcut of every downsampling block, `widening` only where the width changes."""
         layers = Layers(sn_eps)
         widths = [image_channels] + [channels * w for w in D_WIDTHS[resolution]]
         pixels, blocks, stages = resolution, nn.ModuleList(), []
@@ -169,9 +182,9 @@ class BigGANDiscriminator(Discriminator):
             downsample = pixels > smallest_map(resolution)
             if residual:
                 conv_shortcut = i != o or (downsample and conv_shortcuts == "downsampling")
-                blocks.append(DiscriminatorBlock(i, o, layers, downsample, k > 0, conv_shortcut))
+                blocks.append(DiscriminatorBlock(i, o, layers, norm, downsample, k > 0, conv_shortcut))
             else:
-                blocks.append(PlainDiscriminatorBlock(i, o, layers, downsample, k > 0))
+                blocks.append(PlainDiscriminatorBlock(i, o, layers, norm, downsample, k > 0))
             if downsample:
                 pixels //= 2
                 stages.append((k, o, pixels))
@@ -202,8 +215,9 @@ def build_discriminator(networks: Architecture) -> Discriminator:
         channels=networks.d_channels,
         classes=networks.classes,
         attention=networks.d_attention,
-        sn_eps=networks.sn_eps,
+        sn_eps=networks.sn_eps if networks.d_spectral_norm else None,
         image_channels=networks.image_channels,
         residual=networks.residual,
         conv_shortcuts=networks.d_conv_shortcuts,
+        norm=networks.d_norm,
     )

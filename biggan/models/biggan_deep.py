@@ -6,7 +6,7 @@ it, concatenated with the class embedding, enters the first layer and conditions
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from biggan.families import BOTTOM_WIDTH, D_WIDTHS, FAMILIES, G_WIDTHS, smallest_map
 from biggan.models.batchnorm import BatchNorm, ConditionalBatchNorm
 from biggan.models.layers import Layers
-from biggan.models.networks import Discriminator, Generator, attention_after, upsample
+from biggan.models.networks import Discriminator, Generator, Norm, attention_after, no_norm, upsample
 
 BOTTLENECK = FAMILIES["biggan-deep"].bottleneck
 """Blocks are narrower inside by this factor: than their input in G, than their output in D."""
@@ -60,9 +60,11 @@ class DeepDiscriminatorBlock(nn.Module):
     H' = H / 2.
     """
 
-    def __init__(self, inputs: int, outputs: int, layers: Layers, halving: bool):
+    def __init__(self, inputs: int, outputs: int, layers: Layers, norm: Norm, halving: bool):
+        """`norm(channels)` builds the normalization before each ReLU."""
         super().__init__()
         narrow = outputs // BOTTLENECK
+        self.norm1, self.norm2, self.norm3, self.norm4 = norm(inputs), norm(narrow), norm(narrow), norm(narrow)
         self.halving = halving
         self.conv1 = layers.conv(inputs, narrow, 1)
         self.conv2 = layers.conv(narrow, narrow, 3)
@@ -70,10 +72,10 @@ class DeepDiscriminatorBlock(nn.Module):
         self.conv4 = layers.conv(narrow, outputs, 1)
         self.conv_shortcut = layers.conv(inputs, outputs - inputs, 1) if outputs > inputs else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.relu(x))
-        h = self.conv2(F.relu(h))
-        h = F.relu(self.conv3(F.relu(h)))
+    def forward(self, x: Tensor, kinds: Sequence[int] = ()) -> Tensor:
+        h = self.conv1(F.relu(self.norm1(x, kinds)))
+        h = self.conv2(F.relu(self.norm2(h, kinds)))
+        h = F.relu(self.norm4(self.conv3(F.relu(self.norm3(h, kinds))), kinds))
         if self.halving:
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         if self.conv_shortcut is not None:
@@ -139,26 +141,27 @@ class BigGANDeepDiscriminator(Discriminator):
         depth: int,
         classes: int,
         attention: Collection[int] = (),
-        sn_eps: float = 1e-6,
+        sn_eps: float | None = 1e-6,
         image_channels: int = 3,
+        norm: Norm = no_norm,
     ):
-        """`attention`: resolutions, pixels."""
+        """`attention`: resolutions, pixels. `sn_eps` None: no spectral normalization."""
         layers = Layers(sn_eps)
         widths = [channels * w for w in D_WIDTHS[resolution]]
         input_conv = layers.conv(image_channels, widths[0], 3)
         pixels, blocks, stages = resolution, nn.ModuleList(), []
         for i, o in pairwise(widths):
             halving = pixels > smallest_map(resolution)
-            blocks.append(DeepDiscriminatorBlock(i, o, layers, halving))
-            blocks.extend(DeepDiscriminatorBlock(o, o, layers, halving=False) for _ in range(depth - 1))
+            blocks.append(DeepDiscriminatorBlock(i, o, layers, norm, halving))
+            blocks.extend(DeepDiscriminatorBlock(o, o, layers, norm, halving=False) for _ in range(depth - 1))
             if halving:
                 pixels //= 2
                 stages.append((len(blocks) - 1, o, pixels))
         super().__init__(blocks, attention_after(stages, attention, layers), widths[-1], classes, layers)
         self.input_conv = input_conv
 
-    def features(self, x: Tensor) -> Tensor:
-        return super().features(self.input_conv(x))
+    def features(self, x: Tensor, kinds: Sequence[int] = ()) -> Tensor:
+        return super().features(self.input_conv(x), kinds)
 
 
 def build_generator(networks: Architecture) -> Generator:
@@ -185,6 +188,7 @@ def build_discriminator(networks: Architecture) -> Discriminator:
         depth=networks.d_depth,
         classes=networks.classes,
         attention=networks.d_attention,
-        sn_eps=networks.sn_eps,
+        sn_eps=networks.sn_eps if networks.d_spectral_norm else None,
         image_channels=networks.image_channels,
+        norm=networks.d_norm,
     )

@@ -7,7 +7,7 @@ estimate is differentiable through the weight. In evaluation mode `u` does not c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +128,14 @@ class Layers:
         if self.sn_eps is None:
             return nn.Embedding(classes, features)
         return SNEmbedding(classes, features, self.sn_eps)
+
+
+def each_kind(layer: Callable[[Tensor], Tensor], x: Tensor, kinds: Sequence[int]) -> Tensor:
+    """Apply a layer that mixes samples to the rows of each kind apart.
+
+    `kinds` are the numbers of rows of each kind (fake, real, ...), in order; none or one: all rows are of one kind.
+    """
+    return layer(x) if len(kinds) < 2 else torch.cat([layer(rows) for rows in x.split(list(kinds))])
 
 
 class SelfAttention(nn.Module):

@@ -5,15 +5,16 @@ Images are float [N, C, R, R] in [-1, 1], latents float [N, z_dim], labels int64
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from biggan.models.batchnorm import BatchNorm
-from biggan.models.layers import Layers, SelfAttention
+from biggan.models.layers import Layers, SelfAttention, each_kind
 
 
 class Generator(nn.Module):
@@ -54,6 +55,10 @@ class Discriminator(nn.Module):
 
     The projection discriminator of Miyato & Koyama 2018: linear(h) + <embedding(y), h>, where h are the features
     summed over positions. With a single class there is no embedding.
+
+    `kinds` are the numbers of rows of each kind (fake, real, rows of penalties): what mixes samples sees one kind at a
+    time. `outputs` names further results; with any, they are returned in a dictionary with `logits`. "features" are
+    h [N, width].
     """
 
     def __init__(self, blocks: nn.ModuleList, attention: nn.ModuleDict, width: int, classes: int, layers: Layers):
@@ -63,18 +68,62 @@ class Discriminator(nn.Module):
         self.linear = layers.linear(width, 1)
         self.class_embedding = layers.embedding(classes, width) if classes > 1 else None
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, kinds: Sequence[int] = ()) -> Tensor:
         """Return the last feature maps [N, width, H, W] of images."""
         for k, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x, kinds)
             if str(k) in self.attention:
                 x = self.attention[str(k)](x)
         return x
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = F.relu(self.features(x)).sum((2, 3))
+    def forward(self, x: Tensor, y: Tensor, kinds: Sequence[int] = (), outputs: Sequence[str] = ()) -> Any:
+        h = F.relu(self.features(x, kinds)).sum((2, 3))
         logits: Tensor = self.linear(h).squeeze(1)
-        return logits if self.class_embedding is None else logits + (self.class_embedding(y) * h).sum(1)
+        logits = logits if self.class_embedding is None else logits + (self.class_embedding(y) * h).sum(1)
+        return {"logits": logits, "features": h} if outputs else logits
+
+
+class KindwiseBatchNorm(BatchNorm):
+    """Cross-replica BatchNorm of the rows of each kind apart."""
+
+    def forward(self, x: Tensor, kinds: Sequence[int] = ()) -> Tensor:
+        return each_kind(super().forward, x, kinds)
+
+
+class LayerNorm(nn.GroupNorm):
+    """Normalization over all channels and positions of one image, with gain and bias per channel (WGAN-GP)."""
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__(1, channels, eps)
+
+    def forward(self, x: Tensor, _kinds: Sequence[int] = ()) -> Tensor:
+        return super().forward(x)
+
+
+class NoNorm(nn.Module):
+    """No normalization."""
+
+    def forward(self, x: Tensor, _kinds: Sequence[int] = ()) -> Tensor:
+        return x
+
+
+Norm = Callable[[int], nn.Module]
+"""Builds a discriminator's normalization of a number of channels: (x, kinds) -> x."""
+
+
+def no_norm(_channels: int) -> nn.Module:
+    """Build no normalization."""
+    return NoNorm()
+
+
+def normalization(kind: str, eps: float) -> Norm:
+    """Return the builder of a kind of normalization: `none`, `layer` or `batch`."""
+    norms: dict[str, Norm] = {
+        "none": no_norm,
+        "layer": partial(LayerNorm, eps=eps),
+        "batch": partial(KindwiseBatchNorm, eps=eps),
+    }
+    return norms[kind]
 
 
 def first_blocks(network: nn.Module, blocks: int) -> dict[str, nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Limit the largest singular value of raw weights, by a penalty or a clamp (Brock et al. 2018, section 4.1)."""
+"""The limit on the largest singular value of raw weights (Brock et al. 2018, section 4.1), and how it is measured."""
 
 from __future__ import annotations
 
@@ -24,26 +24,6 @@ class SpectralLimit:
     """Patterns of layer names as in `named_weights`; `*` matches anything."""
     target: float
     ratio: float
-    strength: float
-    """Strength of the penalty (sigma_0 - target)^2 on weights above the target; 0 for none."""
-    clamp: bool
-    """True: each update is followed by W <- W - max(0, sigma_0 - target) u_0 v_0^T."""
-
-    def penalized(self, loss: Tensor, network: nn.Module, name: str) -> Tensor:
-        """Return `loss` plus the penalty. Call it, and its backward pass, outside autocast."""
-        if self.strength:
-            for weight in self.chosen(network, name):
-                loss = loss + self.strength * excess(as_matrix(weight), self.target, self.ratio)[0].square()
-        return loss
-
-    @torch.no_grad()
-    def clamp_(self, network: nn.Module, name: str, veto: Tensor) -> None:
-        """Clamp the weights in place, unless the scalar `veto` is 1."""
-        for weight in self.chosen(network, name):
-            matrix = as_matrix(weight)
-            assert matrix.data_ptr() == weight.data_ptr(), "the clamp must act on the weight itself, not on a copy"
-            over, u, v = excess(matrix, self.target, self.ratio)
-            matrix.add_(torch.outer(u, v * (over * (veto - 1))))
 
     def chosen(self, network: nn.Module, name: str) -> list[nn.Parameter]:
         """Return the limited weights of the network called `name` (G or D).

@@ -171,9 +171,7 @@ def commands(record: Record) -> list[Command]:
         return [resume]
     start = shlex.quote(f"{run}@{'good' if record.good_step is not None else complete[-1]}")
     where = "the last good checkpoint" if record.good_step is not None else "the newest checkpoint"
-    g_lr = _setting(record, "optimizer", "g_lr")
-    halved = f"optimizer.g_lr={g_lr / 2:g}" if isinstance(g_lr, float) else "intervention.g_lr_factor=0.5"
-    child = f"biggan train --resume {start} --as {shlex.quote(run + '-child')} {halved}"
+    child = f"biggan train --resume {start} --as {shlex.quote(run + '-child')} optimizer.g_lr=x0.5"
     from_there = [
         Command(f"start a child run from {where}, with half of G's learning rate", child),
         Command(f"run the paper's experiments from {where}", f"biggan probe {start} --steps 300"),

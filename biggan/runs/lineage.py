@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from biggan.config import Config, interventions
-from biggan.config.preset import resolve
+from biggan.config.preset import flat, resolve, resolve_tree
 from biggan.data.dataset import FILE_NAME
 from biggan.errors import InputError, nearest_path
 from biggan.files import write_atomically
@@ -88,13 +88,11 @@ def child_config(parent: Ancestor, run_dir: Path, overrides: Sequence[str]) -> C
             raise InputError(f"{key}: a child run inherits it from its parent; remove it (docs/collapse.md)")
     before = resolve(parent.checkpoint / run_folder.CONFIG)
     rollbacks = rollback.rollback_count(run_folder.checkpoints(parent.run), parent.step) or 0
-    in_force = interventions.effective(before, rollbacks)
-    kept = [
-        f"intervention.{key}={json.dumps(value)}"
-        for key, value in json.loads(in_force.model_dump_json()).items()
-        if value != json.loads(before.intervention.model_dump_json())[key]
-    ]
-    return resolve(parent.checkpoint / run_folder.CONFIG, [*kept, *overrides, f"run.dir={run_dir}"])
+    tree = json.loads(interventions.in_force(before, rollbacks).model_dump_json())
+    # The child's values are those in force, but a freeze counts from a start that is not the child's.
+    tree["training"].update(dict.fromkeys(interventions.FREEZES, 0))
+    tree["rollback"] = before.rollback.model_dump()
+    return resolve_tree(tree, [*factors_as_changes(overrides), f"run.dir={run_dir}"])
 
 
 def existing_child_config(text: str, run_dir: Path, overrides: Sequence[str]) -> Config | None:
@@ -105,7 +103,15 @@ def existing_child_config(text: str, run_dir: Path, overrides: Sequence[str]) ->
     lineage = read(run_dir)
     if lineage is None or text not in {f"{lineage.parent}@{which}" for which in (lineage.step, "good", "best")}:
         return None
-    return resolve(run_dir / run_folder.CONFIG, [*overrides, f"run.dir={run_dir}"])
+    return resolve(run_dir / run_folder.CONFIG, [*factors_as_changes(overrides), f"run.dir={run_dir}"])
+
+
+def factors_as_changes(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with `KEY=x0.5` as `intervention.KEY=x0.5`: a factor of the value that the parent had."""
+    return [
+        f"{interventions.SECTION}.{override}" if interventions.is_factor(override) else override
+        for override in overrides
+    ]
 
 
 def create_child(parent: Ancestor, config: Config, fresh: bool) -> None:
@@ -173,7 +179,7 @@ def _child_state(parent: Ancestor, saved: Checkpoint) -> dict[str, Any]:
 
 def changes(before: Config, now: Config) -> dict[str, list[Any]]:
     """Return the keys whose values differ, except `run.dir`: key -> [before, now]."""
-    old, new = (dict(run_folder.flatten(json.loads(c.model_dump_json()))) for c in (before, now))
+    old, new = flat(before), flat(now)
     return {key: [old[key], new[key]] for key in new if old[key] != new[key] and key != "run.dir"}
 
 

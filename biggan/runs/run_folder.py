@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from biggan.config import Config
-from biggan.config.preset import resolve
+from biggan.config.preset import flat, resolve
 from biggan.data.dataset import FILE_NAME, Dataset, parse
 from biggan.errors import InputError
 from biggan.files import write_atomically
@@ -38,7 +36,7 @@ CHANGEABLE_KEYS = (
     "training.log_every_steps",
     "checkpoint.",
     "collapse.",
-    "rollback.",
+    "rollback",
     "samples.",
     "evaluation.",
     "distributed.engine",
@@ -102,7 +100,7 @@ def precision(folder: Path) -> str | None:
 
 def check_unchanged(before: Config, now: Config) -> None:
     """Raise InputError if `now` differs from `before` in a key that changes the training trajectory."""
-    old, new = (dict(flatten(json.loads(c.model_dump_json()))) for c in (before, now))
+    old, new = flat(before), flat(now)
     for key, value in new.items():
         if old[key] != value and not key.startswith(CHANGEABLE_KEYS):
             new_text, old_text = ("none" if v == "" else v for v in (value, old[key]))
@@ -164,15 +162,6 @@ def check_same_data(file: Path, now: Dataset, path: str) -> None:
             f"data.path: {path} is not the data set of the run in {file.parent} (other shards or classes); "
             f"set data.path to the data set of that run, or choose another run.dir"
         )
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys and the values of a nested dict."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def has_checkpoints(folder: Path) -> bool:

@@ -8,7 +8,8 @@ from torch import nn
 from biggan.collapse.monitor import Monitor
 from biggan.collapse.quality import REAL_IMAGES, QualityProbe, RealImages
 from biggan.config import Config
-from biggan.config.interventions import effective, trajectory_seed
+from biggan.config.interventions import in_force, trajectory_seed
+from biggan.config.schedule import value_at
 from biggan.data.dataset import Dataset
 from biggan.data.loader import Loader
 from biggan.data.preview import first_images
@@ -17,16 +18,14 @@ from biggan.distributed.engine import AdamSettings, DDPEngine, Engine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, batchnorm_group, has_bfloat16
 from biggan.distributed.zero import ZeroEngine
+from biggan.draws import Draws
 from biggan.gan import Ema, Gan
 from biggan.models.architecture import configured_architecture
 from biggan.models.batchnorm import set_batchnorm_group
 from biggan.models.networks import initialize
-from biggan.objectives.losses import HINGE, NON_SATURATING
-from biggan.objectives.spectral import SpectralLimit
 from biggan.runs.ring import Ring
-from biggan.training.latents import Latents
+from biggan.startup.recipe import compose, techniques
 from biggan.training.state import TrainingState
-from biggan.training.step import FrozenBlocks, Recipe
 from biggan.training.trajectory import Trajectory
 
 
@@ -44,19 +43,15 @@ def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
     G, D = networks
     ema = Ema(G, config.ema.decay, config.ema.start_step)
     shared = config.distributed
-    set_batchnorm_group(G, batchnorm_group(process, shared.batchnorm_group_size, shared.timeout_seconds))
+    group = batchnorm_group(process, shared.batchnorm_group_size, shared.timeout_seconds)
+    for network in networks:
+        set_batchnorm_group(network, group)
     if config.training.compile:
         G.compile()
         D.compile()
 
-    g_lr, d_lr = learning_rates(config)
-    return Gan(engine(config, "G", G, g_lr, process, guard), engine(config, "D", D, d_lr, process, guard), ema)
-
-
-def learning_rates(config: Config, rollbacks: int = 0) -> tuple[float, float]:
-    """Return the learning rates of G and D, with the factors in force after `rollbacks` rollbacks."""
-    o, intervention = config.optimizer, effective(config, rollbacks)
-    return o.g_lr * intervention.g_lr_factor, o.d_lr * intervention.d_lr_factor
+    kept = techniques().to(process.device)
+    return Gan(engine(config, "G", G, process, guard), engine(config, "D", D, process, guard), ema, kept)
 
 
 def ring(config: Config) -> Ring:
@@ -66,10 +61,12 @@ def ring(config: Config) -> Ring:
     return Ring(keep.keep_last, keep.horizon_steps, keep.keep_every_steps, int(keep.max_gib * 2**30), best)
 
 
-def engine(config: Config, name: str, network: nn.Module, lr: float, process: Process, guard: FiniteGuard) -> Engine:
+def engine(config: Config, name: str, network: nn.Module, process: Process, guard: FiniteGuard) -> Engine:
     """Build the engine of one network. A single process has nothing to partition, so it never uses ZeRO."""
     o = config.optimizer
-    adam = AdamSettings(lr=lr, betas=(o.beta1, o.beta2), eps=o.eps, max_grad_norm=o.max_grad_norm)
+    # The rates are those of the first step; each update sets its own.
+    lr, beta1, beta2 = (value_at(rate, 1) for rate in (o.g_lr if name == "G" else o.d_lr, o.beta1, o.beta2))
+    adam = AdamSettings(lr=lr, betas=(beta1, beta2), eps=o.eps, max_grad_norm=o.max_grad_norm)
     if config.distributed.engine == "ddp" or process.group is None:
         return DDPEngine(network, name=name, adam=adam, process=process, guard=guard)
     return ZeroEngine(
@@ -80,32 +77,6 @@ def engine(config: Config, name: str, network: nn.Module, lr: float, process: Pr
         guard=guard,
         stage=config.distributed.zero_stage,
         autocast=torch.bfloat16 if in_bfloat16(config, process.device) else None,
-    )
-
-
-def recipe(config: Config, process: Process, rollbacks: int = 0, since_step: int = 0) -> Recipe:
-    """Build the recipe after `rollbacks` rollbacks; the intervention in force started after G step `since_step`."""
-    intervention = effective(config, rollbacks)
-    limit = SpectralLimit(
-        layers=intervention.spectral_layers,
-        target=intervention.spectral_target,
-        ratio=intervention.spectral_ratio,
-        strength=intervention.spectral_penalty,
-        clamp=intervention.spectral_clamp,
-    )
-    return Recipe(
-        d_steps=intervention.d_steps or config.training.d_steps,
-        accumulation=config.training.accumulation,
-        orthogonal=config.regularization.orthogonal + intervention.orthogonal,
-        autocast=autocast(config, process.device),
-        loss=HINGE if config.training.loss == "hinge" else NON_SATURATING,
-        r1_gamma=intervention.r1_gamma,
-        r1_every_d_steps=intervention.r1_every_d_steps,
-        spectral=limit if limit.strength or limit.clamp else None,
-        g_frozen_until_step=since_step + intervention.freeze_g_steps,
-        d_frozen_until_step=since_step + intervention.freeze_d_steps,
-        g_frozen_blocks=FrozenBlocks(config.init.freeze_g_blocks, config.init.freeze_g_steps),
-        d_frozen_blocks=FrozenBlocks(config.init.freeze_d_blocks, config.init.freeze_d_steps),
     )
 
 
@@ -139,20 +110,19 @@ def monitor(config: Config, dataset: Dataset, gan: Gan, process: Process) -> Mon
 def trajectory(
     config: Config, dataset: Dataset, process: Process, state: TrainingState, cursors: list[Cursor]
 ) -> Trajectory:
-    """Build the trajectory that continues from `state` and `cursors`, and set its learning rates."""
-    rates = learning_rates(config, state.rollbacks)
-    for engine, rate in zip((state.gan.generator, state.gan.discriminator), rates, strict=True):
-        engine.set_learning_rate(rate)
+    """Build the trajectory that continues from `state` and `cursors`, with the values in force there."""
+    values, gan = in_force(config, state.rollbacks), state.gan
+    gan.ema.decay = values.ema.decay
     return Trajectory(
         loader(config, dataset, process, cursors, data_seed(config, state)),
-        latents(config, process, state.rollbacks),
-        recipe(config, process, state.rollbacks, state.since_step),
+        draws(config, process, state.rollbacks),
+        compose(values, gan, autocast(config, process.device), state.since_step),
     )
 
 
-def latents(config: Config, process: Process, rollbacks: int = 0) -> Latents:
-    """Build this rank's slice of the latents of every step."""
-    return Latents(
+def draws(config: Config, process: Process, rollbacks: int = 0) -> Draws:
+    """Build this rank's slice of the random numbers of every step."""
+    return Draws(
         seed=trajectory_seed(config.run.seed, rollbacks),
         z_dim=config.model.effective_z_dim,
         classes=config.model.classes,
@@ -161,6 +131,7 @@ def latents(config: Config, process: Process, rollbacks: int = 0) -> Latents:
         rank=process.rank,
         world_size=process.world_size,
         device=process.device,
+        group=process.group,
     )
 
 

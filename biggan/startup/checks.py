@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from biggan.config import Config, divisors
 from biggan.config.interventions import check_layers
 from biggan.config.model import ModelConfig
+from biggan.config.preset import flat
 from biggan.data.dataset import Dataset, check_trainable
 from biggan.data.stream import read_dataset
 from biggan.distributed.process import Process, has_bfloat16
@@ -23,7 +22,7 @@ from biggan.startup.build import ring
 
 def check_same_config(config: Config, process: Process) -> None:
     """Check that all processes were started with one config. Collective."""
-    first, *others = process.gather(dict(run_folder.flatten(json.loads(config.model_dump_json()))))
+    first, *others = process.gather(flat(config))
     for rank, other in enumerate(others, 1):
         for key in sorted(first.keys() | other.keys()):
             values = [tree.get(key, "no such key") for tree in (first, other)]

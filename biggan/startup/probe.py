@@ -27,11 +27,11 @@ def experiments(steps: int) -> tuple[Experiment, ...]:
     """Return the paper's experiments over `steps` G steps, and the unchanged run."""
     return (
         Experiment("unchanged", ()),
-        Experiment("G frozen", (f"intervention.freeze_g_steps={steps}",)),
-        Experiment("D frozen", (f"intervention.freeze_d_steps={steps}",)),
-        Experiment("G's rate doubled", ("intervention.g_lr_factor=2.0",)),
-        Experiment("D's rate doubled", ("intervention.d_lr_factor=2.0",)),
-        Experiment("G's rate halved", ("intervention.g_lr_factor=0.5",)),
+        Experiment("G frozen", (f"training.freeze_g_steps={steps}",)),
+        Experiment("D frozen", (f"training.freeze_d_steps={steps}",)),
+        Experiment("G's rate doubled", ("optimizer.g_lr=x2",)),
+        Experiment("D's rate doubled", ("optimizer.d_lr=x2",)),
+        Experiment("G's rate halved", ("optimizer.g_lr=x0.5",)),
     )
 
 

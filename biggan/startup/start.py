@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from biggan.config import Config, interventions
+from biggan.config.preset import flat
 from biggan.data.dataset import Dataset
 from biggan.data.stream import Cursor
 from biggan.distributed.finite import FiniteGuard
@@ -259,7 +259,7 @@ def new_logger(config: Config, step: int, notes: list[str]) -> RunLogger:
     tracker = None
     if config.tracking.mlflow:
         tracker = Tracker(folder, config.tracking.experiment, print_line, lineage.tags(folder))
-        tracker.log_parameters(dict(run_folder.flatten(json.loads(config.model_dump_json()))))
+        tracker.log_parameters(flat(config))
         tracker.log_text(config.to_yaml(), run_folder.CONFIG)
     return RunLogger(
         folder,

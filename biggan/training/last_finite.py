@@ -56,4 +56,5 @@ class LastFinite:
         return self._positions[-vetoed_steps]
 
     def _network_buffers(self) -> list[Tensor]:
-        return [*self._gan.generator.module.buffers(), *self._gan.discriminator.module.buffers()]
+        gan = self._gan
+        return [*gan.generator.module.buffers(), *gan.discriminator.module.buffers(), *gan.techniques.buffers()]

@@ -60,11 +60,11 @@ class Loop:
             return
         step = state.step + 1
         session.last_finite.remember(Position(state.images_seen, position))
-        stats = train_step(state.gan, step, batches, trajectory.latents, trajectory.recipe)
+        stats = train_step(state.gan, step, batches, trajectory.draws, trajectory.recipe)
         session.guard.count_step()
         state.monitor.add(stats)
         state.step = step
-        state.images_seen += trajectory.recipe.d_steps * session.config.training.batch_size
+        state.images_seen += trajectory.recipe.real_batches * session.config.micro_batch_size
         if session.logger is not None:
             session.logger.advance(step)
         self._after_step(step, ending=step == session.config.training.steps)
@@ -72,9 +72,8 @@ class Loop:
     def _fetch(self) -> tuple[Iterator[tuple[Tensor, Tensor]], str | None]:
         """Return the real batches of the next step, or the reason why there are none."""
         trajectory = self.session.trajectory
-        count = trajectory.recipe.d_steps * trajectory.recipe.accumulation
         try:
-            batches = [next(trajectory.loader) for _ in range(count)]
+            batches = [next(trajectory.loader) for _ in range(trajectory.recipe.real_batches)]
         except DataError as error:
             return iter(()), str(error)
         return to_device(batches, self.session.process.device), None
@@ -103,6 +102,7 @@ class Loop:
         session.last_finite.forget_positions()
         if log or measure:
             row = {"non_finite_steps": 0, **monitor.observe(step)} if log else {}
+            row |= session.trajectory.recipe.scheduled_values(step) if log else {}
             row |= self._measure(step) if measure else {}
             session.collect_bad_samples()
             session.write_row(step, {**row, "bad_samples": len(session.state.bad_samples)})

@@ -81,6 +81,8 @@ class TrainingState:
         self.gan.generator.restore(saved["generator"], saved["g_optimizer"])
         self.gan.discriminator.restore(saved["discriminator"], saved["d_optimizer"])
         self.gan.ema.module.load_state_dict(saved["ema"])
+        # A technique that the run did not have when it was saved begins with its initial state.
+        self.gan.techniques.load_state_dict(saved.get("techniques", {}), strict=False)
         self.monitor.restore(saved)
         self.step = checkpoint.state["step"]
         self.rollbacks, self.since_step = checkpoint.state["rollbacks"], checkpoint.state["since_step"]
@@ -107,6 +109,7 @@ def trained_tensors(gan: Gan) -> dict[str, Iterable[tuple[str, Tensor]]]:
         "ema": gan.ema.module.state_dict().items(),
         "g_optimizer": G.optimizer_state(),
         "d_optimizer": D.optimizer_state(),
+        "techniques": gan.techniques.state_dict().items(),
     }
 
 

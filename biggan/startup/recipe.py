@@ -1,0 +1,122 @@
+"""Compose the recipe that a config describes: losses, penalties, views and rates of both networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from biggan.config import Config
+from biggan.config.objective import LabelsConfig
+from biggan.config.schedule import Schedule, values
+from biggan.gan import Gan
+from biggan.objectives.adversarial import (
+    LOSSES,
+    LabelTargets,
+    LogitLoss,
+    TargetLoss,
+    least_squares_rows,
+    logistic_rows,
+)
+from biggan.objectives.penalties import R1, R2, GradientPenalty, LeCam, LogitMeans
+from biggan.objectives.seams import Adversarial, Constraint, Term, WeightTerm
+from biggan.objectives.spectral import SpectralLimit
+from biggan.objectives.views import DiffAugment
+from biggan.objectives.weight_terms import OrthogonalTerm, SpectralClamp, SpectralTerm
+from biggan.training.turn import DeviceScalar, FrozenBlocks, NetworkRecipe, Part, Recipe, Scheduled
+
+Number = float | Schedule
+
+
+def techniques() -> nn.ModuleDict:
+    """Build what techniques keep between steps. A rollback or a child run may switch any of them on."""
+    return nn.ModuleDict({"lecam": LogitMeans()})
+
+
+def compose(config: Config, gan: Gan, autocast: torch.autocast, since_step: int = 0) -> Recipe:
+    """Compose the recipe of a config whose values took effect after G step `since_step` (see `in_force`)."""
+    training, augment = config.training, config.objective.augment
+    return Recipe(
+        d_steps=training.d_steps,
+        accumulation=training.accumulation,
+        autocast=autocast,
+        adversarial=adversarial(config),
+        view=DiffAugment("color" in augment, "translation" in augment, "cutout" in augment) if augment else None,
+        generator=network_recipe(config, gan, "G", since_step),
+        discriminator=network_recipe(config, gan, "D", since_step),
+    )
+
+
+def adversarial(config: Config) -> Adversarial:
+    """Return the adversarial losses, with targets for D's rows if `objective.labels` sets any."""
+    objective = config.objective
+    loss, labels = LOSSES[objective.loss], objective.labels
+    if labels == LabelsConfig():
+        return loss
+    assert isinstance(loss, LogitLoss), "the config checks which losses have targets"
+    return TargetLoss(
+        loss.d_loss,
+        loss.g_loss,
+        loss.level,
+        row_loss=least_squares_rows if objective.loss == "least_squares" else logistic_rows,
+        targets=LabelTargets(labels.real, labels.fake, labels.noise, labels.flip),
+    )
+
+
+def network_recipe(config: Config, gan: Gan, name: str, since_step: int) -> NetworkRecipe:
+    """Return what is done to the network `name`, G or D, besides its adversarial loss."""
+    o, init, training, is_g = config.optimizer, config.init, config.training, name == "G"
+    network = (gan.generator if is_g else gan.discriminator).module
+    device = next(network.parameters()).device
+    return NetworkRecipe(
+        terms=() if is_g else switched_on(d_terms(config, gan), device),
+        weight_terms=switched_on(weight_terms(config, network, name), device),
+        constraints=constraints(config, network, name),
+        rates=(o.g_lr if is_g else o.d_lr, o.beta1, o.beta2),
+        frozen_until_step=since_step + (training.freeze_g_steps if is_g else training.freeze_d_steps),
+        frozen_blocks=FrozenBlocks(
+            init.freeze_g_blocks if is_g else init.freeze_d_blocks,
+            init.freeze_g_steps if is_g else init.freeze_d_steps,
+        ),
+    )
+
+
+def d_terms(config: Config, gan: Gan) -> list[tuple[Term, Number, int]]:
+    """Return every term of D's loss that the config can switch on, with its weight and how often it is due."""
+    o, means = config.objective, gan.techniques["lecam"]
+    assert isinstance(means, LogitMeans), "techniques() builds it"
+    return [
+        (R1, o.r1.gamma, o.r1.every_d_steps),
+        (R2, o.r2.gamma, o.r2.every_d_steps),
+        (GradientPenalty(o.gradient_penalty.target), o.gradient_penalty.weight, o.gradient_penalty.every_d_steps),
+        (LeCam(means, o.lecam.decay), o.lecam.weight, 1),
+    ]
+
+
+def weight_terms(config: Config, network: nn.Module, name: str) -> list[tuple[WeightTerm, Number, int]]:
+    """Return every term of the network's weights that the config can switch on, with its weight."""
+    o, limit = config.objective, spectral_limit(config)
+    terms: list[tuple[WeightTerm, Number, int]] = [(OrthogonalTerm(), o.orthogonal, 1)] if name == "G" else []
+    return [*terms, (SpectralTerm(limit, name), o.spectral.penalty, 1)] if limit.chosen(network, name) else terms
+
+
+def constraints(config: Config, network: nn.Module, name: str) -> tuple[Constraint, ...]:
+    """Return what is done to the network's weights after each update."""
+    limit = spectral_limit(config)
+    return (SpectralClamp(limit, name),) if config.objective.spectral.clamp and limit.chosen(network, name) else ()
+
+
+def spectral_limit(config: Config) -> SpectralLimit:
+    """Return the limit that the spectral penalty and the clamp share."""
+    spectral = config.objective.spectral
+    return SpectralLimit(spectral.layers, spectral.target, spectral.ratio)
+
+
+def switched_on(
+    terms: Sequence[tuple[Part, Number, int]], device: torch.device
+) -> tuple[Scheduled[Part], ...]:  # fmt: skip
+    """Return the terms that have a weight in any step."""
+    return tuple(
+        Scheduled(part, weight, every, DeviceScalar(device)) for part, weight, every in terms if any(values(weight))
+    )
