@@ -45,7 +45,10 @@ class Thresholds:
 @dataclass(frozen=True)
 class Rule:
     """Definition of a departure for one kind of signal: a change of at least `min_change`, upwards (`sign` 1),
-    downwards (-1) or either way (0), of the value or, if `log`, of its logarithm. A change twice as large is severe."""
+    downwards (-1) or either way (0), of the value or, if `log`, of its logarithm. A change twice as large is severe.
+
+    A loss has no scale of its own: its change is measured in the past spread of D's logits, which it is a function of.
+    """
 
     pattern: str
     family: str
@@ -53,6 +56,8 @@ class Rule:
     sign: int
     min_change: float
     log: bool = False
+    in_spreads: bool = False
+    """True: `min_change` is a multiple of the past spread of D's logits."""
     confirms: bool = True
     """True if it counts toward `collapsing`; False if it only warns."""
 
@@ -60,8 +65,8 @@ class Rule:
 RULES = (
     Rule("sigma/*/0", "spectrum", 1, math.log(1.2), log=True),
     Rule("d_logit_*_spread", "logits", -1, math.log(4), log=True),
-    Rule("d_loss", "discriminator loss", 0, 0.5),
-    Rule("g_loss", "generator loss", 0, 0.5),
+    Rule("d_loss", "discriminator loss", 0, 0.5, in_spreads=True),
+    Rule("g_loss", "generator loss", 0, 0.5, in_spreads=True),
     Rule("?_grad_norm", "gradients", 0, math.log(3), log=True),
     Rule("diversity/*", "diversity", -1, math.log(1.6), log=True),
     Rule("duplicates/*", "duplicates", 1, 0.3),
@@ -74,6 +79,9 @@ DERIVED = (
     ("memorisation", "d_accuracy_train", "d_accuracy_held_out", -1),
 )
 """Signals derived from two observed ones: name, first, second, and the sign of the second in their sum."""
+SPREADS = ("d_logit_real_spread", "d_logit_fake_spread")
+"""Standard deviations of D's logits."""
+TINY = 1e-12
 LAGS = (4, 8, 16, 32)
 """Lengths of a change, in observations: fast and slow departures are detected, and stay detected for some time."""
 PAST = 64
@@ -151,8 +159,10 @@ def judge(history: Mapping[str, Series], step: int, thresholds: Thresholds, alar
         first = non_finite.steps[-1] - int(non_finite.values[-1]) + 1
         reason = f"a loss or gradient is not finite, since step {first}"
         return Verdict(step, Level.COLLAPSED, (Departure("non_finite_steps", "non-finite", reason, first, True, True),))
+    spreads = spread_of_logits(history)
     candidates = [
-        find_departure(rule, name, series, thresholds) or find_lasting(rule, name, series, thresholds, alarm)
+        find_departure(rule, name, series, thresholds, spreads)
+        or find_lasting(rule, name, series, thresholds, alarm, spreads)
         for name, series in with_derived_signals(history)
         for rule in rules_for(name)
     ]
@@ -183,20 +193,31 @@ def with_derived_signals(history: Mapping[str, Series]) -> Iterator[tuple[str, S
             yield name, Series([s for s, _ in points], [v + sign * second_at[s] for s, v in points])
 
 
+def spread_of_logits(history: Mapping[str, Series]) -> dict[int, float]:
+    """Return the mean standard deviation of D's logits on real and on fake images by step; empty if not observed."""
+    found: dict[int, list[float]] = {}
+    for series in (history[name] for name in SPREADS if name in history):
+        for step, value in zip(series.steps, series.values, strict=True):
+            found.setdefault(step, []).append(value)
+    return {step: statistics.fmean(values) for step, values in found.items()}
+
+
 def rules_for(name: str) -> list[Rule]:
     """Return the rules that apply to a signal."""
     return [rule for rule in RULES if fnmatchcase(name, rule.pattern)]
 
 
-def find_departure(rule: Rule, name: str, series: Series, thresholds: Thresholds) -> Departure | None:
+def find_departure(
+    rule: Rule, name: str, series: Series, thresholds: Thresholds, spreads: Mapping[int, float]
+) -> Departure | None:
     """Return the departure of a signal if its last `patience_observations` all depart, else None."""
     n, patience = len(series.values), thresholds.patience_observations
-    values = [math.log(max(v, 1e-12)) for v in series.values] if rule.log else series.values
-    excess = [excess_at(rule, values, k, thresholds) for k in range(max(0, n - patience), n)]
+    changing = Changing(rule, series, spreads)
+    excess = [excess_at(changing, k, thresholds) for k in range(max(0, n - patience), n)]
     if len(excess) < patience or min(excess) < 1:
         return None
     first = n - patience
-    while first and excess_at(rule, values, first - 1, thresholds) >= 1:
+    while first and excess_at(changing, first - 1, thresholds) >= 1:
         first -= 1
     past, now = statistics.median(series.values[max(0, first - LAGS[0]) : max(1, first)]), series.values[-1]
     description = f"{name} {'rose' if now > past else 'fell'} from {past:.3g} to {now:.3g}"
@@ -204,7 +225,12 @@ def find_departure(rule: Rule, name: str, series: Series, thresholds: Thresholds
 
 
 def find_lasting(
-    rule: Rule, name: str, series: Series, thresholds: Thresholds, alarm: Alarm | None
+    rule: Rule,
+    name: str,
+    series: Series,
+    thresholds: Thresholds,
+    alarm: Alarm | None,
+    spreads: Mapping[int, float],
 ) -> Departure | None:
     """Return the departure of a signal of `alarm` that is not back at its values before the onset, or None."""
     if alarm is None or name not in alarm.signals:
@@ -212,9 +238,10 @@ def find_lasting(
     before = bisect_left(series.steps, alarm.onset_step)
     if before < LAGS[0] + thresholds.minimum_observations:
         return None
-    values = [math.log(max(v, 1e-12)) for v in series.values] if rule.log else series.values
+    changing = Changing(rule, series, spreads)
+    values = changing.values
     _, deviation = _usual_change(values, LAGS[0], max(LAGS[0], before - PAST), before)
-    threshold = max(rule.min_change, thresholds.deviations * deviation)
+    threshold = max(changing.min_change(max(LAGS[0], before - PAST), before), thresholds.deviations * deviation)
     level = statistics.median(values[before - 3 : before])
     recent = [value - level for value in values[max(before, len(values) - thresholds.patience_observations) :]]
     if not any(not math.isfinite(c) or (rule.sign * c >= 0 and abs(c) >= threshold) for c in recent):
@@ -225,26 +252,40 @@ def find_lasting(
     return Departure(name, rule.family, description, alarm.onset_step, rule.confirms, severe=severe)
 
 
-def excess_at(rule: Rule, values: Sequence[float], k: int, thresholds: Thresholds) -> float:
+class Changing:
+    """A signal as a rule sees it: its values, or their logarithms, and the smallest change that counts."""
+
+    def __init__(self, rule: Rule, series: Series, spreads: Mapping[int, float]):
+        self.rule, self._steps, self._spreads = rule, series.steps, spreads
+        self.values = [math.log(max(v, TINY)) for v in series.values] if rule.log else series.values
+
+    def min_change(self, first: int, end: int) -> float:
+        """Return the rule's minimum change, in the unit of the observations `first` to `end` - 1; above 0."""
+        known = [s for step in self._steps[first:end] if math.isfinite(s := self._spreads.get(step, math.nan))]
+        unit = statistics.median(known) if self.rule.in_spreads and known else float(not self.rule.in_spreads)
+        return max(self.rule.min_change * unit, TINY)
+
+
+def excess_at(changing: Changing, k: int, thresholds: Thresholds) -> float:
     """Return the largest change up to observation `k` over any of LAGS, in multiples of the departure threshold."""
-    if not math.isfinite(values[k]):
+    if not math.isfinite(changing.values[k]):
         return math.inf
-    return max((_excess_over(lag, rule, values, k, thresholds) for lag in LAGS), default=0.0)
+    return max((_excess_over(lag, changing, k, thresholds) for lag in LAGS), default=0.0)
 
 
-def _excess_over(lag: int, rule: Rule, values: Sequence[float], k: int, thresholds: Thresholds) -> float:
+def _excess_over(lag: int, changing: Changing, k: int, thresholds: Thresholds) -> float:
     """Return the change over `lag` observations up to `k`, in multiples of the departure threshold.
 
     It is compared with changes that ended before it started.
     """
-    first = max(lag, k - lag - PAST)
+    values, first = changing.values, max(lag, k - lag - PAST)
     if k - lag - first < thresholds.minimum_observations:
         return 0.0
     usual, deviation = _usual_change(values, lag, first, k - lag)
     change = values[k] - statistics.median(values[k - lag - 2 : k - lag + 1]) - usual
-    if rule.sign * change < 0:
+    if changing.rule.sign * change < 0:
         return 0.0
-    return abs(change) / max(rule.min_change, thresholds.deviations * deviation)
+    return abs(change) / max(changing.min_change(first - lag, k - lag), thresholds.deviations * deviation)
 
 
 def _usual_change(values: Sequence[float], lag: int, first: int, end: int) -> tuple[float, float]:

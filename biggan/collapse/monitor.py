@@ -43,14 +43,17 @@ class Monitor:
         """Accumulate the statistics of one step."""
         self._window.add(stats, self._gan.generator.guard.veto)
 
-    def observe(self, step: int) -> dict[str, float]:
-        """Return everything due at the logged G step `step`, as a row of `metrics.jsonl`. Collective."""
+    def observe(self, step: int, level: float | None) -> dict[str, float]:
+        """Return everything due at the logged G step `step`, as a row of `metrics.jsonl`. Collective.
+
+        `level` is the logit between real and fake; None if only differences of logits have a meaning.
+        """
         row = with_spreads(self._window.close(self._process.group))
         if self._due(step, self._settings.spectrum_every_steps):
             row |= self._singular_values(step)
         if self._due(step, self._settings.quality_every_steps):
             with self._autocast:
-                row |= self._quality.measure(self._networks["G"], self._gan.ema.module, self._networks["D"])
+                row |= self._quality.measure(self._networks["G"], self._gan.ema.module, self._networks["D"], level)
         self._remember(step, row)
         return row
 

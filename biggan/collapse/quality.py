@@ -76,20 +76,29 @@ class QualityProbe:
             for k in measured_classes[process.rank :: process.world_size]
         ]
 
-    def measure(self, generator: nn.Module, ema: nn.Module, discriminator: nn.Module) -> dict[str, float]:
-        """Return every signal by its name in `metrics.jsonl`. Collective; waits for the device."""
+    def measure(
+        self, generator: nn.Module, ema: nn.Module, discriminator: nn.Module, level: float | None
+    ) -> dict[str, float]:
+        """Return every signal by its name in `metrics.jsonl`. Collective; waits for the device.
+
+        `level` is the logit between real and fake; None if only differences of logits have a meaning.
+        """
         with evaluating(generator, ema, discriminator):
             local_rows: list[dict[str, float]] = []
+            fakes: list[float] = []
             for batch in self._batches:
                 row, images = self._measure_class(generator, batch)
                 row = {f"{name}/generator": value for name, value in row.items()}
                 row["g_steepness"] = steepness(generator, batch, images)
+                if level is None:
+                    fakes += logits_of(discriminator, images, batch.y)
                 row["d_gradient"] = gradient_norm(discriminator, images, batch.y)
                 row |= {f"{name}/ema": value for name, value in self._measure_class(ema, batch)[0].items()}
                 local_rows.append(row)
             rows = [row for shard in self._process.gather(local_rows) for row in shard]
             means = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
-            return means | self._accuracies(discriminator)
+            levels = [level] if level is not None else [x for part in self._process.gather(fakes) for x in part]
+            return means | self._accuracies(discriminator, levels)
 
     @torch.no_grad()
     def _measure_class(self, generator: nn.Module, batch: FixedBatch) -> tuple[dict[str, float], Tensor]:
@@ -99,21 +108,31 @@ class QualityProbe:
         duplicates = float((~(nearest > NEAR_DUPLICATE)).float().mean())  # NaN images count as duplicates
         return {"diversity": mean_distance(images) / self._scale, "duplicates": duplicates}, images
 
-    @torch.no_grad()
-    def _accuracies(self, discriminator: nn.Module) -> dict[str, float]:
-        """Return D's accuracy on real images: the fraction of training and of held-out images with a positive logit."""
+    def _accuracies(self, discriminator: nn.Module, levels: list[float]) -> dict[str, float]:
+        """Return D's accuracy on training and on held-out images: the share of logits above each of the levels.
+
+        A loss that fixes no level between real and fake is measured against the logits of the generator's images: the
+        result is the share of pairs with D(real) > D(fake).
+        """
         process, correct = self._process, dict.fromkeys(self._real, 0)
         for name, real in self._real.items():
             parts = zip(real.images.split(PER_CLASS), real.labels.split(PER_CLASS), strict=True)
             for images, labels in list(parts)[process.rank :: process.world_size]:
-                logits = discriminator(to_unit(images.to(process.device)), labels.to(process.device))
-                correct[name] += int((logits > 0).sum())
+                logits = logits_of(discriminator, to_unit(images.to(process.device)), labels.to(process.device))
+                correct[name] += sum(logit > level for logit in logits for level in levels)
         gathered = process.gather(correct)
         return {
-            name: sum(counts[name] for counts in gathered) / len(real.images)
+            name: sum(counts[name] for counts in gathered) / (len(real.images) * len(levels))
             for name, real in self._real.items()
             if len(real.images)
         }
+
+
+@torch.no_grad()
+def logits_of(discriminator: nn.Module, images: Tensor, labels: Tensor) -> list[float]:
+    """Return D's logits of images [N, C, R, R]. Waits for the device."""
+    logits: list[float] = discriminator(images, labels).float().tolist()
+    return logits
 
 
 @dataclass(frozen=True)

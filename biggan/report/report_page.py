@@ -26,7 +26,11 @@ EVENTS_SHOWN = 100
 """Maximum number of verdict changes in the table: the newest ones."""
 
 CURVES: tuple[tuple[str, Kind, tuple[Line, ...]], ...] = (
-    ("Losses", Kind.SIGNED_LOG, (Line("d_loss_real", "D real"), Line("d_loss_fake", "D fake"), Line("g_loss", "G"))),
+    (
+        "Losses",
+        Kind.SIGNED_LOG,
+        (Line("d_loss", "D"), Line("d_loss_real", "D real"), Line("d_loss_fake", "D fake"), Line("g_loss", "G")),
+    ),
     ("D's logits, mean", Kind.SIGNED_LOG, (Line("d_logit_real", "real"), Line("d_logit_fake", "fake"))),
     (
         "D's logits, standard deviation over the batch",

@@ -66,7 +66,7 @@ def draw(parent: Ancestor, steps: int) -> Path:
         rows = [row for line in file.read_text(encoding="utf-8").splitlines() if "g_loss" in (row := json.loads(line))]
         axes.plot(
             [row["step"] for row in rows],
-            [row["d_loss_real"] + row["d_loss_fake"] for row in rows],
+            [sum(value for name, value in row.items() if name.startswith("d_loss")) for row in rows],
             label=experiment.name,
         )
     axes.set_yscale("symlog", linthresh=1)

@@ -101,8 +101,11 @@ class Loop:
             return monitor.judge(step, vetoed_steps, session.state.alarm)
         session.last_finite.forget_positions()
         if log or measure:
-            row = {"non_finite_steps": 0, **monitor.observe(step)} if log else {}
-            row |= session.trajectory.recipe.scheduled_values(step) if log else {}
+            row: dict[str, float] = {}
+            if log:
+                recipe = session.trajectory.recipe
+                row = {"non_finite_steps": 0, **monitor.observe(step, recipe.adversarial.level)}
+                row |= recipe.scheduled_values(step)
             row |= self._measure(step) if measure else {}
             session.collect_bad_samples()
             session.write_row(step, {**row, "bad_samples": len(session.state.bad_samples)})

@@ -24,7 +24,7 @@ from biggan.tracking import Tracker
 TICK_EVERY_SECONDS = 30
 RECENT_ROWS = 5
 """Logged rows from which the remaining time is estimated."""
-SHOWN = {"g_loss": "G", "d_loss_real": "D real", "d_loss_fake": "D fake"}
+SHOWN = {"g_loss": "G", "d_loss": "D", "d_loss_real": "D real", "d_loss_fake": "D fake"}
 """Metrics shown while training -> their short names."""
 
 
