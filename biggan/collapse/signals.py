@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from biggan.distributed.collectives import mean_over_processes
 
 DENSE = 256
 """Number of newest observations of a signal that are all kept; older ones have gaps that grow with their age."""
+
+
+OF_THE_LOSS = ("d_loss*", "g_loss*", "d_logit_*", "d_accuracy_*", "?_grad_norm", "d_gradient")
+"""Signals in the unit of the adversarial loss."""
 
 
 @dataclass
@@ -41,6 +46,11 @@ class History:
         """Append the observations of generator step `step`."""
         for name, value in row.items():
             self.series.setdefault(name, Series()).add(step, value)
+
+    def forget_losses(self) -> None:
+        """Drop the signals whose scale another loss changes: their past says nothing about it."""
+        kept = {name: s for name, s in self.series.items() if not any(fnmatchcase(name, p) for p in OF_THE_LOSS)}
+        self.series = kept
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state for a checkpoint: name -> float64 [2, n], steps and values."""

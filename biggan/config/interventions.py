@@ -64,7 +64,7 @@ class RollbackChanges(Changes):
 
 
 DEFAULT_ROLLBACK = {"optimizer.g_lr": "x0.5"}
-"""Of all changes of learning rates, only a lower rate of G delayed collapse in the paper."""
+"""In the paper, no other change of learning rates than a lower rate of G delayed collapse."""
 
 
 def _dotted(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:

@@ -200,9 +200,8 @@ def predict(steps: Sequence[MicroStep], cluster: Cluster, processes: int, batchn
         collectives = sum(isinstance(e, Collective) and e.cause == "batchnorm" for e in step.events)
         updates += step.repeats * step.boundary
         synchronizations += step.repeats * (step.boundary + collectives)
-    waiting = straggler_wait(
-        compute, cluster.noise, round(synchronizations), round(updates), processes, batchnorm_processes
-    )
+    counts = round(synchronizations), round(updates)
+    waiting = straggler_wait(compute, cluster.noise, *counts, processes, batchnorm_processes)
     host_flag = max(0.0, flag_seconds(cluster, processes) - ahead)
     return Seconds(compute, gradients, batchnorm, host_flag, waiting)
 

@@ -14,7 +14,7 @@ from biggan.objectives.passes import Pass, Samples
 
 
 class View(Protocol):
-    """What D is shown in place of the images: augmentation, noise. The same for fake and real, in both turns."""
+    """A change of the images before D sees them: augmentation, noise. The same for fake and real, in both turns."""
 
     def __call__(self, samples: Samples, kind: str, draw: Draw) -> Samples:
         """Return the rows that D sees. Differentiable with respect to the images: G learns through it."""

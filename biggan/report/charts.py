@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from biggan.report.axes import Kind, Scale, number, scale_for, step_ticks
-from biggan.report.curves import Curve, Curves, Span, View
+from biggan.report.curves import Curve, Curves, Span, CurveView
 from biggan.report.run_record import CheckpointMark, Event
 
 WIDTH, HEIGHT = 360, 190
@@ -54,7 +54,7 @@ class Chart:
     note: str = ""
 
 
-def draw(view: View, title: str, kind: Kind, lines: Sequence[Line], marks: str, note: str = "") -> Chart | None:
+def draw(view: CurveView, title: str, kind: Kind, lines: Sequence[Line], marks: str, note: str = "") -> Chart | None:
     """Draw a chart of the lines that exist in the view; None if there are none. `marks` is the `name` of
     `draw_marks`."""
     now = _existing_lines(view.now, lines)

@@ -109,7 +109,7 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class View:
+class CurveView:
     """Curves of one span of steps: `now` of the current trajectory, `attempts` of those that rollbacks abandoned."""
 
     span: Span
@@ -165,7 +165,7 @@ def last_row(path: Path) -> dict[str, Any]:
     return next((row for line in reversed(lines) if (row := _row(line)) is not None), {})
 
 
-def read_views(now: Path, attempts: Sequence[Path], spans: Sequence[Span]) -> list[View]:
+def read_views(now: Path, attempts: Sequence[Path], spans: Sequence[Span]) -> list[CurveView]:
     """Return one view per span; each file is read once."""
     by_file = []
     for path in (now, *attempts):
@@ -175,7 +175,8 @@ def read_views(now: Path, attempts: Sequence[Path], spans: Sequence[Span]) -> li
                 part.add(row)
         by_file.append(curves)
     return [
-        View(span, parts[0], tuple(parts[1:])) for span, parts in zip(spans, zip(*by_file, strict=True), strict=True)
+        CurveView(span, parts[0], tuple(parts[1:]))
+        for span, parts in zip(spans, zip(*by_file, strict=True), strict=True)
     ]
 
 

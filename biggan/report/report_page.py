@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from biggan.files import write_atomically
 from biggan.report.axes import Kind, number
 from biggan.report.charts import Chart, Line, draw, draw_marks
-from biggan.report.curves import View, rank_layers
+from biggan.report.curves import CurveView, rank_layers
 from biggan.report.run_record import SEVERE, Record, read_record
 from biggan.report.sample_grids import good_and_bad, grids_over_time
 
@@ -125,19 +125,19 @@ def render(record: Record) -> str:
     )
 
 
-def curve_charts(view: View, marks: str) -> list[Chart]:
+def curve_charts(view: CurveView, marks: str) -> list[Chart]:
     """Return the charts of losses, logits, accuracies, gradients and diversity that the view has values for."""
     charts = (draw(view, title, kind, lines, marks) for title, kind, lines in CURVES if _worth_drawing(view, lines))
     return [chart for chart in charts if chart is not None]
 
 
-def _worth_drawing(view: View, lines: Iterable[Line]) -> bool:
+def _worth_drawing(view: CurveView, lines: Iterable[Line]) -> bool:
     """Return False for a count that is 0 at every step."""
     counts = [curve for line in lines if line.key == "non_finite_steps" and (curve := view.now.get(line.key))]
     return all(any(value for _, value in curve.points()) for curve in counts)
 
 
-def layer_charts(view: View, record: Record, marks: str) -> list[Chart]:
+def layer_charts(view: CurveView, record: Record, marks: str) -> list[Chart]:
     """Return a chart of sigma_0..2 per layer: layers of the latest alarm first, then by recent growth of sigma_0."""
     alarmed = record.alarm.layers if record.alarm is not None else ()
     charts = []

@@ -13,7 +13,7 @@ import yaml
 
 from biggan.errors import InputError, without_credentials
 from biggan.files import MalformedFile, read_bytes
-from biggan.report.curves import Span, View, is_step, last_row, read_views, rows
+from biggan.report.curves import Span, CurveView, is_step, last_row, read_views, rows
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 HEALTHY = "healthy"
@@ -72,8 +72,8 @@ class Record:
     checkpoints: tuple[CheckpointMark, ...]
     good_step: int | None
     attempts: int
-    full_view: View
-    alarm_view: View | None
+    full_view: CurveView
+    alarm_view: CurveView | None
     """Curves around the latest alarm; None if the full view shows the alarm well enough."""
 
     @property

@@ -51,6 +51,12 @@ class Lineage:
     step: Count
     changes: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
 
+    @property
+    def loss(self) -> str | None:
+        """The parent's loss; None if the child has the same."""
+        before = self.changes.get("objective.loss", [None])[0]
+        return None if before is None else str(before)
+
 
 def find_ancestor(text: str, flag: str) -> Ancestor:
     """Find the checkpoint `RUN@STEP`, `RUN@good` or `RUN@best`; raises InputError with `flag` if there is none."""
@@ -187,6 +193,15 @@ def read(folder: Path) -> Lineage | None:
     """Return the lineage of a child run; None for other runs."""
     fix = "restore it, or choose another run.dir"
     return read_if_present(folder / FILE, Lineage, fix, error=InputError)
+
+
+def describe(folder: Path) -> list[str]:
+    """Return one line on the origin of a child run and what it changes; nothing for other runs."""
+    lineage = read(folder)
+    if lineage is None:
+        return []
+    changed = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in lineage.changes.items())
+    return [f"child of {lineage.parent}@{lineage.step}: {changed or 'nothing changed'}"]
 
 
 def tags(folder: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from biggan.gan import Ema, Gan
 from biggan.models.architecture import configured_architecture
 from biggan.models.batchnorm import set_batchnorm_group
 from biggan.models.networks import initialize
+from biggan.runs import lineage
 from biggan.runs.ring import Ring
 from biggan.startup.recipe import compose, techniques
 from biggan.training.state import TrainingState
@@ -113,11 +114,24 @@ def trajectory(
     """Build the trajectory that continues from `state` and `cursors`, with the values in force there."""
     values, gan = in_force(config, state.rollbacks), state.gan
     gan.ema.decay = values.ema.decay
+    if loss_before(config, state) not in (None, values.objective.loss):
+        state.monitor.history.forget_losses()
     return Trajectory(
         loader(config, dataset, process, cursors, data_seed(config, state)),
         draws(config, process, state.rollbacks),
         compose(values, gan, autocast(config, process.device), state.since_step),
     )
+
+
+def loss_before(config: Config, state: TrainingState) -> str | None:
+    """Return the loss in force before the values of this trajectory, if they take effect at this very step."""
+    if not 0 < state.step == state.since_step:
+        return None
+    if state.rollbacks:
+        return in_force(config, state.rollbacks - 1).objective.loss
+    parent = lineage.read(config.run.dir)
+    before: str | None = None if parent is None else parent.loss
+    return before
 
 
 def draws(config: Config, process: Process, rollbacks: int = 0) -> Draws:

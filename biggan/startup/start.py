@@ -84,6 +84,7 @@ def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Proce
         notes.append(f"resuming from {newest}")
     state.apply_rollback(process.gather(rollback.read(config.run.dir) if process.is_main else None)[0])
     notes.append(summary(config, dataset, process, state))
+    notes += process.gather(lineage.describe(config.run.dir) if process.is_main else [])[0]
 
     evaluator = opened_evaluator(config, dataset, process)
     session = opened_session(config, dataset, process, state, cursors, guard, notes)

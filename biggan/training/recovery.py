@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from biggan.collapse.detector import Level, Verdict
 from biggan.collapse.response import Action, ResponsePolicy, alarm_after
+from biggan.config.interventions import in_force
 from biggan.errors import CheckpointError, CollapsedError, NonFiniteError
-from biggan.runs import checkpoint, rollback
+from biggan.runs import checkpoint, lineage, rollback
 from biggan.runs.ring import read_pins
 from biggan.runs.rollback import Rollback
 from biggan.training.run_logger import RunLogger
@@ -95,6 +96,10 @@ class Recovery:
         session.trajectory.loader.close()
         session.trajectory = session.new_trajectory(session.state, cursors)
         session.state.level, session.state.alarm, session.saved_step = Level.HEALTHY, None, good_step
+        before, now = (in_force(session.config, count) for count in (record.count - 1, record.count))
+        changed = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in lineage.changes(before, now).items())
+        line = f"rolled back to step {good_step}, with another seed: {changed or 'no other change'}"
+        session.on_main(lambda logger: logger.print_line(line))
 
     def _halt(self, verdict: Verdict, good_step: int | None, vetoed_steps: int) -> None:
         """Stop the run, with a checkpoint of its state; of a non-finite run, of the last finite state."""

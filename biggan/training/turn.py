@@ -146,7 +146,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one update of one network does."""
+    """Everything that one update of one network does."""
 
     adversarial: Adversarial
     view: View | None
