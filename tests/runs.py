@@ -21,7 +21,7 @@ model:
   {resolution: 32, channels: 2, classes: 10, z_dim: 8, class_embedding_dim: 4, g_attention: [16], d_attention: [16]}
 training: {steps: 6, batch_size: 12, d_steps: 2, log_every_steps: 1}
 optimizer: {g_lr: 2e-4, d_lr: 2e-4, eps: 1e-6}
-regularization: {orthogonal: 1e-4}
+objective: {orthogonal: 1e-4}
 ema: {decay: 0.9}
 checkpoint: {every_steps: 3, keep_last: 3}
 samples: {every_steps: 1000, per_class: 1}

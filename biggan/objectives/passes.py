@@ -33,7 +33,7 @@ class Judged(Samples):
     """Rows of one kind with what D returned for them."""
 
     logits: Tensor
-    """float32 [n]."""
+    """[n], float32 (float64 of a float64 D)."""
     outputs: Mapping[str, Tensor]
     """Further outputs of D by name, each [n, ...]; empty unless an objective asks for some."""
 
@@ -75,7 +75,7 @@ class Pass:
 def judge(
     D: Callable[..., Any], shown: Mapping[str, Samples], outputs: tuple[str, ...]
 ) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
-    """Return D's float32 logits [n] and further `outputs` for every kind of rows, from one forward pass.
+    """Return D's logits [n], at least float32, and further `outputs` for every kind of rows, from one forward pass.
 
     D receives the images, the labels, the number of rows of each kind (a layer that mixes samples must not mix kinds)
     and the names of further outputs; with any, it returns a dictionary with `logits` and those names.
@@ -86,7 +86,7 @@ def judge(
     returned = D(images, labels, sizes, outputs)
     named: dict[str, Tensor] = returned if outputs else {"logits": returned}
     split = {name: value.split(sizes) for name, value in named.items()}
-    logits = named["logits"].float().split(sizes)
+    logits = named["logits"].to(torch.promote_types(named["logits"].dtype, torch.float32)).split(sizes)
     return {
         kind: (logits[k], {name: split[name][k] for name in outputs}) for k, kind in enumerate(shown)
     }  # fmt: skip

@@ -48,8 +48,9 @@ class GradientPenalty(Term):
 
     def extra_rows(self, fake: Samples, real: Samples, draw: Draw) -> Samples:
         """Implement `Term`: return the images between."""
-        t = draw.uniform(self.name, 1, 1, 1)
-        return Samples(torch.lerp(single(real.images), single(fake.images), t), real.labels)
+        x_real, x_fake = single(real.images), single(fake.images)
+        t = draw.uniform(self.name, 1, 1, 1).to(x_real.dtype)
+        return Samples(torch.lerp(x_real, x_fake, t), real.labels)
 
     def __call__(self, judged: Pass) -> Tensor:
         """Implement `Term`."""

@@ -30,7 +30,7 @@ def begin(tmp_path):
     def begun(*overrides, **after):
         config = resolve(tmp_path / "tiny.yaml", ["run.dir=x", "data.path=y", "model.channels=4", *overrides])
         gan = build.gan(config, ALONE, FiniteGuard(ALONE.device))
-        return gan, build.latents(config, ALONE), build.recipe(config, ALONE, **after)
+        return gan, build.draws(config, ALONE), build.recipe(config, ALONE, **after)
 
     return begun
 
