@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from biggan.report.axes import Kind, Scale, number, scale_for, step_ticks
-from biggan.report.curves import Curve, Curves, Span, CurveView
+from biggan.report.curves import Curve, Curves, CurveView, Span
 from biggan.report.run_record import CheckpointMark, Event
 
 WIDTH, HEIGHT = 360, 190

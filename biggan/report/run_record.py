@@ -13,7 +13,7 @@ import yaml
 
 from biggan.errors import InputError, without_credentials
 from biggan.files import MalformedFile, read_bytes
-from biggan.report.curves import Span, CurveView, is_step, last_row, read_views, rows
+from biggan.report.curves import CurveView, Span, is_step, last_row, read_views, rows
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 HEALTHY = "healthy"

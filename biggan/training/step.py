@@ -19,16 +19,15 @@ from biggan.training.turn import Recipe, Turn
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 """Real micro-batches: images float [n, C, R, R] in [-1, 1], and labels int64 [n]."""
+DrawsOfUpdate = Callable[[int, int], Iterable[Draw]]
+"""(step, update index) -> the draw of each micro-batch; `Draws` is one."""
 
 
-def train_step(
-    gan: Gan, step: int, real: Batches, draws: Callable[[int, int], Iterable[Draw]], recipe: Recipe
-) -> Stats:
-    """Update D `d_steps` times, then G and the EMA once; return scalars on the device.
+def train_step(gan: Gan, step: int, real: Batches, draws: DrawsOfUpdate, recipe: Recipe) -> Stats:
+    """Update D `d_steps` times, then G and the EMA once; return scalars on the device, which may be averaged.
 
-    `real` yields one micro-batch at a time, `recipe.real_batches` in all. A frozen network still computes its loss and
-    gradients, but its weights and its Adam state do not change; while G is frozen, neither does the EMA. The statistics
-    (the losses and terms by name, D's logits, gradient norms) may be averaged over steps and processes.
+    `real` yields `recipe.real_batches` micro-batches. A frozen network still computes its loss and gradients, but
+    neither its weights and Adam state nor, for G, the EMA change.
     """
     turn = recipe.g_turn(step)
     d_stats = [update_discriminator(gan, real, draws(step, k), recipe.d_turn(step, k)) for k in range(recipe.d_steps)]
@@ -46,9 +45,8 @@ def update_discriminator(gan: Gan, real: Batches, draws: Iterable[Draw], turn: T
         y = y_real if turn.paired else draw.y
         with D.micro_step(draw.last):
             with turn.forward():
-                # The bare module, not the engine: this forward has no backward, and must not prepare a reduction. G is
-                # in training mode all the same, as in the published code: each forward moves its BatchNorm statistics
-                # and advances its power iteration, which is part of the trajectory.
+                # The bare module, not the engine: this forward has no backward, and must not prepare a reduction.
+                # In training mode, as published: it moves BatchNorm statistics and advances the power iteration.
                 with torch.no_grad():
                     x_fake = gan.generator.module(draw.z, y).float()
                 # One forward for both, so that D's power iteration advances once per micro-batch.
