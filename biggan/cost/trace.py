@@ -162,7 +162,9 @@ def _gan(config: Config) -> Gan:
         adam = AdamSettings(lr=1e-4, betas=(0.0, 0.999), eps=1e-8, max_grad_norm=0)
         return DDPEngine(network, name=name, adam=adam, process=ALONE, guard=guard)
 
-    return Gan(engine("G", G), engine("D", D), Ema(G, 0.0, 0), techniques())
+    ema = Ema(G, 0.0, 0)
+    ema.module = networks.generator().requires_grad_(False).eval()  # the deep copy has copied the fake mode as well
+    return Gan(engine("G", G), engine("D", D), ema, techniques())
 
 
 def _batch(config: Config, n: int) -> tuple[Tensor, Tensor]:

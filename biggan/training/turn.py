@@ -180,8 +180,9 @@ class Turn:
         """Show D all rows in one joint forward pass: fake and real images through the view, and the terms' rows."""
         rows = {FAKE: fake} if real is None else {FAKE: fake, REAL: real}
         for kind in self.differentiated:
-            if kind in rows:
-                single(rows[kind].images).requires_grad_()
+            if kind in rows and not single(rows[kind].images).requires_grad:
+                # A tensor of its own: the caller's images must not require grad in a later update.
+                rows[kind] = Samples(single(rows[kind].images).detach().requires_grad_(), rows[kind].labels)
         shown = {kind: self.view(part, kind, draw) for kind, part in rows.items()} if self.view else dict(rows)
         for term, _ in self.terms:
             if real is not None and (extra := term.extra_rows(shown[FAKE], shown[REAL], draw)) is not None:
