@@ -32,13 +32,13 @@ MOST_SECONDS = 300
 """No command of a test takes a quarter of it, so that one that hangs is found on any machine."""
 
 INTERVENTIONS = [
-    "intervention.r1_gamma=1.0",
-    "intervention.r1_every_d_steps=2",
-    "intervention.spectral_penalty=1.0",
-    "intervention.spectral_clamp=true",
-    "intervention.spectral_ratio=1.2",
+    "intervention.objective.r1.gamma=1.0",
+    "intervention.objective.r1.every_d_steps=2",
+    "intervention.objective.spectral.penalty=1.0",
+    "intervention.objective.spectral.clamp=true",
+    "intervention.objective.spectral.ratio=1.2",
     "model.initialization=normal",  # orthogonal weights have no largest singular value to agree on
-    "intervention.spectral_layers=['G.linear','D.*']",
+    "intervention.objective.spectral.layers=['G.linear','D.*']",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Compare the trace recorded without storage with a real training step."""
+"""Compare the trace recorded without storage with real training steps."""
 
 import itertools
 from collections import Counter
@@ -14,7 +14,8 @@ from biggan.cost.trace import record
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.startup import build
-from biggan.training.step import update_discriminator, update_generator
+from biggan.startup.recipe import compose
+from biggan.training.step import train_step
 
 
 @pytest.fixture
@@ -27,16 +28,32 @@ def config(tmp_path):
     return resolved
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_trace_matches_flop_and_saved_bytes_of_a_real_step(config, precision):
-    config = config(f"training.precision={precision}", "training.d_steps=1", "model.channels=4")
+R1_EVERY_SECOND = ["objective.r1.gamma=1", "objective.r1.every_d_steps=2"]
+WITH_EXTRA_ROWS = ["objective.loss=wasserstein", "objective.gradient_penalty.weight=10", "model.d_spectral_norm=false"]
+WITH_REAL_FOR_G = ["objective.loss=relativistic_paired", "objective.augment=[color,translation,cutout]"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["training.precision=bfloat16"], R1_EVERY_SECOND, WITH_EXTRA_ROWS, WITH_REAL_FOR_G],
+    ids=["float32", "bfloat16", "R1", "WGAN-GP", "relativistic"],
+)
+def test_trace_matches_flop_and_saved_bytes_of_real_steps(config, overrides):
+    n = 6
+    config = config("training.d_steps=1", "model.channels=4", f"training.batch_size={n}", *overrides)
     process = Process(0, 1, torch.device("cpu"), None)
     gan = build.gan(config, process, FiniteGuard(process.device))
-    recipe, n = build.recipe(config, process), 6
+    recipe, plain_draws = compose(config, gan, build.autocast(config, process.device)), build.draws(config, process)
     x, y = torch.rand(n, 3, 32, 32), torch.zeros(n, dtype=torch.long)
     networks = (gan.generator.module, gan.discriminator.module)
     weights = {p.untyped_storage().data_ptr() for network in networks for p in network.parameters()}
     kept, totals = {}, []
+
+    def draws(step, update_index):
+        for draw in plain_draws(step, update_index):
+            kept.clear()
+            yield draw
+            totals.append(sum(kept.values()))
 
     def pack(saved):
         storage = saved.untyped_storage()
@@ -46,12 +63,11 @@ def test_trace_matches_flop_and_saved_bytes_of_a_real_step(config, precision):
 
     counter = FlopCounterMode(display=False)
     with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-        for update, arguments in ((update_discriminator, (itertools.repeat((x, y)),)), (update_generator, ())):
-            kept.clear()
-            update(gan, *arguments, iter([(torch.randn(n, config.model.effective_z_dim), y)]), recipe)
-            totals.append(sum(kept.values()))
+        for step in (1, 2):
+            train_step(gan, step, itertools.repeat((x, y)), draws, recipe)
     trace = record(config, n)
-    assert trace.flop == counter.get_total_flops()
+    assert trace.flop == counter.get_total_flops() / 2
+    assert trace.real_micro_batches == (2 if overrides == WITH_REAL_FOR_G else 1)
     assert trace.activation_bytes == pytest.approx(max(totals), rel=0.02)  # bytes: small buffers of kernels
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import math
 
-from pydantic import ValidationError, ValidationInfo, model_validator
+from pydantic import model_validator
 
 from biggan.config.collapse import CollapseConfig
-from biggan.config.interventions import IN_FORCE, Changes, RollbackChanges, in_force
+from biggan.config.interventions import Changes, RollbackChanges
 from biggan.config.model import ModelConfig
 from biggan.config.objective import ObjectiveConfig
 from biggan.config.schedule import values
@@ -102,21 +102,6 @@ class Config(Section):
                 "objective.loss: wasserstein needs a D whose gradient is bounded; set "
                 "objective.gradient_penalty.weight=10, or model.d_spectral_norm=true"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_changes(self, info: ValidationInfo) -> Config:
-        for section, rollbacks in (("intervention", 0), ("rollback", 1)):
-            if info.context != IN_FORCE:
-                try:
-                    in_force(self, rollbacks)
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
-                    key = "".join(f"{part}." for part in first["loc"])[:-1]
-                    # A section's own check names its keys.
-                    named = message if first["type"] == "value_error" and len(first["loc"]) < 2 else f"{key}: {message}"
-                    raise ValueError(f"{section}.{named}") from None
         return self
 
     def check_world_size(self, world_size: int) -> None:

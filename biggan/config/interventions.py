@@ -31,8 +31,6 @@ CHANGEABLE_KEYS = (
     "training.freeze_g_steps",
 )
 """Keys, or prefixes of keys, whose values may change during a run: nothing that was built or saved depends on them."""
-IN_FORCE = "in force"
-"""Context in which a config is validated whose changes have been applied."""
 FREEZES = ("freeze_d_steps", "freeze_g_steps")
 FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
 
@@ -81,6 +79,8 @@ def in_force(config: Config, rollbacks: int = 0) -> Config:
 
     `intervention` holds from the start. `rollback` is applied on top, once for each rollback: a factor multiplies
     again. A freeze counts from the start of its own change, so a rollback ends an earlier one.
+
+    Raises InputError if a change names no key that may change, and ValidationError if a value is not valid.
     """
     tree = json.loads(config.model_dump_json())
     _apply(tree, tree.pop("intervention"), "intervention")
@@ -88,11 +88,11 @@ def in_force(config: Config, rollbacks: int = 0) -> Config:
     for _ in range(rollbacks):
         tree["training"].update(dict.fromkeys(FREEZES, 0))
         _apply(tree, changes, "rollback")
-    return type(config).model_validate_json(json.dumps(tree), context=IN_FORCE)
+    return type(config).model_validate_json(json.dumps(tree))
 
 
 def _apply(tree: dict[str, Any], changes: dict[str, Any], section: str) -> None:
-    """Write the changes of one section into the config `tree`; raise ValueError that names a wrong key."""
+    """Write the changes of one section into the config `tree`; raise InputError that names a wrong key."""
     for key, value in changes.items():
         *path, leaf = key.split(".")
         node: Any = tree
@@ -100,9 +100,9 @@ def _apply(tree: dict[str, Any], changes: dict[str, Any], section: str) -> None:
             node = node.get(part) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node:
             unknown = f"{section}.{key}: no such key; use a key of the config, as in {section}.optimizer.g_lr"
-            raise ValueError(renamed(f"{section}.{key}") or unknown)
+            raise InputError(renamed(f"{section}.{key}") or unknown)
         if not key.startswith(CHANGEABLE_KEYS):
-            raise ValueError(
+            raise InputError(
                 f"{section}.{key}: cannot change during a run; keys that can: {', '.join(CHANGEABLE_KEYS)}"
             )
         factor = FACTOR.fullmatch(value) if isinstance(value, str) else None
@@ -114,8 +114,9 @@ def _scaled(value: Any, factor: float, key: str) -> Any:
     if isinstance(value, dict):
         return Schedule.model_validate_json(json.dumps(value)).times(factor).model_dump()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{key}: x{factor:g} multiplies a number, not {value!r:.60}; give the value itself")
-    return value * factor
+        raise InputError(f"{key}: x{factor:g} multiplies a number, not {value!r:.60}; give the value itself")
+    scaled = value * factor
+    return int(scaled) if isinstance(value, int) and scaled.is_integer() else scaled
 
 
 def is_factor(override: str) -> bool:

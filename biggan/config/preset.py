@@ -16,12 +16,15 @@ import yaml
 from pydantic import BaseModel, RootModel, ValidationError
 
 from biggan.config import Config
+from biggan.config.interventions import in_force
 from biggan.config.renamed import CHANGES, renamed
 from biggan.config.yaml_text import MAX_BYTES, load_yaml
 from biggan.errors import UNPRINTABLE, InputError, nearest_path
 
 MAX_TREE_CHARACTERS = MAX_BYTES // 2
 """Bound of a config as JSON; its YAML, with line breaks and all defaults, then stays below `MAX_BYTES`."""
+MAX_ROLLBACKS_CHECKED = 100
+"""A factor that multiplies at each rollback can leave a key's range. 100 take 0.2 ms."""
 
 
 def resolve(preset: Path, overrides: Sequence[str] = ()) -> Config:
@@ -41,9 +44,21 @@ def resolve_tree(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
     if len(text) > MAX_TREE_CHARACTERS:
         raise InputError(f"{_longest(tree)}: is too long; all values together have at most {MAX_TREE_CHARACTERS:,}")
     try:
-        return Config.model_validate_json(text)
+        config = Config.model_validate_json(text)
     except ValidationError as error:
         raise InputError(_message(error)) from None
+    for section, rollbacks in (("intervention", 0), ("rollback", 1), ("rollback", config.collapse.max_rollbacks)):
+        _check_changes(config, section, min(rollbacks, MAX_ROLLBACKS_CHECKED))
+    return config
+
+
+def _check_changes(config: Config, section: str, rollbacks: int) -> None:
+    """Raise InputError, naming the key in `section`, unless the values in force after `rollbacks` are valid."""
+    try:
+        in_force(config, rollbacks)
+    except ValidationError as error:
+        after = f", after {rollbacks} rollbacks" if rollbacks > 1 else ""
+        raise InputError(f"{section}.{_message(error)}{after}") from None
 
 
 def fields() -> dict[str, Any]:
@@ -137,31 +152,40 @@ def _longest(tree: dict[str, Any]) -> str:
 def _unknown_key(key: str) -> str:
     if (now := renamed(key)) is not None:
         return now
-    known, key = keys(), key[:100]
-    leaf = key.rsplit(".", 1)[-1]
-    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
-    near = same_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return f"{key}: no such key; nearest: {near[0]}"
+    section, _, changed = key[:100].partition(".")
+    prefix, wanted = (f"{section}.", changed) if section in CHANGES and changed else ("", key[:100])
+    leaf = wanted.rsplit(".", 1)[-1]
+    same_leaf = [k for k in keys() if k.rsplit(".", 1)[-1] == leaf]
+    near = same_leaf or difflib.get_close_matches(wanted, keys(), n=1, cutoff=0.0)
+    return f"{prefix}{wanted}: no such key; nearest: {prefix}{near[0]}"
 
 
 def _message(error: ValidationError) -> str:
     first = error.errors()[0]
-    parts, sections = [str(part) for part in first["loc"]], {key.rpartition(".")[0] for key in keys()}
-    if first["type"] not in ("extra_forbidden", "missing"):
-        # A number or a schedule adds parts of its own, such as the kind of the value.
-        while len(parts) > 1 and ".".join(parts) not in (*keys(), *sections):
-            parts.pop()
-    key = ".".join(parts)
+    named = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        return _unknown_key(key)
+        return _unknown_key(named)
     if first["type"] == "missing":
-        return f"{key}: missing; set it in the config or with {key}=VALUE"
+        return f"{named}: missing; set it in the config or with {named}=VALUE"
+    key = _key(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":  # a section's own check names its keys
         return message if len(first["loc"]) < 2 else f"{key}: {message}"
     message = message[0].lower() + message[1:]
     message = message.replace("input should be", "should be")
     return f"{key}: {message}, not {_shown(first['input'])}"
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """Return the key at a pydantic location, with the index of an item of a list.
+
+    A number or a schedule adds other parts to the location, such as the kind of the value.
+    """
+    parts, known = [str(part) for part in location], keys()
+    while parts and not any(f"{key}.".startswith(f"{'.'.join(parts)}.") for key in known):
+        parts.pop()
+    added = location[len(parts) :]
+    return ".".join(map(str, location if all(isinstance(part, int) for part in added) else parts))
 
 
 def _shown(value: object) -> str:

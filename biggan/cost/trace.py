@@ -64,8 +64,8 @@ class Trace:
 def record(config: Config, images: int) -> Trace:
     """Record the training step of a process that has `images` images of each micro-batch.
 
-    The run is assumed to be on a GPU, so the precision `auto` means bfloat16. Where a term is not due in every step,
-    each kind of step is recorded once and counted as often as it occurs.
+    The run is assumed to be on a GPU, so the precision `auto` means bfloat16. One update of each network is recorded
+    and counted as often as there are updates. Where a term is not due in every update, each kind of step is recorded.
     """
     config = in_force(config.with_precision(bfloat16=True))
     micro_steps = min(2, config.training.accumulation)  # the first and the last; those between equal the first
@@ -76,17 +76,18 @@ def record(config: Config, images: int) -> Trace:
         for network in (gan.generator.module, gan.discriminator.module):
             set_batchnorm_group(network, group)
         recorder = Recorder([gan.generator.module, gan.discriminator.module])
-        recipe = replace(compose(config, gan, build.autocast(config, ALONE.device)), accumulation=micro_steps)
-        for step, share in kinds_of_steps(recipe, config.training.steps // 2):
-            events = _record_step(recorder, gan, step, recipe, config, images)
-            updates = [events[k : k + micro_steps] for k in range(0, len(events), micro_steps)]
-            recorded += [m for update in updates for m in _micro_steps(update, share, config.training.accumulation)]
+        recipe = compose(config, gan, build.autocast(config, ALONE.device))
+        short = replace(recipe, d_steps=1, accumulation=micro_steps)
+        for step, share in kinds_of_steps(short, config.training.steps // 2):
+            events = _record_step(recorder, gan, step, short, config, images)
+            recorded += _micro_steps(events[:micro_steps], share * recipe.d_steps, recipe.accumulation)
+            recorded += _micro_steps(events[micro_steps:], share, recipe.accumulation)
     return Trace(
-        _merged(recorded),
+        tuple(recorded),
         g_parameters=sum(p.numel() for p in gan.generator.module.parameters()),
         d_parameters=sum(p.numel() for p in gan.discriminator.module.parameters()),
         activation_bytes=recorder.peak_saved_bytes,
-        real_micro_batches=recipe.real_batches // micro_steps * config.training.accumulation,
+        real_micro_batches=recipe.real_batches,
     )
 
 
@@ -96,7 +97,7 @@ def kinds_of_steps(recipe: Recipe, middle: int) -> list[tuple[int, float]]:
     The kinds are counted over one period of all terms, near G step `middle`.
     """
     terms = (*recipe.discriminator.terms, *recipe.generator.terms)
-    period = min(MAX_PERIOD, math.lcm(*(term.every // math.gcd(term.every, recipe.d_steps) for term in terms)))
+    period = min(MAX_PERIOD, math.lcm(*(term.every for term in terms)))
     first = middle // period * period + 1
     kinds: dict[tuple[tuple[str, ...], ...], list[int]] = {}
     for step in range(first, first + period):
@@ -130,14 +131,6 @@ def _micro_steps(recorded: list[tuple[Event, ...]], share: float, accumulation: 
     """Return one update's recorded micro-steps, the first (if recorded) and the last, with their repeats."""
     first = [MicroStep(events, share * (accumulation - 1), boundary=False) for events in recorded[:-1]]
     return [*first, MicroStep(recorded[-1], share, boundary=True)]
-
-
-def _merged(steps: list[MicroStep]) -> tuple[MicroStep, ...]:
-    """Return the micro-steps with equal ones as one that is repeated as often as all of them."""
-    repeats: dict[tuple[tuple[Event, ...], bool], float] = {}
-    for step in steps:
-        repeats[step.events, step.boundary] = repeats.get((step.events, step.boundary), 0.0) + step.repeats
-    return tuple(MicroStep(events, count, boundary) for (events, boundary), count in repeats.items())
 
 
 @contextmanager

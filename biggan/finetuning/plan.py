@@ -78,7 +78,7 @@ def plan(config: Config, classes: Sequence[str], folder: Path) -> FineTuningPlan
         raise InputError(_nothing_fits(trained, architecture))
     rows = class_rows(classes, trained.classes, config.init.neighbours)
     G, D = meta_networks(architecture)
-    # A run without spectral norm needs the weights as the source's spectral norm divided them.
+    # A network without spectral norm needs the weights as the source's spectral norm divided them.
     source_G = trained.generator if architecture.g_spectral_norm else folded(trained.generator)
     g_transfer = make_transfer("G", G, source_G, g_candidates(architecture, trained.architecture), rows)
     if not _blocks_taken(g_transfer):
@@ -92,7 +92,8 @@ def plan(config: Config, classes: Sequence[str], folder: Path) -> FineTuningPlan
         d_transfer = Transfer({}, (PartRow("D", "left", "the source has no discriminator: newly initialized"),))
     else:
         d_candidate_blocks = d_candidates(architecture, trained.architecture)
-        d_transfer = make_transfer("D", D, trained.discriminator, d_candidate_blocks, rows)
+        source_D = trained.discriminator if architecture.d_spectral_norm else folded(trained.discriminator)
+        d_transfer = make_transfer("D", D, source_D, d_candidate_blocks, rows)
     check_frozen("G", config.init.freeze_g_blocks, G, g_transfer)
     check_frozen("D", config.init.freeze_d_blocks, D, d_transfer)
     g_transfer = replace(g_transfer, rows=g_transfer.rows + _epsilon_rows(architecture, trained.architecture))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,9 @@ def _read_settings(file: Path | None) -> tuple[Mapping[str, Any], int | None, st
 def with_epsilons(networks: Architecture, configured: Architecture) -> Architecture:
     """Return `networks` with the configured epsilons. Raises InputError if the config overrides anything else."""
     filled = replace(networks, sn_eps=configured.sn_eps, bn_eps=configured.bn_eps)
-    for key, value in filled.to_json().items():
-        if (other := configured.to_json().get(key)) != value:
+    stated = asdict(configured)
+    for key, value in asdict(filled).items():
+        if (other := stated[key]) != value:
             raise InputError(f"model: {key}: {other}, but {value} by the tensors; leave it out")
     return filled
 

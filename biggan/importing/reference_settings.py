@@ -160,7 +160,7 @@ def config_sections(settings: Mapping[str, Any], networks: Architecture, step: i
             "beta2": settings["G_B2"],
             "eps": settings["adam_eps"],
         },
-        "regularization": {"orthogonal": settings["G_ortho"] / 2},  # reference: half of the exact gradient
+        "objective": {"orthogonal": settings["G_ortho"] / 2},  # reference: half of the exact gradient
         "ema": {"decay": settings["ema_decay"], "start_step": settings["ema_start"]},
     }
 

@@ -17,6 +17,7 @@ from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.models.layers import SpectralNorm, as_matrix
 from biggan.startup import build
+from biggan.startup.recipe import compose
 from biggan.training.step import train_step
 
 pytestmark = pytest.mark.numeric
@@ -259,7 +260,8 @@ def training_state(gan):
 def test_measuring_does_not_change_the_training_state(tiny):
     config, gan = gan_of(tiny, "training.precision=bfloat16")
     real = iter([(torch.rand(12, 3, 32, 32), torch.zeros(12, dtype=torch.long))] * 2)
-    train_step(gan, 1, real, build.latents(config, ALONE), build.recipe(config, ALONE))
+    recipe = compose(config, gan, build.autocast(config, ALONE.device))
+    train_step(gan, 1, real, build.draws(config, ALONE), recipe)
     before, random = training_state(gan), torch.get_rng_state()
     spectrum = Spectrum(networks_of(gan), 3, 0, 1)
     plain = spectrum.measure()

@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 from runs import TINY
 
+from biggan.config.interventions import in_force
 from biggan.config.preset import resolve
+from biggan.distributed.engine import Rates
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
 from biggan.random import keyed_generator
 from biggan.startup import build
+from biggan.startup.recipe import compose
 from biggan.training.state import host_copy, trained_tensors
 from biggan.training.step import train_step, update_discriminator, update_generator
 
@@ -77,11 +80,11 @@ def d_state(gan):
     return weights | {f"adam {k}": v.clone() for k, v in gan.discriminator.optimizer_state()}
 
 
-def assert_g_step_leaves_d_alone(gan, config, process, latents, recipe):
+def assert_g_step_leaves_d_alone(gan, config, process, draws, recipe):
     """Check that D's weights and Adam state are unchanged and no gradient is left: a zero loss gives zero gradients."""
-    update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), recipe)
+    update_discriminator(gan, real_batches(config, process, 0), draws(1, 0), recipe.d_turn(1, 0))
     before = d_state(gan)
-    update_generator(gan, latents(0, 1), recipe)
+    update_generator(gan, None, draws(1, 1), recipe.g_turn(1))
     after = d_state(gan)
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert all(p.grad is None and p.requires_grad for p in gan.discriminator.module.parameters())
@@ -94,15 +97,15 @@ def assert_g_step_leaves_d_alone(gan, config, process, latents, recipe):
     assert all(not value.any() for key, value in D.optimizer_state() if key.endswith("exp_avg"))
 
 
-def assert_frozen_d_is_unchanged(gan, config, process, latents, recipe):
+def assert_frozen_d_is_unchanged(gan, config, process, draws, recipe):
     """Check that update=False keeps D's weights and Adam state, and that a learning rate of 0 keeps its weights."""
-    before = d_state(gan)
-    stats = update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), recipe, update=False)
+    before, turn = d_state(gan), recipe.d_turn(1, 0)
+    stats = update_discriminator(gan, real_batches(config, process, 0), draws(1, 0), replace(turn, update=False))
     assert stats["d_grad_norm"] > 0
     after = d_state(gan)
     assert all(torch.equal(before[k], after[k]) for k in before)
-    gan.discriminator.set_learning_rate(0.0)
-    update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), replace(recipe, spectral=None))
+    still = replace(turn, rates=Rates(0.0, turn.rates.beta1, turn.rates.beta2), constraints=())
+    update_discriminator(gan, real_batches(config, process, 0), draws(1, 0), still)
     after = d_state(gan)
     assert all(torch.equal(before[k], after[k]) == k.startswith("weight ") for k in before if "exp_avg" not in k)
 
@@ -112,19 +115,19 @@ def trained(config, process):
 
     Also check that the G step and frozen updates leave D unchanged.
     """
-    recipe, latents = build.recipe(config, process), build.latents(config, process)
-    gan = build.gan(config, process, FiniteGuard(process.device))
-    update_discriminator(gan, real_batches(config, process, 0), latents(0, 0), recipe)
+    gan, draws = build.gan(config, process, FiniteGuard(process.device)), build.draws(config, process)
+    recipe = compose(in_force(config), gan, build.autocast(config, process.device))
+    update_discriminator(gan, real_batches(config, process, 0), draws(1, 0), recipe.d_turn(1, 0))
     # beta1 is 0: exp_avg is the last gradient.
     gradients = {f"gradient/{k}": host_copy(v) for k, v in gan.discriminator.optimizer_state() if k.endswith("exp_avg")}
     norms = []
     for step in range(1, STEPS + 1):
-        stats = train_step(gan, step, real_batches(config, process, step), latents, recipe)
+        stats = train_step(gan, step, real_batches(config, process, step), draws, recipe)
         norms.append(torch.stack([stats["d_grad_norm"], stats["g_grad_norm"]]))
     tensors = trained_tensors(gan)
     end = {f"{file}/{k}": host_copy(v) for file, named in tensors.items() for k, v in named}
-    assert_g_step_leaves_d_alone(gan, config, process, latents, recipe)
-    assert_frozen_d_is_unchanged(gan, config, process, latents, recipe)
+    assert_g_step_leaves_d_alone(gan, config, process, draws, recipe)
+    assert_frozen_d_is_unchanged(gan, config, process, draws, recipe)
     return end | gradients | {"norms": torch.stack(norms)}
 
 

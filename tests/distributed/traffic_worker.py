@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from biggan.config.interventions import in_force
 from biggan.config.preset import resolve
 from biggan.distributed import zero
 from biggan.distributed.engine import DDPEngine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
 from biggan.startup import build
+from biggan.startup.recipe import compose
 from biggan.training.step import train_step
 
 
@@ -58,7 +60,8 @@ def step(process, bucket, preset, *overrides):
     zero.BUCKET_ELEMENTS = int(bucket)
     config = resolve(Path(preset), list(overrides))
     gan = build.gan(config, process, FiniteGuard(process.device))
-    latents, recipe = build.latents(config, process), build.recipe(config, process)
+    draws = build.draws(config, process)
+    recipe = compose(in_force(config), gan, build.autocast(config, process.device))
     share = config.micro_batch_size // process.world_size
     real = itertools.repeat((torch.rand(share, 3, 32, 32), torch.zeros(share, dtype=torch.long)))
     engines = (gan.generator, gan.discriminator)
@@ -72,10 +75,10 @@ def step(process, bucket, preset, *overrides):
 
         engine.step = noted
     for step in (1, 2):  # DDP arranges its buckets in the first step
-        train_step(gan, step, real, latents, recipe)
+        train_step(gan, step, real, draws, recipe)
     with Listener() as listener:
         process.any(False)
-        train_step(gan, 3, real, latents, recipe)
+        train_step(gan, 3, real, draws, recipe)
     return {
         "collectives": listener.calls,
         "weights": sum(held(e.module.parameters()) for e in engines),

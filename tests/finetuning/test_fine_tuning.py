@@ -19,6 +19,7 @@ from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.errors import InputError
 from biggan.generation.export_reader import read_export
+from biggan.models.architecture import configured_architecture
 from biggan.runs import run_folder
 from biggan.startup import build, start
 
@@ -106,6 +107,19 @@ def test_run_starts_from_ema_generator_and_discriminator_with_class_rows_by_name
         "G.class_embedding",
         "D.class_embedding",
     }
+
+
+@torch.no_grad()
+@pytest.mark.numeric
+def test_discriminator_without_spectral_norm_starts_as_the_same_function(config, source):
+    theirs = configured_architecture(resolve(source / "config.yaml").model).discriminator().eval()
+    theirs.load_state_dict(source_tensors(source, "discriminator"))
+    x, known = torch.rand(8, 3, 32, 32) * 2 - 1, [CLASSES.index(name) for name in ("7", "3")] * 4
+    expected = theirs(x, torch.tensor(known))
+    with started(config(f"init.from={source}@5", "model.d_spectral_norm=false")) as gan:
+        logits = gan.discriminator.module.eval()(x, torch.tensor([7, 3] * 4))
+    # Sums of up to 1,000 products in float32; without the division by spectral norm they are several times as large.
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_different_epsilons_of_the_source_are_reported(config, source, tmp_path):

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from biggan.draws import Draw
 from biggan.importing import reference
 from biggan.models.architecture import Architecture
-from biggan.objectives.losses import HINGE, Loss
+from biggan.objectives.adversarial import HINGE, LogitLoss
 from biggan.training.step import train_step
 
 HERE = Path(__file__).parent
@@ -71,16 +72,16 @@ def record_losses():
     seen = {"d": [], "g": []}
 
     def discriminator(real, fake):
-        losses = HINGE.discriminator(real, fake)
+        losses = HINGE.d_loss(real, fake)
         seen["d"].append([loss.item() for loss in losses])
         return losses
 
     def generator(fake):
-        loss = HINGE.generator(fake)
+        loss = HINGE.g_loss(fake)
         seen["g"].append(loss.item())
         return loss
 
-    return Loss(discriminator, generator), seen
+    return LogitLoss(discriminator, generator, HINGE.level), seen
 
 
 def follow(gan, recipe, settings, tensors):
@@ -91,11 +92,11 @@ def follow(gan, recipe, settings, tensors):
         y = tensors["train.y_real"][step].split(batch)
         z, y_fake = tensors["train.z"][step], tensors["train.y_fake"][step]
 
-        def latents(_step, use, z=z, y_fake=y_fake):
-            rows = range(use * accumulation, (use + 1) * accumulation)
-            return ((z[k], y_fake[k]) for k in rows)
+        def draws(_step, update_index, z=z, y_fake=y_fake):
+            rows = range(update_index * accumulation, (update_index + 1) * accumulation)
+            return (Draw(z[k], y_fake[k], k == rows[-1], (), batch, slice(batch), None) for k in rows)
 
-        train_step(gan, step + 1, zip(x, y, strict=True), latents, recipe)
+        train_step(gan, step + 1, zip(x, y, strict=True), draws, recipe)
 
 
 TYPICAL_OFF = {"final.G": 3e-7, "final.D": 1e-8, "final.G_ema": 1e-7}

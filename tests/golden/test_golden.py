@@ -19,7 +19,8 @@ from biggan.distributed.engine import AdamSettings, DDPEngine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.gan import Ema, Gan
-from biggan.training.step import Recipe
+from biggan.objectives.weight_terms import OrthogonalTerm
+from biggan.training.turn import NetworkRecipe, Recipe, Scheduled
 
 pytestmark = pytest.mark.numeric
 
@@ -67,12 +68,13 @@ def train(settings, tensors, memory_format, loss):
         return DDPEngine(network, name=name, adam=adam, process=process, guard=guard)
 
     gan = Gan(engine("G", G, settings["G_lr"]), engine("D", D, settings["D_lr"]), Ema(G, settings["ema_decay"], 0))
+    orthogonal = settings["G_ortho"] / 2  # the reference applies half of the exact gradient
     recipe = Recipe(
         d_steps=settings["num_D_steps"],
         accumulation=settings["num_D_accumulations"],
-        orthogonal=settings["G_ortho"] / 2,  # the reference applies half of the exact gradient
         autocast=torch.autocast("cpu", enabled=False),
-        loss=loss,
+        adversarial=loss,
+        generator=NetworkRecipe(weight_terms=(Scheduled(OrthogonalTerm(), orthogonal),)),
     )
     follow(gan, recipe, settings, tensors)
     return gan

@@ -232,6 +232,7 @@ def test_wrong_locations_and_flags_are_refused(refuses, run_command, tmp_path):
     named = (folder, "--suffix", "copy0")
     refuses("--truncations: 'big'", *named, "--truncations", "big")
     refuses(("model: z_dim: 32", "16"), *named, "model.z_dim=32")
+    refuses(("model: d_spectral_norm: False", "True"), *named, "model.d_spectral_norm=false")
     refuses("model.zdim: ", *named, "model.zdim=32")
     refuses("data.path: ", *named, "--data", tmp_path / "nowhere")
     (tmp_path / "names").write_text("a\nb\nc\n")

@@ -20,6 +20,7 @@ from biggan.generation.export_reader import read_export
 from biggan.models.architecture import configured_architecture
 from biggan.runs import checkpoint
 from biggan.startup import build
+from biggan.startup.recipe import compose
 
 ALONE = Process(0, 1, CPU, None)
 
@@ -55,7 +56,7 @@ def test_imported_networks_are_equal_and_training_follows_the_reference(run_comm
     gan.generator.restore(saved.tensors["generator"], saved.tensors["g_optimizer"])
     gan.discriminator.restore(saved.tensors["discriminator"], saved.tensors["d_optimizer"])
     gan.ema.module.load_state_dict(saved.tensors["ema"])
-    follow(gan, build.recipe(config, ALONE), settings, tensors)
+    follow(gan, compose(config, gan, build.autocast(config, CPU)), settings, tensors)
     assert_final(gan, tensors)
 
 
