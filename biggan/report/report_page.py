@@ -40,7 +40,11 @@ CURVES: tuple[tuple[str, Kind, tuple[Line, ...]], ...] = (
     (
         "D's accuracy on the batch",
         Kind.FRACTION,
-        (Line("d_accuracy_real", "real, logit > 0"), Line("d_accuracy_fake", "fake, logit < 0")),
+        (
+            Line("d_accuracy_real", "real, above the loss's level"),
+            Line("d_accuracy_fake", "fake, below it"),
+            Line("d_accuracy_pairs", "pairs with D(real) > D(fake)"),
+        ),
     ),
     ("Gradient norms", Kind.LOG, (Line("g_grad_norm", "G"), Line("d_grad_norm", "D"))),
     (
