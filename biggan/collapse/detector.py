@@ -65,8 +65,8 @@ class Rule:
 RULES = (
     Rule("sigma/*/0", "spectrum", 1, math.log(1.2), log=True),
     Rule("d_logit_*_spread", "logits", -1, math.log(4), log=True),
-    Rule("d_loss", "discriminator loss", 0, 0.5, in_spreads=True),
-    Rule("g_loss", "generator loss", 0, 0.5, in_spreads=True),
+    Rule("d_loss", "discriminator loss", 0, 0.4, in_spreads=True),
+    Rule("g_loss", "generator loss", 0, 0.4, in_spreads=True),
     Rule("?_grad_norm", "gradients", 0, math.log(3), log=True),
     Rule("diversity/*", "diversity", -1, math.log(1.6), log=True),
     Rule("duplicates/*", "duplicates", 1, 0.3),
