@@ -20,7 +20,7 @@ from pathlib import Path
 from digits_quality import quality
 
 SEEDS = (0, 1, 2)
-CONFIGS = Path(__file__).parents[1] / "configs"
+PRESET = Path(__file__).parents[1] / "configs/digits.yaml"
 QUALITIES = ("accuracy", "worst_class_accuracy", "diversity", "worst_class_diversity")
 
 
@@ -29,22 +29,34 @@ class Technique:
     """One row of the table."""
 
     name: str
-    preset: str = "digits.yaml"
     overrides: tuple[str, ...] = ()
 
 
 TECHNIQUES = (
     Technique("hinge"),
-    Technique("wgan-gp", "digits-wgan-gp.yaml"),
-    Technique("non-saturating", overrides=("objective.loss=non_saturating",)),
-    Technique("least squares", overrides=("objective.loss=least_squares",)),
-    Technique("relativistic, average", overrides=("objective.loss=relativistic_average",)),
+    Technique(
+        "wgan-gp",
+        (
+            "objective.loss=wasserstein",
+            "objective.gradient_penalty.weight=10.0",
+            "model.g_spectral_norm=false",
+            "model.d_spectral_norm=false",
+            "model.d_normalization=layer",
+            "training.d_steps=5",
+            "optimizer.g_lr=1e-4",
+            "optimizer.d_lr=1e-4",
+            "optimizer.beta2=0.9",
+        ),
+    ),
+    Technique("non-saturating", ("objective.loss=non_saturating",)),
+    Technique("least squares", ("objective.loss=least_squares",)),
+    Technique("relativistic, average", ("objective.loss=relativistic_average",)),
     Technique(
         "relativistic, paired, R1, R2",
-        overrides=("objective.loss=relativistic_paired", "objective.r1.gamma=1.0", "objective.r2.gamma=1.0"),
+        ("objective.loss=relativistic_paired", "objective.r1.gamma=1.0", "objective.r2.gamma=1.0"),
     ),
-    Technique("hinge, LeCam", overrides=("objective.lecam.weight=0.3",)),
-    Technique("hinge, translation", overrides=("objective.augment=[translation]",)),
+    Technique("hinge, LeCam", ("objective.lecam.weight=0.3",)),
+    Technique("hinge, translation", ("objective.augment=[translation]",)),
 )
 
 
@@ -53,7 +65,7 @@ def train(technique: Technique, seed: int, folder: Path, data: Path, steps: int)
     run = folder / f"{technique.name.replace(', ', '_').replace(' ', '_')}-{seed}"
     settings = [f"run.dir={run}", f"data.path={data}", f"run.seed={seed}", f"training.steps={steps}"]
     quiet = ["tracking.mlflow=false", f"samples.every_steps={steps}", f"checkpoint.every_steps={steps}"]
-    command = ["train", str(CONFIGS / technique.preset), *settings, *technique.overrides, *quiet]
+    command = ["train", str(PRESET), *settings, *technique.overrides, *quiet]
     subprocess.run([sys.executable, "-m", "biggan", *command], check=True)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [sum(v for name, v in row.items() if name.startswith("d_loss")) for row in rows]
