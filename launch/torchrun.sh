@@ -39,6 +39,7 @@ read_settings() {
 
 export_environment() {
     local cores
+    ulimit -S -n "$(ulimit -H -n)" # torchrun's store and every worker have connections to all workers
     cores=$(($(nproc) / processes))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}
     # If a collective of NCCL times out, each rank writes its last collectives to a file.

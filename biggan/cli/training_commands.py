@@ -45,7 +45,7 @@ def train(
     Exit codes: 0 done, 2 bad input, 3 non-finite loss, 4 corrupt data, 5 checkpoint not written,
     6 another process lost, 7 collapsing, 75 stopped by SIGTERM or SIGINT (run it again).
     """
-    from biggan.distributed.process import world_size_from_environment
+    from biggan.distributed.environment import world_size_from_environment
 
     resolved, parent = _resolve_run(config, overrides or [], resume, as_run)
     resolved.check_world_size(world_size_from_environment())
@@ -94,7 +94,7 @@ def probe(
     These are the paper's experiments, run as child runs of one checkpoint in RUN/probes, with their curves in one
     figure. It also works with torchrun. Run it again after an interruption.
     """
-    from biggan.distributed.process import is_rank_zero
+    from biggan.distributed.environment import global_rank
     from biggan.runs import lineage
     from biggan.startup import probe as probing
     from biggan.startup.start import train as train_run
@@ -105,7 +105,7 @@ def probe(
         train_run(lineage.child_config(parent, run_dir, [*(overrides or []), *changes]), False, parent)
 
     probing.make(parent, steps, train_child)
-    if is_rank_zero():
+    if global_rank() == 0:
         sys.stdout.write(f"{probing.draw(parent, steps)}\n")
 
 
