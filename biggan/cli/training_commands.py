@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from biggan.cli.output import check_printed
 from biggan.errors import InputError, printable_line, without_credentials
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def train(
     A child run: biggan train --resume runs/a@good --as runs/b optimizer.g_lr=1e-4
 
     Exit codes: 0 done, 2 bad input, 3 non-finite loss, 4 corrupt data, 5 checkpoint not written,
-    6 another process lost, 7 collapsing, 75 stopped by SIGTERM or SIGINT (run it again).
+    6 another process lost, 7 collapsing, 75 stopped by SIGTERM, SIGINT or SIGHUP (run it again).
     """
     from biggan.distributed.environment import world_size_from_environment
 
@@ -54,6 +55,7 @@ def train(
     if dry_run:
         _print_estimate(resolved, world_size_from_environment(), calibration)
         _print_warnings(resolved)
+        check_printed()
         return
 
     from biggan.startup.start import train as train_run
@@ -175,3 +177,4 @@ def parameters(
         table.add_row(config.stem, model.family, str(model.resolution), widths, z, attention, *counts)
     # Use a large width: at the terminal's width, or a pipe's 80 columns, Rich truncates names and numbers.
     Console(width=10_000).print(table)
+    check_printed()
