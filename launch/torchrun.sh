@@ -39,6 +39,7 @@ read_settings() {
 
 export_environment() {
     local cores
+    ulimit -S -n "$(ulimit -H -n)" # torchrun's store and every worker have connections to all workers
     cores=$(($(nproc) / processes))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 0 ? cores : 1))}
     # If a collective of NCCL times out, each rank writes its last collectives to a file.
@@ -49,13 +50,17 @@ export_environment() {
     export BIGGAN_EXIT_CODES=$scratch/exit_codes
 }
 
+ignores_hangup() { ((0x$(sed -n 's/^SigIgn:[[:space:]]*//p' "/proc/$$/status") & 1)); }
+
 # Start torchrun in the background, without its own tracebacks, which would hide the worker's message.
 start_torchrun() {
+    local signals=SIGTERM,SIGINT,SIGQUIT
+    ignores_hangup || signals+=,SIGHUP # under nohup, torchrun would still end its workers on one
     "$python" -c 'import sys; from torch.distributed.run import main; sys.tracebacklimit = 0; main()' \
         --nnodes "$nodes" --nproc-per-node "$processes" \
         --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id "$run_id" \
         --rdzv-conf "join_timeout=$join_seconds" \
-        --max-restarts "$restarts" --shutdown-timeout "$shutdown_seconds" \
+        --max-restarts "$restarts" --shutdown-timeout "$shutdown_seconds" --signals-to-handle "$signals" \
         -m biggan "$command" "$@" &
     torchrun=$!
 }
@@ -107,6 +112,7 @@ main() {
     (($# > 0)) || refuse "which config? launch/torchrun.sh CONFIG [key=value ...]"
     torchrun='' signalled='' gave_up='' kill_at='' workers=''
     trap on_signal TERM INT HUP
+    trap : PIPE # a message that nobody reads must not end this script and leave torchrun running
     read_settings
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT

@@ -13,6 +13,7 @@ from biggan.cli.eval_command import evaluate
 from biggan.cli.export_commands import export, serve
 from biggan.cli.failures import report_failure
 from biggan.cli.import_command import import_checkpoint
+from biggan.cli.output import drop_lost_output
 from biggan.cli.sample_command import sample
 from biggan.cli.training_commands import parameters, probe, train
 from biggan.errors import LostProcesses, StoppedRun, from_os_error
@@ -42,6 +43,7 @@ def _run_app() -> None:
 
 def main() -> None:
     """Run a command; an expected failure prints one line on standard error and exits with its own code."""
+    drop_lost_output()
     try:
         _run_app()
     except StoppedRun as error:

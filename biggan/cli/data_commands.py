@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from biggan.cli.output import check_printed
 from biggan.cli.sample_command import save_image
 from biggan.errors import printable_line
 
@@ -158,3 +159,4 @@ def data(
         console.print(printable_line(f"warning: {warning}"), highlight=False, markup=False, soft_wrap=True)
     rows, shown = first_of_each_class(dataset, str(dataset_path), per_class, max_classes)
     save_image(grid(rows, [dataset.classes[k] for k in shown]), out or dataset_path / "contact_sheet.png")
+    check_printed()

@@ -82,9 +82,9 @@ def sample(
         refuse_combination("--num", {"--mix": mix, "--interpolate": interpolate, "--per-class": per_class})
         write_many(check_folder(out), SampleContext(run, threshold, standing, seed), classes, num)
         return
-    from biggan.distributed.process import is_rank_zero
+    from biggan.distributed.environment import global_rank
 
-    if not is_rank_zero():  # under torchrun, one process draws the figure
+    if global_rank():  # under torchrun, one process draws the figure
         return
     out = out or Path("samples.png")
     check_image_path(out)
@@ -103,13 +103,14 @@ class SampleContext:
     """The generator of `run` on this process's device, and the settings that its latents are drawn with."""
 
     def __init__(self, run: str, truncation: float | None, standing: bool, seed: int):
-        from biggan.distributed.process import is_rank_zero, this_device
+        from biggan.distributed.environment import global_rank
+        from biggan.distributed.process import this_device
         from biggan.generation.load import open_generator
 
         self.truncation, self.standing, self.seed = truncation, standing, seed
         self.device = this_device()
         trained = open_generator(
-            run, self.device, lambda message: sys.stderr.write(f"{message}\n") if is_rank_zero() else None
+            run, self.device, lambda message: None if global_rank() else sys.stderr.write(f"{message}\n")
         )
         self.trained, self.names = trained.generator, trained.classes
         """Generator with the running statistics of training."""

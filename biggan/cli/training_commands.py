@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from biggan.cli.output import check_printed
 from biggan.errors import InputError, printable_line, without_credentials
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def train(
     A child run: biggan train --resume runs/a@good --as runs/b optimizer.g_lr=1e-4
 
     Exit codes: 0 done, 2 bad input, 3 non-finite loss, 4 corrupt data, 5 checkpoint not written,
-    6 another process lost, 7 collapsing, 75 stopped by SIGTERM or SIGINT (run it again).
+    6 another process lost, 7 collapsing, 75 stopped by SIGTERM, SIGINT or SIGHUP (run it again).
     """
-    from biggan.distributed.process import world_size_from_environment
+    from biggan.distributed.environment import world_size_from_environment
 
     resolved, parent = _resolve_run(config, overrides or [], resume, as_run)
     resolved.check_world_size(world_size_from_environment())
@@ -54,6 +55,7 @@ def train(
     if dry_run:
         _print_estimate(resolved, world_size_from_environment(), calibration)
         _print_warnings(resolved)
+        check_printed()
         return
 
     from biggan.startup.start import train as train_run
@@ -94,7 +96,7 @@ def probe(
     These are the paper's experiments, run as child runs of one checkpoint in RUN/probes, with their curves in one
     figure. It also works with torchrun. Run it again after an interruption.
     """
-    from biggan.distributed.process import is_rank_zero
+    from biggan.distributed.environment import global_rank
     from biggan.runs import lineage
     from biggan.startup import probe as probing
     from biggan.startup.start import train as train_run
@@ -105,7 +107,7 @@ def probe(
         train_run(lineage.child_config(parent, run_dir, [*(overrides or []), *changes]), False, parent)
 
     probing.make(parent, steps, train_child)
-    if is_rank_zero():
+    if global_rank() == 0:
         sys.stdout.write(f"{probing.draw(parent, steps)}\n")
 
 
@@ -175,3 +177,4 @@ def parameters(
         table.add_row(config.stem, model.family, str(model.resolution), widths, z, attention, *counts)
     # Use a large width: at the terminal's width, or a pipe's 80 columns, Rich truncates names and numbers.
     Console(width=10_000).print(table)
+    check_printed()

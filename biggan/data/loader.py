@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from biggan.data.stream import Cursor, ReadPlan, Sample, stream_pipeline
 from biggan.distributed.timeout import wait_for_other_threads
-from biggan.errors import DataError
+from biggan.errors import STOP_SIGNALS, DataError
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def too_many_bad(count: int, limit: int, bad: dict[str, str]) -> str:
 
 
 def _tie_to_parent(_worker: int) -> None:
-    """Ignore SIGINT and SIGTERM, which a terminal or a scheduler sends to readers too; exit when the parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Ignore the signals that a terminal or a scheduler sends to readers too; exit when the parent does."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -21,56 +21,23 @@ from torch.distributed import (  # type: ignore[attr-defined]  # public, not in 
 )
 from torch.distributed.rendezvous import rendezvous
 
+from biggan.distributed.environment import (
+    allow_open_files,
+    check_rendezvous,
+    local_rank,
+    world_size_from_environment,
+)
 from biggan.distributed.timeout import run_with_timeout, wait_for_other_threads
 from biggan.errors import InputError, LostProcesses, StoppedRun, from_os_error
 
 T = TypeVar("T")
 JOIN_GRACE_SECONDS = 10
 """Extra time for joining beyond its timeout; a store that answers raises its own, more informative timeout first."""
-OTHER_LAUNCHERS = (
-    ("srun", "SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")),
-    ("mpirun", "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",)),
-    ("mpiexec", "PMI_RANK", ("PMI_SIZE",)),
-)
-"""Launchers that set no rendezvous: name, variable of the rank, variables of the number of tasks (the first set)."""
 NCCL_GRACE_SECONDS = 30
 """Extra time for NCCL's collectives beyond gloo's timeout.
 
 NCCL's watchdog kills the process; this leaves time to exchange failure reports first (`peer_failure.py`).
 """
-
-
-def world_size_from_environment() -> int:
-    """Return the number of processes that torchrun started; 1 without torchrun.
-
-    Raises InputError if another launcher started several processes that do not know of each other.
-    """
-    refuse_tasks_without_rendezvous()
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def refuse_tasks_without_rendezvous() -> None:
-    """Raise InputError under `srun -n 2` or `mpirun -n 2` without torchrun: each task would be a run of its own."""
-    if "WORLD_SIZE" in os.environ:
-        return
-    for launcher, rank, sizes in OTHER_LAUNCHERS:
-        tasks = next((os.environ[name] for name in sizes if name in os.environ), "1")
-        if rank in os.environ and tasks.isdecimal() and int(tasks) > 1:
-            raise InputError(
-                f"WORLD_SIZE: not set, but {launcher} started {tasks} tasks ({rank} is {os.environ[rank]}), each of "
-                f"which would train alone; start one torchrun per node (launch/slurm.sbatch, docs/launch.md), or one "
-                f"process: {launcher} -n 1"
-            )
-
-
-def is_rank_zero() -> bool:
-    """Return True on rank 0, or without torchrun; needs no process group."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def local_rank() -> int:
-    """Return the local rank of this process on its machine; 0 without torchrun."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def this_device() -> torch.device:
@@ -168,15 +135,16 @@ class Process:
 
 
 @contextmanager
-def join(timeout_seconds: int) -> Iterator[Process]:
+def join(timeout_seconds: int, shards: int = 0) -> Iterator[Process]:
     """Join the processes that torchrun started, with NCCL on CUDA or gloo on CPU; without torchrun yield one process.
 
-    Raise LostProcesses if they do not all join in time, InputError if the environment is inconsistent.
+    All together hold up to `shards` shards open. Raise LostProcesses if they do not all join in time, InputError if
+    the environment is inconsistent or its limit of open files too low.
     """
-    device = this_device()
     world_size = world_size_from_environment()
-    if world_size > 1 and "RANK" not in os.environ:
-        raise InputError(f"WORLD_SIZE is {world_size} but RANK is not set; start the processes with torchrun")
+    check_rendezvous(world_size)
+    allow_open_files(world_size, shards)
+    device = this_device()
     if world_size == 1:
         yield Process(rank=0, world_size=1, device=device, group=None)
         return

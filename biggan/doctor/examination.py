@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from biggan.data.dataset import Shard
-from biggan.distributed.process import world_size_from_environment
+from biggan.distributed.environment import check_rendezvous, global_rank, world_size_from_environment
 from biggan.doctor import dataset_checks, disk_checks
 from biggan.doctor.check import Status
 from biggan.doctor.check_table import Findings, print_table, table_rows, write_json
@@ -56,8 +55,9 @@ def examine(request: ExaminationRequest) -> int:
 
     Raises InputError on a rank that cannot reach the others' store.
     """
-    rank, world_size = int(os.environ.get("RANK", "0")), world_size_from_environment()
-    examination = Examination(request, RankStore(rank, world_size, request.timeout_seconds / 2))
+    world_size = world_size_from_environment()
+    check_rendezvous(world_size)
+    examination = Examination(request, RankStore(global_rank(), world_size, request.timeout_seconds / 2))
     with suppress(SilentRankError):
         examination.run()
     return examination.conclude()

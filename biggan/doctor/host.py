@@ -23,6 +23,7 @@ from pydantic import BaseModel
 import biggan
 from biggan.config import Config
 from biggan.config.preset import flat, resolve
+from biggan.distributed.environment import local_rank, local_world_size
 from biggan.errors import InputError
 
 IMPORTED = ("torch", "torchvision", "webdataset")
@@ -84,6 +85,7 @@ class HostFacts(BaseModel):
     threads: int
     shared_memory_free_bytes: int
     open_files_limit: int
+    """The hard limit: a run raises its soft one to it."""
 
 
 def try_resolve(preset: Path | None, overrides: Sequence[str], world_size: int) -> tuple[Config | None, str]:
@@ -106,8 +108,8 @@ def collect_host_facts(config: Config | None, config_error: str) -> HostFacts:
     return HostFacts(
         host=socket.gethostname(),
         address=address(os.environ),
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        local_rank=local_rank(),
+        local_world_size=local_world_size(),
         versions=versions(),
         config=None if config is None else as_text(config),
         config_error=config_error,
@@ -117,7 +119,7 @@ def collect_host_facts(config: Config | None, config_error: str) -> HostFacts:
         cores=len(os.sched_getaffinity(0)),
         threads=torch.get_num_threads(),
         shared_memory_free_bytes=shutil.disk_usage("/dev/shm").free,
-        open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
     )
 
 
@@ -198,7 +200,7 @@ def _installed(name: str) -> str:
 
 
 def _gpu() -> Gpu | None:
-    index = int(os.environ.get("LOCAL_RANK", "0"))
+    index = local_rank()
     if index >= torch.cuda.device_count():
         return None
     free, total = torch.cuda.mem_get_info(index)

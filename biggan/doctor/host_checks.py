@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 
 from biggan.config import Config
+from biggan.distributed.environment import open_files_needed
 from biggan.doctor.check import Check, Status, join_limited, name_ranks, outliers
 from biggan.doctor.host import HostFacts
 
@@ -161,11 +162,13 @@ def check_shared_memory(facts: Mapping[int, HostFacts]) -> Check:
 
 
 def check_open_files(facts: Mapping[int, HostFacts], world_size: int) -> Check:
-    """Check the limit of open files: gloo keeps a socket to every rank in each of two groups."""
-    need = 256 + 2 * world_size
+    """Check that the limit of open files allows a socket to every rank."""
+    need = open_files_needed(world_size)
     least = min(sorted(facts), key=lambda rank: facts[rank].open_files_limit)
     f = facts[least]
     observed = f"{f.host}: limit {f.open_files_limit:,}, {world_size} process(es) need about {need:,}"
     if f.open_files_limit < need:
-        return Check("open files", Status.FAIL, observed, "ulimit -n 65536 (LimitNOFILE= of the service, or --ulimit)")
+        return Check(
+            "open files", Status.FAIL, observed, "raise the hard limit (LimitNOFILE= of the service, or --ulimit)"
+        )
     return Check("open files", Status.PASS, observed)

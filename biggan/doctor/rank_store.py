@@ -92,8 +92,6 @@ class RankStore:
         self.rank, self.world_size, self.timeout_seconds = rank, world_size, timeout_seconds
         self._store: Store = HashStore()
         if world_size > 1:
-            if not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-                raise InputError("WORLD_SIZE is set, but not RANK, MASTER_ADDR, MASTER_PORT; start with torchrun")
             self._store = self._call(lambda: PrefixStore("doctor", self._connect()), waits=True)
 
     def exchange(self, topic: str, text: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from biggan.errors import CheckpointError
@@ -42,8 +43,9 @@ class Metrics:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. What cannot be written now could not be written before, and `write` or `sync` raised that."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def last_step(path: Path) -> int:

@@ -48,7 +48,11 @@ def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
 
     Raises the StoppedRun that ended the run before its last step, on every process.
     """
-    with join(config.distributed.timeout_seconds) as process, reported_once(process), ExitStack() as held:
+    with (
+        join(config.distributed.timeout_seconds, config.data.streams) as process,
+        reported_once(process),
+        ExitStack() as held,
+    ):
         lost = config.run.dir / run_folder.LOST
         with naming_lost_processes(process, lost):
             loop = prepare(config, fresh, parent, process, held)

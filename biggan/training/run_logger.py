@@ -182,19 +182,25 @@ class RunLogger:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        try:
+            self._close_files(error)
+        finally:
+            if self.tracker is not None:
+                stopped = "KILLED" if isinstance(error, Interrupted) else "FAILED"
+                self.tracker.close("FINISHED" if error is None else stopped)
+
+    def _close_files(self, error: BaseException | None) -> None:
+        """Report why the run stops, finish the checkpoint that was started, and close the files."""
         self._bar.stop()
         if isinstance(error, StoppedRun) and not error.reported:  # first: closing the tracker can take a while
             self.print_line(f"biggan: {error}")
             error.reported = True
         try:
             self.checkpoints.wait()
-        except CheckpointError as failure:  # the loop has ended and cannot report it
+        except (CheckpointError, OSError) as failure:  # the loop has ended and cannot report it
             self.print_line(f"biggan: {failure}")
         self.checkpoints.close()
         self.metrics.close()
-        if self.tracker is not None:
-            stopped = "KILLED" if isinstance(error, Interrupted) else "FAILED"
-            self.tracker.close("FINISHED" if error is None else stopped)
 
 
 def clock(seconds: float) -> str:

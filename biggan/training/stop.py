@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
+from biggan.errors import STOP_SIGNALS
+
 HEARD = b"\nbiggan: stopping after this step, with a checkpoint\n"
 
 
@@ -21,7 +23,7 @@ class Stop:
 
 @contextmanager
 def stop_signals(aloud: bool) -> Iterator[Stop]:
-    """Turn SIGTERM and SIGINT into a request to stop after the current step.
+    """Turn STOP_SIGNALS into a request to stop after the current step; a hang-up that is ignored (nohup) stays so.
 
     With `aloud`, SIGINT is acknowledged at once: a person is waiting. SIGTERM is not: torchrun sends it to the other
     processes when one has failed.
@@ -35,7 +37,8 @@ def stop_signals(aloud: bool) -> Iterator[Stop]:
                 os.write(2, HEARD)
         stop.requested = True
 
-    previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    heeded = [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, request) for number in heeded}
     yield stop
     # Not after an error: torchrun's SIGTERM to the remaining processes must not cut their messages short.
     for number, handler in previous.items():

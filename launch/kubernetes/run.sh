@@ -31,7 +31,7 @@ on_signal() {
     signalled=yes
     [[ -n $torchrun ]] && kill -TERM "$torchrun"
 }
-trap on_signal TERM INT
+trap on_signal TERM INT HUP
 "$(dirname "$0")/../torchrun.sh" "$@" &
 torchrun=$!
 [[ -n $signalled ]] && kill -TERM "$torchrun" # a signal arrived before torchrun.sh started

@@ -72,9 +72,10 @@ def test_only_what_may_end_otherwise_asks_for_another_try(tmp_path, code, traine
         assert pod.returncode == expected
 
 
-def test_sigterm_reaches_torchrun_and_its_end_is_waited_for(tmp_path):
+@pytest.mark.parametrize("name", ["TERM", "HUP"])
+def test_a_signal_reaches_torchrun_and_its_end_is_waited_for(tmp_path, name):
     # The signal comes as early as it can; every wait inside is short, so that the trap runs at once.
-    stand_in = "trap 'sleep 1; echo checkpoint; exit 75' TERM; kill -TERM $PPID; while :; do sleep 0.1; done"
+    stand_in = f"trap 'sleep 1; echo checkpoint; exit 75' TERM; kill -{name} $PPID; while :; do sleep 0.1; done"
     pod = start(tmp_path, stand_in, **INJECTED)
     said, _ = pod.communicate(timeout=120)
     assert said == "checkpoint\n"

@@ -59,8 +59,8 @@ def test_link_cut_while_joining_ends_with_one_line(tiny):
 def test_group_is_destroyed_unless_processes_were_lost(monkeypatch):
     """Destroying it after a loss could wait for a hung kernel."""
     left = []
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(process, "_join_others", lambda *_: "this process")
     monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append(True))
     with pytest.raises(LostProcesses), join(5):

@@ -11,7 +11,7 @@ from data.packs import pictures, plan
 
 from biggan.config.preset import resolve
 from biggan.data.pack import start_packing
-from biggan.distributed.process import world_size_from_environment
+from biggan.distributed.environment import world_size_from_environment
 from biggan.errors import InputError
 from biggan.folder_lock import LOCK, FolderLock
 

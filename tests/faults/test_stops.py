@@ -51,10 +51,11 @@ def test_a_signal_finishes_the_step_and_the_same_command_goes_on(tiny, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_torchrun_stops_all_ranks_with_a_checkpoint(tiny, tmp_path, number):
     process = start(["train", *tiny, "training.steps=10000", "checkpoint.every_steps=100000", MLFLOW], processes=2)
     wait_for_step(tmp_path / "run", 3, process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output = process.communicate(timeout=120)[0]
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]

@@ -1,6 +1,7 @@
 """`launch/torchrun.sh` on one node: exit codes that a scheduler can act on."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,16 +14,21 @@ from runs import environment
 SCRIPT = Path(__file__).parents[2] / "launch" / "torchrun.sh"
 
 
-def start(arguments, **variables) -> subprocess.Popen:
+def start(arguments, hangup=signal.SIG_DFL, **variables) -> subprocess.Popen:
     settings = {"PYTHON": sys.executable, "NPROC_PER_NODE": "2"} | variables
+
+    def set_signals():
+        # A shell's background job ignores it, and so would a script started by one: traps cannot undo that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, hangup)
+
     return subprocess.Popen(
         [SCRIPT, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment() | settings,
-        # A shell's background job ignores it, and so would a script started by one: traps cannot undo that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=set_signals,
     )
 
 
@@ -52,6 +58,29 @@ def test_what_the_doctor_found_is_not_looked_for_again(tmp_path, variables, rest
     python.chmod(0o755)
     process = start(["x.yaml"], PYTHON=str(python), **variables)
     assert f"--max-restarts {restarts} " in process.communicate(timeout=60)[0]
+
+
+@pytest.mark.parametrize(("hangup", "is_handled"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_torchrun_ends_nothing_at_a_hangup_under_nohup(tmp_path, hangup, is_handled):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    output = start(["x.yaml"], hangup, PYTHON=str(python)).communicate(timeout=60)[0]
+    signals = output.partition("--signals-to-handle ")[2].split()[0].split(",")
+    assert {"SIGTERM", "SIGINT", "SIGQUIT"} <= {*signals}
+    assert ("SIGHUP" in signals) == is_handled
+
+
+def test_a_message_that_nobody_reads_does_not_leave_torchrun_running(tmp_path):
+    """The script says that it gives up, and has to end torchrun after that."""
+    python, ended = tmp_path / "python", tmp_path / "ended"
+    os.mkfifo(tmp_path / "never")
+    python.write_text(f"#!/bin/sh\ntrap 'touch {ended}; exit 1' TERM\nread -r line <>{tmp_path}/never\n")
+    python.chmod(0o755)
+    process = start(["x.yaml"], PYTHON=str(python), JOIN_SECONDS="0", IDLE_SECONDS="1")
+    process.stdout.close()
+    assert process.wait(60) == 1
+    assert ended.exists()
 
 
 @pytest.mark.parametrize(("when", "goes_on"), [("import torch", "echo 1"), ("distributed.run", "exec sleep 50")])

@@ -2,11 +2,15 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from biggan.errors import CheckpointError
+from biggan.runs.checkpoint_writer import Writer
 from biggan.runs.metrics import Metrics
+from biggan.runs.ring import Ring
 from biggan.training import run_logger
 from biggan.training.run_logger import RunLogger
 
@@ -81,3 +85,25 @@ def test_a_run_that_ends_in_its_first_step_can_log_it(tmp_path, clock):
     clock.now = 3.0
     made.log(1, 64, {})
     assert "step 1/100 " in out.getvalue()
+
+
+class Tracker:
+    """Records how the MLflow run ended."""
+
+    status = "RUNNING"
+
+    def close(self, status):
+        self.status = status
+
+
+def test_a_disk_that_is_full_to_the_end_does_not_leave_mlflow_running(tmp_path):
+    """Closing the metrics writes again what could not be written before."""
+    tracker, metrics = Tracker(), Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics._file = Path("/dev/full").open("w")  # noqa: SIM115  (its owner closes it)
+    with pytest.raises(OSError, match="No space"):
+        metrics.write({"step": 1})
+    writer = Writer(tmp_path, Ring(1, 1, 0, 0), pytest.fail)
+    made = RunLogger(tmp_path, Console(file=io.StringIO()), metrics, writer, tracker, 1, 1)
+    with pytest.raises(CheckpointError), made:
+        raise CheckpointError("a full disk")
+    assert tracker.status == "FAILED"
