@@ -1,4 +1,4 @@
-"""The loop around the step: fetch, train, then whatever is due (log, measure, judge, draw, save). No mathematics.
+"""The loop around the step: fetch, train, then log, measure, judge, draw and save when due. It has no mathematics.
 
 Every decision is taken by all processes together. If one process left the loop by itself, the others would wait in
 their next collective until the time-out.

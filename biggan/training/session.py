@@ -1,6 +1,6 @@
-"""A run in this process, between start-up and end, with everything it reads and writes beside the step itself.
+"""The state of a run in this process, and everything that it reads and writes beside the step.
 
-The methods are collective: all processes call them together, so that none waits for one that has left.
+The methods are collective: all processes call them together, so no process waits for one that has left.
 """
 
 from __future__ import annotations
