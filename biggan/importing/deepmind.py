@@ -154,7 +154,7 @@ def _resolution_and_depth(config: dict[str, Any], file: Path) -> tuple[int, int]
     matches = [(r, depth) for r in G_WIDTHS for depth in depths if layers == _layers(r, depth)]
     if not matches or config["channel_width"] < 1 or not 0 < config["eps"] < math.inf:
         raise InputError(
-            f"{file}: layers, channel_width and eps do not describe a BigGAN-deep generator; download the file again"
+            f"{file}: layers, channel_width, eps: not those of a BigGAN-deep generator; download the file again"
         )
     ((resolution, depth),) = matches
     if not 0 < position < len(layers) or position % depth:
