@@ -16,7 +16,7 @@ $(READY):
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-demo: $(READY)  ## handwritten digits, from nothing to a trained generator and its pictures
+demo: $(READY)  ## handwritten digits, from nothing to a trained generator and its samples
 	test -f data/digits/dataset.json || $(BIN)/biggan pack digits data/digits --resolution 32
 	$(BIN)/biggan train configs/digits.yaml
 	$(BIN)/biggan sample runs/digits --seed 1 --out runs/digits/digits.png
@@ -63,7 +63,7 @@ docker-build:  ## a container image, TARGET=cpu or cuda
 	engine=$$(docker/engine.sh) && DOCKER_BUILDKIT=1 "$$engine" build --file docker/Dockerfile --target $(TARGET) \
 	  --build-arg REVISION=$$(git rev-parse HEAD) --tag biggan:$(TARGET) $(DOCKER_BUILD_ARGS) .
 
-docker-smoke:  ## does that image train, stop and go on?
+docker-smoke:  ## check that the image trains, stops and resumes
 	engine=$$(docker/engine.sh) && "$$engine" run --rm --interactive --user 12345:12345 --shm-size 1g \
 	  --entrypoint bash biggan:$(TARGET) -s <docker/smoke.sh
 

@@ -86,7 +86,7 @@ def main(arguments: argparse.Namespace, overrides: Iterable[str]) -> int:
     scratch = train("scratch", other, arguments.steps, *measured)
     tuned = train("fine-tuned", other, arguments.steps, *measured, f"init.from={source}", *overrides)
     curves = {"from scratch": curve(scratch), "init.from": curve(tuned)}
-    draw(curves, arguments.picture)
+    draw(curves, arguments.figure)
     for label, points in curves.items():
         sys.stdout.write(f"{label:13}" + "  ".join(f"{step}: {value:.4g}" for step, value in points) + "\n")
     goal = min(value for _, value in curves["from scratch"])
@@ -106,6 +106,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--measurements", type=int, default=20)
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--picture", type=Path, default=ROOT / "docs/fine-tuning.png")
+    parser.add_argument("--figure", type=Path, default=ROOT / "docs/fine-tuning.png")
     arguments = parser.parse_intermixed_args()
     sys.exit(main(arguments, arguments.overrides))

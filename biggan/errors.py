@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,8 +25,6 @@ EXIT_DATA = 4
 EXIT_CHECKPOINT = 5
 EXIT_LOST = 6
 EXIT_COLLAPSED = 7
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The signals that stop a run with EXIT_INTERRUPTED: of a scheduler, of Ctrl-C, of a terminal that is closed."""
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL in sysexits.h: temporary, run the same command again
 
 
@@ -61,7 +58,7 @@ class DataError(StoppedRun):
 
 
 class Interrupted(StoppedRun):
-    """A stop by one of STOP_SIGNALS, after the current step and a checkpoint."""
+    """A stop by a signal, after the current step and a checkpoint."""
 
     exit_code = EXIT_INTERRUPTED
 

@@ -20,7 +20,7 @@ from biggan.errors import InputError
 
 LOCK = ".owner.lock"
 WAIT_SECONDS = 2.0
-"""Time that an owner which has just been killed, or a server that has just heard of it, may take to release."""
+"""Time that a killed owner, or its file server, may take to release the lock."""
 NO_LOCKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
 _held: set[int] = set()
 """Descriptors of this process's locks. A forked child would hold them beyond its parent's death."""
@@ -30,7 +30,7 @@ class FolderLock:
     """Ownership of a folder, which is created if it does not exist. A context manager.
 
     Raises InputError, one line that begins with `key`, if another process owns the folder or it cannot be written.
-    After it, the folder is as the block left it: the lock's file is gone, and so is a new folder that is empty.
+    On exit the lock's file is removed, and the folder too if it is new and empty.
     """
 
     def __init__(self, folder: Path, key: str):

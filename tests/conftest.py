@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import fcntl
 import hashlib
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from runs import TINY, pack_digits
 from runs import biggan as run_biggan
 
 from biggan import cli
+from biggan.stop_signals import STOP_SIGNALS
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -24,6 +26,15 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 def seeded() -> None:
     """Every test draws the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Restore the handlers that a command leaves behind which a test runs in its own process."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from PIL import Image
 from runs import weights
 from typer.testing import CliRunner
 
-from biggan.cli import app
+from biggan.cli.program import app
 from biggan.config.preset import resolve
 from biggan.cost import estimate
 from biggan.cost.scaling import GradientReady

@@ -21,7 +21,7 @@ from biggan.cost.scaling import (
     Transport,
     largest_normal,
     predict,
-    ring_bytes,
+    ring_sent_bytes,
     ring_steps,
     straggler_wait,
 )
@@ -201,7 +201,7 @@ def test_fit_recovers_planted_latency_and_bandwidth():
         for size in (4, 4096, 2**20, 2**25):
             for processes in (2, 4):
                 collective = Collective(name, size, "gradients")
-                exact = ring_steps(name, processes) * planted.seconds + ring_bytes(collective, processes) * 0.7e-9
+                exact = ring_steps(name, processes) * planted.seconds + ring_sent_bytes(collective, processes) * 0.7e-9
                 timings.append(Timing(collective, processes, exact))
     assert fit_link(timings) == Link(pytest.approx(80e-6), pytest.approx(0.7e-9))
     noisy = fit_link([replace(t, seconds=t.seconds * draw.uniform(0.9, 1.1)) for t in timings])

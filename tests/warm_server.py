@@ -144,6 +144,9 @@ def become(request, streams):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a background job of a shell ignores some; its children would too
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed()
     importlib.import_module("numpy").random.seed()
     program = request["program"]

@@ -1,63 +1,31 @@
-"""The command line interface. Each command imports heavy modules itself, so that `--help` starts fast."""
+"""The command line interface. This file imports nothing that takes time, so that a signal is handled from the start."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-import typer
-
-from biggan.cli.data_commands import data, pack
-from biggan.cli.diagnosis_commands import doctor, report
-from biggan.cli.eval_command import evaluate
-from biggan.cli.export_commands import export, serve
-from biggan.cli.failures import report_failure
-from biggan.cli.import_command import import_checkpoint
 from biggan.cli.output import drop_lost_output
-from biggan.cli.sample_command import sample
-from biggan.cli.training_commands import parameters, probe, train
-from biggan.errors import LostProcesses, StoppedRun, from_os_error
-
-app = typer.Typer(
-    help="Train class-conditional BigGANs on your own images, on one process or many.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-for command in (train, probe, pack, data, parameters, doctor, report, sample, export, serve):
-    app.command()(command)
-app.command("eval")(evaluate)
-app.command("import")(import_checkpoint)
-
-
-def _run_app() -> None:
-    """Run the command; raise InputError for a file or folder that cannot be used (no permission, a stale handle)."""
-    try:
-        app([_with_home(argument) for argument in sys.argv[1:]])
-    except OSError as error:
-        known = from_os_error(error)
-        if known is None:
-            raise
-        raise known from error
+from biggan.errors import EXIT_INTERRUPTED
+from biggan.stop_signals import StoppedBySignal, exit_on_signals
 
 
 def main() -> None:
     """Run a command; an expected failure prints one line on standard error and exits with its own code."""
+    exit_on_signals()
     drop_lost_output()
     try:
-        _run_app()
-    except StoppedRun as error:
-        code = report_failure(error)
-        if isinstance(error, LostProcesses):  # a thread may wait for a dead connection and block a normal exit
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        sys.exit(code)
+        from biggan.cli.program import run_command
+
+        run_command()
+    except StoppedBySignal:
+        exit_at_once(EXIT_INTERRUPTED)
 
 
-def _with_home(argument: str) -> str:
-    """Return the argument with a leading `~/` as the home folder, also in `--out=~/x`, where shells keep it."""
-    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-    if value == "~" or value.startswith("~/"):
-        value = os.path.expanduser(value)
-    return flag + equals + value
+def exit_at_once(code: int) -> None:
+    """End the process without the interpreter's cleanup: a thread in a collective or a rendezvous would block it, or
+    abort.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -144,7 +144,7 @@ def data(
 
     from biggan.data.dataset import check_trainable, load
     from biggan.data.preview import first_of_each_class
-    from biggan.pictures import grid
+    from biggan.image_grid import grid
 
     dataset = load(dataset_path)
     console = Console()

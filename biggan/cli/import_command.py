@@ -72,7 +72,7 @@ def _write(imported: ImportedCheckpoint, request: ImportRequest) -> None:
     from biggan.progress import Meter
 
     if request.dataset is not None and imported.is_run:
-        import_check.check_data(request.dataset, imported.networks)
+        import_check.check_data_fits_networks(request.dataset, imported.networks)
     generator = import_check.checked_generator(imported, request.source).to(this_device())
     content = import_writer.content(imported, generator, request)
     task, done, batches = "standing statistics", itertools.count(1), content.batches if request.truncations else 0

@@ -80,7 +80,7 @@ def sample(
     threshold = parse_truncation(truncation, "--truncation")
     if num is not None:
         refuse_combination("--num", {"--mix": mix, "--interpolate": interpolate, "--per-class": per_class})
-        write_many(check_folder(out), SampleContext(run, threshold, standing, seed), classes, num)
+        write_many(required_output(out), SampleContext(run, threshold, standing, seed), classes, num)
         return
     from biggan.distributed.environment import global_rank
 
@@ -121,7 +121,7 @@ class SampleContext:
 def draw_grid(context: SampleContext, classes: str, per_class: int) -> Image.Image:
     """Return a grid with one class per row."""
     from biggan.generation.sample import generate_rows
-    from biggan.pictures import grid
+    from biggan.image_grid import grid
 
     shown = parse_classes(classes, context.names, MOST_ROWS)
     rows = generate_rows(context.generator, shown, per_class, context.truncation, context.seed, context.device)
@@ -132,7 +132,7 @@ def draw_mixtures(context: SampleContext, mixtures: list[str], columns: int) -> 
     """Return a grid with one class mixture per row."""
     from biggan.generation.interpolation import mix_classes
     from biggan.generation.sample import generate_rows
-    from biggan.pictures import grid
+    from biggan.image_grid import grid
 
     weights = [parse_mixture(text, context.names) for text in mixtures]
     embeddings = mix_classes(context.generator, weights).cpu()
@@ -143,7 +143,7 @@ def draw_mixtures(context: SampleContext, mixtures: list[str], columns: int) -> 
 def draw_strips(context: SampleContext, classes: str, interpolation: Interpolation, per_pair: int) -> Image.Image:
     """Return a grid with one interpolation per row."""
     from biggan.generation.interpolation import class_pairs, interpolate
-    from biggan.pictures import grid
+    from biggan.image_grid import grid
 
     pairs = class_pairs(interpolation.over, parse_classes(classes, context.names, MOST_ROWS))
     rows = interpolate(
@@ -181,7 +181,7 @@ def write_many(out: Path, context: SampleContext, classes: str, images: int) -> 
 
 def parse_classes(text: str, names: tuple[str, ...], most: int) -> list[int]:
     """Return class numbers from comma-separated names or numbers; from empty text at most `most`, evenly spaced."""
-    from biggan.pictures import evenly_spaced
+    from biggan.image_grid import evenly_spaced
 
     if not text:
         return evenly_spaced(len(names), most)
@@ -226,7 +226,7 @@ def refuse_combination(flag: str, others: dict[str, object]) -> None:
             raise InputError(f"{other}: has no effect with {flag}; remove one of the two flags")
 
 
-def check_folder(out: Path | None) -> Path:
+def required_output(out: Path | None) -> Path:
     """Return --out for --num; raise InputError, before any work, if it is missing or neither a folder nor a .tar."""
     if out is None:
         raise InputError("--num: needs an output; give --out FOLDER, or --out FILE.tar")

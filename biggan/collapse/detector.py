@@ -107,7 +107,7 @@ class Departure:
 
 @dataclass(frozen=True)
 class Alarm:
-    """An alarm that lasts. Its signals are compared with their values from before the onset until they are back."""
+    """An active alarm. Its signals are compared with their values from before the onset until they return to them."""
 
     onset_step: int
     signals: tuple[str, ...]
@@ -148,8 +148,8 @@ class Verdict:
 def judge(history: Mapping[str, Series], step: int, thresholds: Thresholds, alarm: Alarm | None = None) -> Verdict:
     """Judge a run at `step` by its signals up to then, `history`: signal name -> series.
 
-    During an `alarm` a signal of it also departs while it is away from its values before the onset: a dead run must
-    not become healthy because its recent past is dead, too.
+    During an `alarm`, each of its signals also departs as long as it differs from its values before the onset. A dead
+    run must not become healthy because its recent past is dead, too.
 
     Non-finite steps give `collapsed` immediately. Otherwise `agreeing_signals` families that depart give `collapsing`,
     as many severe ones `collapsed`, and fewer a `warning`.
@@ -176,7 +176,7 @@ def judge(history: Mapping[str, Series], step: int, thresholds: Thresholds, alar
 
 
 def affects_verdict(name: str) -> bool:
-    """Return True if a verdict can depend on the signal `name`; other signals need no history."""
+    """Return True if a verdict depends on the signal `name`. Only such signals need a history."""
     operands = {operand for _, *both, _ in DERIVED for operand in both}
     return name in operands or bool(rules_for(name))
 

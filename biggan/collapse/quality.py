@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from biggan.data.loader import to_unit
 from biggan.distributed.engine import frozen
 from biggan.distributed.process import Process
-from biggan.pictures import evenly_spaced
+from biggan.image_grid import evenly_spaced
 from biggan.random import keyed_generator
 
 CLASSES = 10

@@ -54,7 +54,7 @@ class ResponsePolicy:
 
 
 def alarm_after(previous: Alarm | None, level: Level, verdict: Verdict) -> Alarm | None:
-    """Return the alarm that lasts after `verdict`; None once the run's `level` is no alarm."""
+    """Return the active alarm after `verdict`; None if the run's `level` is no alarm."""
     if not level.is_alarm:
         return None
     confirming = [d.signal for d in verdict.departures if d.confirms]

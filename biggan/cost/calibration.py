@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from biggan.cost.scaling import ASSUMED, Cluster, Collective, Link, Transport, ring_bytes, ring_steps
+from biggan.cost.scaling import ASSUMED, Cluster, Collective, Link, Transport, ring_sent_bytes, ring_steps
 from biggan.errors import InputError
 
 
@@ -22,7 +22,7 @@ def read_calibration(path: Path) -> tuple[Cluster, str]:
         measured = json.loads(path.read_text(encoding="utf-8"))
         cluster = cluster_from(measured)
     except OSError as error:
-        raise InputError(f"--calibration: {path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"--calibration: {path}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"--calibration: {path}: not what `biggan doctor --json` writes under torchrun ({error})"
@@ -76,7 +76,7 @@ def fit_link(timings: Sequence[Timing]) -> Link:
     """
     counted = [t for t in timings if t.processes > 1]
     hops = [ring_steps(t.collective.name, t.processes) / t.seconds for t in counted]
-    sent = [ring_bytes(t.collective, t.processes) / t.seconds for t in counted]
+    sent = [ring_sent_bytes(t.collective, t.processes) / t.seconds for t in counted]
     # Normal equations of min sum (hops * latency + sent * per_byte - 1)^2.
     hh, hs, ss = _dot(hops, hops), _dot(hops, sent), _dot(sent, sent)
     determinant = hh * ss - hs * hs

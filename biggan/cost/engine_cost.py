@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Literal
 
-from biggan.cost.scaling import Cause, Collective, CollectiveName, Event, GradientReady, MicroStep, ring_bytes
+from biggan.cost.scaling import Cause, Collective, CollectiveName, Event, GradientReady, MicroStep, ring_sent_bytes
 from biggan.distributed.zero import BUCKET_ELEMENTS
 
 EngineName = Literal["ddp", "deepspeed"]
@@ -137,7 +137,7 @@ def traffic(steps: Iterable[MicroStep], processes: int, batchnorm_processes: int
         peers = batchnorm_processes if cause == "batchnorm" else processes
         if peers > 1:
             count, total = round(sum(n for _, n in events)), round(sum(e.bytes * n for e, n in events))
-            rows.append(Traffic(cause, name, count, total, sum(ring_bytes(e, peers) * n for e, n in events)))
+            rows.append(Traffic(cause, name, count, total, sum(ring_sent_bytes(e, peers) * n for e, n in events)))
     return rows
 
 

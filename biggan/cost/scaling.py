@@ -131,7 +131,7 @@ def ring_steps(name: CollectiveName, processes: int) -> int:
     return (processes - 1) * (2 if name == "all_reduce" else 1)
 
 
-def ring_bytes(collective: Collective, processes: int) -> float:
+def ring_sent_bytes(collective: Collective, processes: int) -> float:
     """Return the bytes each process sends in a ring.
 
     2 S (N - 1) / N for an all-reduce of S bytes, s (N - 1) for an all-gather of rows of s bytes.
@@ -146,7 +146,7 @@ def ring_seconds(collective: Collective, processes: int, nodes: int, transport: 
     between = ring_steps(collective.name, nodes)
     slowest = max(link.seconds_per_byte for link in links_used(transport, nodes))
     latency = (steps - between) * transport.within.seconds + between * transport.between.seconds
-    return latency + ring_bytes(collective, processes) * slowest
+    return latency + ring_sent_bytes(collective, processes) * slowest
 
 
 def tree_seconds(collective: Collective, processes: int, nodes: int, transport: Transport) -> float:

@@ -7,9 +7,6 @@ alone, not on the number of ranks or readers, and a loader resumes exactly from 
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from biggan.data.child_process import tie_to_parent
 from biggan.data.stream import Cursor, ReadPlan, Sample, stream_pipeline
 from biggan.distributed.timeout import wait_for_other_threads
-from biggan.errors import STOP_SIGNALS, DataError
+from biggan.errors import DataError
+from biggan.stop_signals import signals_blocked
 
 
 @dataclass(frozen=True)
@@ -94,21 +93,6 @@ def too_many_bad(count: int, limit: int, bad: dict[str, str]) -> str:
     return f"data.max_bad_samples: {count} unreadable samples, at most {limit} allowed; first: {name}: {reason}"
 
 
-def _tie_to_parent(_worker: int) -> None:
-    """Ignore the signals that a terminal or a scheduler sends to readers too; exit when the parent does."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """Exit when the parent has ended; if it was killed, a write to the pipe that it read would block forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a reader is a child process"
-    parent.join()
-    os._exit(1)
-
-
 class Loader:
     """Endless iterator over this rank's micro-batches. Call `close` when done.
 
@@ -147,10 +131,11 @@ class Loader:
                 batch_size=None,
                 num_workers=self._readers,
                 prefetch_factor=4 if self._readers else None,
-                worker_init_fn=_tie_to_parent,
+                worker_init_fn=tie_to_parent,
             )
             # iter() forks the readers; do it here, before the caller starts threads.
-            self._parts = iter(parts)
+            with signals_blocked():
+                self._parts = iter(parts)
         self._processes = set(multiprocessing.active_children()) - other_children
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from biggan.data.child_process import tie_to_parent
 from biggan.data.dataset import FILE_NAME, Dataset, Preprocessing, Shard, Skipped, Split
 from biggan.data.image import COLOUR, CROPS, encode, square
 from biggan.data.journal import PackedShard, close_journal, open_journal, record_shard
@@ -28,6 +29,7 @@ from biggan.data.sources.selection import SelectionRequest, open_selection
 from biggan.errors import InputError
 from biggan.files import sha256_of, sync_file, write_atomically
 from biggan.folder_lock import FolderLock
+from biggan.stop_signals import signals_blocked
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,9 @@ def _pack_shards(plan: Plan, dest: Path, todo: list[tuple[str, int]], workers: i
         return
     # Spawn, do not fork: the parent shows progress from a thread.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(pack_shard, plan, dest, *key) for key in todo]
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=tie_to_parent) as pool:
+        with signals_blocked():  # it starts the processes, which take a second to ignore them
+            futures = [pool.submit(pack_shard, plan, dest, *key) for key in todo]
         try:
             for future in as_completed(futures):
                 yield future.result()

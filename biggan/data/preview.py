@@ -12,7 +12,7 @@ from torch import Tensor
 
 from biggan.data.dataset import Dataset, Shard
 from biggan.data.stream import AssignedShard, ReadPlan, Sample, decode, read_shards
-from biggan.pictures import evenly_spaced
+from biggan.image_grid import evenly_spaced
 
 
 def readable_samples(dataset: Dataset, root: str, split: str) -> Iterator[Sample]:

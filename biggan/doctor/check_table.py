@@ -107,11 +107,11 @@ def write_json(path: Path, checks: Sequence[Check], findings: Findings) -> None:
         "backend": network[min(network)].backend if network else "",
         "collectives": [timing.model_dump() for timing in slowest_timings(network)],
         "checks": [
-            {"name": c.name, "status": c.status.value, "seen": without_credentials(c.observed), "mend": c.fix}
+            {"name": c.name, "status": c.status.value, "observed": without_credentials(c.observed), "fix": c.fix}
             for c in checks
         ],
     }
     try:
         write_atomically(path, json.dumps(contents, indent=1) + "\n")
     except OSError as error:
-        raise InputError(f"--json: {path}: cannot be written ({error.strerror})") from None
+        raise InputError(f"--json: {path}: cannot be written ({error.strerror}); choose another path") from None

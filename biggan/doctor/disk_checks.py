@@ -68,7 +68,7 @@ def _checkpoint_bytes(root: Path) -> int:
     return sum(file.stat().st_size for file in root.glob("step_*/*") if file.is_file())
 
 
-def ring_bytes(config: Config, checkpoint: int) -> int:
+def checkpoint_ring_bytes(config: Config, checkpoint: int) -> int:
     """Return the most bytes a run keeps at once, for checkpoints of `checkpoint` bytes each.
 
     These are the ring, the checkpoints that one alarm pins, those kept permanently, and the one being written.
@@ -106,8 +106,10 @@ def _check_room(facts: FolderFacts, config: Config | None, checkpoint: int) -> C
         return Check(name, Status.NOT_CHECKED, f"{facts.folder}: {free}", "give CONFIG: it sets how many a run keeps")
     if 0 < build.ring(config).max_bytes < 2 * checkpoint:
         observed = f"checkpoint.max_gib is less than two checkpoints of {checkpoint / 2**20:,.1f} MiB"
-        return Check(name, Status.FAIL, observed, "raise it: the newest is kept until the next one is written")
-    need = ring_bytes(config, checkpoint)
+        return Check(
+            name, Status.FAIL, observed, "raise it: the newest checkpoint is kept until the next one is complete"
+        )
+    need = checkpoint_ring_bytes(config, checkpoint)
     missing = need - facts.held_bytes - facts.free_bytes
     observed = (
         f"{facts.folder}: {free}, the checkpoints take {need / 2**30:,.2f} GiB ({checkpoint / 2**20:,.1f} MiB each)"

@@ -20,7 +20,7 @@ from biggan.doctor.disk_checks import FolderFacts
 from biggan.doctor.host import HostFacts, collect_host_facts, try_resolve
 from biggan.doctor.network import NetworkFacts, measure
 from biggan.doctor.network_checks import SilentRanks
-from biggan.doctor.rank_store import RankStore, run_with_timeout
+from biggan.doctor.rank_store import RankStore, run_while_progressing
 from biggan.errors import EXIT_BAD_INPUT, InputError, StoppedRun
 from biggan.startup.checks import checkpoint_bytes
 
@@ -128,7 +128,7 @@ class Examination:
         facts = DataFacts(error="no --data and no CONFIG that can be read")
         if path:
             try:
-                facts, shards = run_with_timeout(
+                facts, shards = run_while_progressing(
                     self.work_timeout_seconds,
                     lambda heartbeat: dataset_checks.inspect_dataset(path, self.config, heartbeat),
                 )
@@ -151,7 +151,9 @@ class Examination:
 
     def _checksum(self, folder: Path, shard: Shard) -> str | None:
         try:
-            return run_with_timeout(self.work_timeout_seconds, lambda _: dataset_checks.checksum_problem(folder, shard))
+            return run_while_progressing(
+                self.work_timeout_seconds, lambda _: dataset_checks.checksum_problem(folder, shard)
+            )
         except TimeoutError:
             return f"{folder / shard.name}: not read in {self.work_timeout_seconds:g} s"
 
@@ -178,7 +180,7 @@ class Examination:
         """Measure the collectives. This comes last: a hang here must not hide other problems."""
         facts = NetworkFacts()
         try:
-            run_with_timeout(
+            run_while_progressing(
                 self.work_timeout_seconds,
                 lambda heartbeat: measure(facts, leaders, self.request.timeout_seconds, heartbeat),
             )
@@ -230,6 +232,6 @@ class Examination:
 def run_or_default(seconds: float, work: Callable[[], T], default: Callable[[str], T]) -> T:
     """Return what `work` returns, or `default(reason)` if it does not finish in `seconds`."""
     try:
-        return run_with_timeout(seconds, lambda _: work())
+        return run_while_progressing(seconds, lambda _: work())
     except TimeoutError:
         return default(f"no answer from the file system in {seconds:g} s")

@@ -39,7 +39,7 @@ def check_config(facts: Mapping[int, HostFacts]) -> Check:
         first = min(wrong)
         same = [rank for rank, error in wrong.items() if error == wrong[first]]
         where = "" if len(same) == len(facts) else f"{name_ranks(same, hosts)}: "
-        return Check("config", Status.FAIL, where + wrong[first], fix if where else "fix the key named here")
+        return Check("config", Status.FAIL, where + wrong[first], fix if where else "correct this key")
     tables = {rank: f.config for rank, f in facts.items() if f.config is not None}
     if not tables:
         return Check("config", Status.NOT_CHECKED, "", "give CONFIG [key=value ...]")

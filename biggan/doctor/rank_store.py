@@ -43,7 +43,7 @@ class Heartbeat:
         self.at = time.monotonic()
 
 
-def run_with_timeout(seconds: float, work: Callable[[Heartbeat], T]) -> T:
+def run_while_progressing(seconds: float, work: Callable[[Heartbeat], T]) -> T:
     """Run `work` in a thread and return its result.
 
     Raises what `work` raises, or TimeoutError if it reports no progress for `seconds`. A thread that hangs (in a dead
@@ -153,7 +153,7 @@ class RankStore:
         """Send a request to the store, with a timeout from outside: over a cut link the store never answers."""
         limit_seconds = self.timeout_seconds * (1.5 if waits else 0.5)
         try:
-            return run_with_timeout(limit_seconds, lambda _: request())
+            return run_while_progressing(limit_seconds, lambda _: request())
         except (RuntimeError, TimeoutError) as error:
             timed_out = isinstance(error, TimeoutError)
             host, address = os.uname().nodename, f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

@@ -23,7 +23,7 @@ from biggan.data.preview import as_rgb, readable_samples_in_shard
 from biggan.distributed.process import Process, has_bfloat16
 from biggan.evaluation.features import Extracted
 from biggan.evaluation.tensor_file import fits, read_tensors, write_tensors
-from biggan.pictures import evenly_spaced
+from biggan.image_grid import evenly_spaced
 from biggan.progress import Tick
 from biggan.random import keyed_generator
 

@@ -57,8 +57,8 @@ def _singular_value_sum(matrix: Tensor) -> Tensor:
 def _factor(covariance: Tensor) -> Tensor:
     """Return F [d, rank] with F F^T = `covariance` [d, d].
 
-    Cholesky's algorithm alone does not find the rank: the last pivot of a singular matrix is rounding, and where it
-    happens to be positive the factorization succeeds with a column that is not there.
+    Cholesky's algorithm alone does not find the rank. The last pivot of a singular matrix is a rounding error; if it is
+    positive, the factorization succeeds with one column too many.
     """
     negligible = 4 * len(covariance) ** 0.5 * EPS  # of the largest variance: 30 times the rounding that was measured
     factor, failed_at = torch.linalg.cholesky_ex(covariance)

@@ -20,9 +20,9 @@ from biggan.evaluation.features import Extractor
 from biggan.evaluation.inception_score import InceptionScore
 from biggan.evaluation.measures import compare, compared_rows, fid_of_classes
 from biggan.evaluation.neighbours import Neighbours, nearest_real
-from biggan.evaluation.partial import PartialFile, process_units
 from biggan.evaluation.reference_statistics import RealSplit, read_statistics, real_summaries
 from biggan.evaluation.result import Protocol, Result
+from biggan.evaluation.resumable import PartialFile, process_units
 from biggan.generation.bulk import digest
 from biggan.generation.sample import CHUNK_IMAGES, make_chunk
 from biggan.generation.standing_stats import BATCH_IMAGES, BATCHES, standing_statistics

@@ -32,9 +32,9 @@ class Features:
         if torchvision and self.weights is None:
             raise InputError(f"--weights: missing; {self.name} needs the file of its state dict")
         if not torchvision and self.weights is not None:
-            raise InputError(f"--weights: not used by {self.name}; leave it out, or use --features torchvision:NAME")
+            raise InputError(f"--weights: not used by {self.name}; remove it, or use --features torchvision:NAME")
         if self.name != "inception" and self.inception_weights is not None:
-            raise InputError(f"--inception-weights: not used by {self.name}; leave it out, or use --features inception")
+            raise InputError(f"--inception-weights: not used by {self.name}; remove it, or use --features inception")
 
 
 def open_extractor(features: Features, real: RealSplit, process: Process, tick: Tick) -> Extractor:

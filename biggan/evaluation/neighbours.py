@@ -14,7 +14,7 @@ from biggan.distributed.process import Process
 from biggan.evaluation.features import Extractor
 from biggan.evaluation.manifold import nearest
 from biggan.evaluation.reference_statistics import RealSplit
-from biggan.pictures import evenly_spaced, grid
+from biggan.image_grid import evenly_spaced, grid
 from biggan.progress import Tick
 
 MAX_SAMPLES = 20

@@ -22,7 +22,7 @@ from biggan.errors import InputError
 from biggan.evaluation.feature_summary import FeatureSummary
 from biggan.evaluation.features import Extractor
 from biggan.evaluation.moments import Moments
-from biggan.evaluation.partial import PartialFile, process_units
+from biggan.evaluation.resumable import PartialFile, process_units
 from biggan.evaluation.tensor_file import fits, prefixed, read_tensors, without_prefix, write_tensors
 from biggan.generation.sample import CHUNK_IMAGES
 from biggan.progress import Tick

@@ -55,7 +55,7 @@ def _parse_neighbours(
         if name not in classes:
             raise InputError(f"{KEY}: '{text}': the data set has no class '{name}'{_nearest(name, classes)}")
         if name in numbers:
-            raise InputError(f"{KEY}: '{text}': the source has the class '{name}' itself; leave it out")
+            raise InputError(f"{KEY}: '{text}': the source has the class '{name}' itself; remove it")
         if name in near:
             raise InputError(f"{KEY}: '{name}' is given twice; write {name}=A+B for the mean of several")
         names = _split_names(values, numbers)

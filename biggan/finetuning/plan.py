@@ -59,7 +59,10 @@ class FineTuningPlan:
         try:
             write_atomically(run_dir / FILE, json.dumps(self.to_json(), indent=1) + "\n")
         except OSError as error:
-            raise InputError(f"run.dir: {run_dir / FILE}: cannot be written ({error.strerror or error})") from None
+            reason = error.strerror or error
+            raise InputError(
+                f"run.dir: {run_dir / FILE}: cannot be written ({reason}); choose another run.dir"
+            ) from None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan without its tensors."""
@@ -139,6 +142,6 @@ def _nothing_fits(trained: TrainedNetworks, run: Architecture) -> str:
         return f"{architecture.family}, {architecture.resolution} px, channels {architecture.channels}{plain}"
 
     return (
-        f"{KEY}: nothing of the generator of {trained.origin} ({described(trained.architecture)}) fits this run's "
+        f"{KEY}: no tensor of the generator of {trained.origin} ({described(trained.architecture)}) fits this run's "
         f"({described(run)}); set the source's model.family and model.channels in the run"
     )

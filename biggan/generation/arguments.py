@@ -54,7 +54,7 @@ def class_number(text: str, names: tuple[str, ...], flag: str) -> int:
 def check_truncation(truncation: float | None, flag: str) -> None:
     """Raise InputError, which names `flag`, unless `truncation` is None or a finite number above 0."""
     if truncation is not None and not (isinstance(truncation, Real) and truncation > 0 and math.isfinite(truncation)):
-        raise InputError(f"{flag}: {truncation!r}; use a number above 0 (2 is mild, 0.5 strong), or leave it out")
+        raise InputError(f"{flag}: {truncation!r}; use a number above 0 (2 is mild, 0.5 strong), or remove it")
 
 
 def parse_truncation(text: str, flag: str) -> float | None:

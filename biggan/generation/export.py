@@ -50,7 +50,9 @@ def export(
         with new_folder(request.out) as folder:
             write(folder, request.out.name, read_content(request, device), additions, on_batch)
     except OSError as error:
-        raise InputError(f"OUT: {request.out}: cannot be written ({error.strerror or error})") from None
+        raise InputError(
+            f"OUT: {request.out}: cannot be written ({error.strerror or error}); choose another OUT"
+        ) from None
 
 
 def batches(request: ExportRequest) -> int:

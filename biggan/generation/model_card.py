@@ -16,7 +16,7 @@ from biggan.files import write_atomically
 from biggan.generation.sample import generate_rows
 from biggan.generation.sampler import Sampler
 from biggan.generation.trained_generator import truncation_key
-from biggan.pictures import evenly_spaced, grid
+from biggan.image_grid import evenly_spaced, grid
 
 PICTURE = "samples.png"
 MAX_ROWS, COLUMNS = 10, 8

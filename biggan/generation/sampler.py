@@ -122,4 +122,4 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:  # unknown device; torch built without it; not a device
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
-        raise InputError(f"device: {device!r}: {reason}; use cpu, or leave it out") from None
+        raise InputError(f"device: {device!r}: {reason}; use cpu, or remove it") from None

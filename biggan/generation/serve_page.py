@@ -19,8 +19,8 @@ from biggan.generation.export_reader import read_export
 from biggan.generation.interpolation import interpolate, mix_classes
 from biggan.generation.sample import generate_rows
 from biggan.generation.trained_generator import TrainedGenerator, truncation_key
+from biggan.image_grid import grid
 from biggan.models.networks import Generator
-from biggan.pictures import grid
 
 ROWS, COLUMNS = 3, 6
 STRIP_STEPS = 8

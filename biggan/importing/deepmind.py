@@ -55,12 +55,14 @@ def read(folder: Path) -> ImportedCheckpoint:
         networks=networks,
         ema={**state, **statistics[truncation_key(None)]},
         standing=statistics,
-        notes=("no discriminator: only an export, training cannot continue",),
+        notes=("no discriminator: it can be exported, but not trained",),
     )
 
 
 def _mismatch(file: Path, key: str, value: object, expected: object) -> InputError:
-    return InputError(f"{file}: {key}: {value!r}, but {expected!r} by the tensors; give the two files of one generator")
+    return InputError(
+        f"{file}: {key}: {value!r}, but the tensors have {expected!r}; use the config and the tensors of one generator"
+    )
 
 
 class UnreadTensors:
@@ -151,7 +153,9 @@ def _resolution_and_depth(config: dict[str, Any], file: Path) -> tuple[int, int]
     depths = range(1, len(layers) + 1)
     matches = [(r, depth) for r in G_WIDTHS for depth in depths if layers == _layers(r, depth)]
     if not matches or config["channel_width"] < 1 or not 0 < config["eps"] < math.inf:
-        raise InputError(f"{file}: layers, channel_width, eps: describe no network that biggan has; copy it again")
+        raise InputError(
+            f"{file}: layers, channel_width, eps: not those of a BigGAN-deep generator; download the file again"
+        )
     ((resolution, depth),) = matches
     if not 0 < position < len(layers) or position % depth:
         raise InputError(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from biggan.errors import InputError, nearest_path
-from biggan.importing import deepmind, plain, reference
+from biggan.importing import deepmind, plain_state_dict, reference
 from biggan.importing.imported_checkpoint import ImportedCheckpoint
 from biggan.importing.pickles import SUFFIXES, has_checksums
 
@@ -43,18 +43,18 @@ def read_format(
         raise InputError(f"SOURCE: {source}: no such file or folder{nearest_path(source, source.parent.glob('*'))}")
     for key in (location.partition("=")[0] for location in locations):
         if any(override.startswith(f"{key}=") for override in overrides):
-            raise InputError(f"{key}: already set by {'OUT' if key == 'run.dir' else '--data'}; leave it out")
+            raise InputError(f"{key}: already set by {'OUT' if key == 'run.dir' else '--data'}; remove it")
     if config is not None:
         if not source.is_file():
-            raise InputError(f"--config: only for a file of tensors, but {source} is a folder; leave it out")
+            raise InputError(f"--config: only for a file of tensors, but {source} is a folder; remove it")
         if suffix:
-            raise InputError("--suffix: only for folders of the reference code, not for a file; leave it out")
-        return plain.read(source, config, [*overrides, *locations])
+            raise InputError("--suffix: only for folders of the reference code, not for a file; remove it")
+        return plain_state_dict.read(source, config, [*overrides, *locations])
     if source.is_file():
         raise InputError(f"SOURCE: {source}: a file does not describe its networks; add --config CONFIG.yaml")
     if (source / deepmind.TENSORS).is_file():
         for flag in (*(["--suffix"] if suffix else []), *overrides):
-            raise InputError(f"{flag}: has no effect on {deepmind.FORMAT}; leave it out")
+            raise InputError(f"{flag}: has no effect on {deepmind.FORMAT}; remove it")
         return deepmind.read(source)
     available = reference.suffixes(source)
     if suffix in available:

@@ -18,7 +18,7 @@ from biggan.models.networks import Generator
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def check_data(dataset: Dataset, networks: Architecture) -> None:
+def check_data_fits_networks(dataset: Dataset, networks: Architecture) -> None:
     """Raise InputError if the networks cannot be trained on a data set."""
     expected, packed = (networks.resolution, networks.image_channels), (dataset.resolution, dataset.channels)
     if expected != packed:

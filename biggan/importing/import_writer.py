@@ -84,9 +84,11 @@ def write(
                 (folder / EXPORT).mkdir()
                 export_writer.write(folder / EXPORT, f"{out.name}/{EXPORT}", exported, {}, on_batch)
     except OSError as error:
-        raise InputError(f"OUT: {out}: cannot be written ({error.strerror or error})") from None
+        raise InputError(f"OUT: {out}: cannot be written ({error.strerror or error}); choose another OUT") from None
     except CheckpointError as error:  # its own message is for runs with earlier checkpoints
-        raise InputError(f"OUT: {out}: cannot be written ({' '.join(str(error.__cause__).split())})") from None
+        raise InputError(
+            f"OUT: {out}: cannot be written ({' '.join(str(error.__cause__).split())}); choose another OUT"
+        ) from None
 
 
 def _write_run(folder: Path, imported: ImportedCheckpoint, request: ImportRequest) -> None:
@@ -111,7 +113,7 @@ def _write_run(folder: Path, imported: ImportedCheckpoint, request: ImportReques
 
 
 def _others(imported: ImportedCheckpoint, request: ImportRequest) -> dict[str, object]:
-    """Return `TrainingState.others` of a run whose data starts from the beginning.
+    """Return `TrainingState.others` of a run whose data starts at epoch 0.
 
     It does not contain the number of images per BatchNorm statistic: that follows from the processes that continue.
     """

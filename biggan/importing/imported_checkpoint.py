@@ -20,7 +20,7 @@ MOST_STEPS = 10**12
 def parse_step(value: object, what: str) -> int | None:
     """Return the step stored in a file, or None if there is none.
 
-    Raises InputError, starting with `what`, if it is no whole number from 0 to MOST_STEPS.
+    Raises InputError, which starts with `what`, unless it is a whole number from 0 to MOST_STEPS.
     """
     if value is None:
         return None

@@ -33,7 +33,7 @@ OUTPUT_BN_EPS = 1e-5
 MISSING = {
     "G_ema": "G_ema: the EMA generator starts as G",
     "G": "G: the generator starts as G_ema",
-    "D": "D: only an export, training cannot continue",
+    "D": "D: missing; the generator can be exported, but not trained",
     SETTINGS: "state_dict: epsilons and settings are the reference code's defaults, the step is unknown",
     "G_optim": "G_optim: Adam starts from zero",
     "D_optim": "D_optim: Adam starts from zero",
@@ -140,7 +140,7 @@ def with_epsilons(networks: Architecture, configured: Architecture) -> Architect
     stated = asdict(configured)
     for key, value in asdict(filled).items():
         if (other := stated[key]) != value:
-            raise InputError(f"model: {key}: {other}, but {value} by the tensors; leave it out")
+            raise InputError(f"model: {key}: {other}, but the tensors have {value}; remove the key")
     return filled
 
 

@@ -119,7 +119,7 @@ def check_against_tensors(config: Mapping[str, Any], networks: Architecture, has
     }
     for key, value in tensors.items():
         if key in config and config[key] != value:
-            raise InputError(f"{where}: {key}: {config[key]!r}, but {value!r} by the tensors; give files of one run")
+            raise InputError(f"{where}: {key}: {config[key]!r}, but the tensors have {value!r}; use files of one run")
     sizes = {"G_attn": (networks.g_attention, 8, 1), "D_attn": (networks.d_attention, 4, 2)}
     for key, (inferred, smallest, step) in sizes.items():
         if key not in config:
@@ -127,7 +127,7 @@ def check_against_tensors(config: Mapping[str, Any], networks: Architecture, has
         stated = _attention(config[key], smallest, networks.resolution // step)
         if stated != set(inferred):
             text = f"{config[key][:80]!r} ({sorted(stated)})"
-            raise InputError(f"{where}: {key}: {text}, but {sorted(inferred)} by the tensors; give files of one run")
+            raise InputError(f"{where}: {key}: {text}, but the tensors have {sorted(inferred)}; use files of one run")
 
 
 def _attention(text: str, smallest: int, largest: int) -> set[int]:

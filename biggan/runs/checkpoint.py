@@ -90,7 +90,7 @@ def load(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
 
 
 def read(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """Read a checkpoint as `load` does, without verifying it: `newest_complete` did so, maybe on another process."""
+    """Read a checkpoint like `load`, without verifying it. (`newest_complete` has verified it, on rank 0.)"""
     try:
         files = [f for f in sorted(folder.glob("*.safetensors")) if only is None or f.stem in only]
         return Checkpoint(
@@ -105,7 +105,7 @@ def read(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
 def find_corruption(folder: Path) -> str | None:
     """Return the reason why a checkpoint is corrupt, or None if its files match its manifest byte for byte.
 
-    Raises CheckpointError if the file system does not answer (a stale handle, no permission): that is no damage.
+    Raises CheckpointError if the file system does not answer (a stale handle, no permission), which is no damage.
     """
     try:
         files = read_json(folder / MANIFEST, Manifest)["files"]
@@ -253,7 +253,7 @@ def _replace(partial: Path, final: Path) -> None:
 
 
 def _rename_over(folder: Path, target: Path) -> None:
-    """Rename `folder` to `target`, which an earlier one of that name gives up."""
+    """Rename `folder` to `target`, and remove an earlier `target`."""
     if target.exists():
         _remove(target)
     folder.rename(target)

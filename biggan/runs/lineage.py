@@ -167,13 +167,15 @@ def _write_child(parent: Ancestor, config: Config, lineage: Lineage, partial: Pa
         partial.rename(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"--as: {folder}: cannot be written ({error.strerror or error})") from None
+        raise InputError(
+            f"--as: {folder}: cannot be written ({error.strerror or error}); choose another --as"
+        ) from None
 
 
 def _child_state(parent: Ancestor, saved: Checkpoint) -> dict[str, Any]:
     """Return the state that a child starts from: the parent's, with its data order, and no rollback.
 
-    A stream's position is valid only in the order of shards and samples that it was reached in, so the child keeps the
+    The position of a stream has a meaning only in its own order of shards and samples, so the child keeps the
     parent's seed of the data, also the one after rollbacks.
     """
     seed, rollbacks = saved.state.get("data_seed"), saved.state.get("rollbacks", 0)

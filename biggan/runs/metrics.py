@@ -67,7 +67,9 @@ def _rows(path: Path) -> Iterator[tuple[int, str]]:
     except MISSING:
         return
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); nothing was changed") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}); nothing was changed; rerun when it can be read"
+        ) from None
     for line in content.split(b"\n"):
         try:
             row = json.loads(line)

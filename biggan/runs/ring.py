@@ -87,7 +87,7 @@ class Ring:
         return max((s for s in steps if 2 * (steps[-1] - s) >= self.horizon_steps), default=steps[0])
 
     def _least_useful(self, candidates: Sequence[int], kept: Sequence[int]) -> int:
-        """Return the checkpoint to remove for lack of room.
+        """Return the checkpoint to remove when `max_bytes` is exceeded.
 
         `candidates` is a part of `kept` without its last step; both are ascending. A checkpoint goes first if it is
         older than another one that is half a horizon old, then the one that leaves the smallest gap for its age. The

@@ -22,7 +22,7 @@ from biggan.runs.state_file import Count
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 STARTED = "first_checkpoint.json"
-"""File with the step of the run's first complete checkpoint; null before it. It lies where checkpoints may be lost."""
+"""File with the step of the run's first complete checkpoint; null before it. It stays when `checkpoints/` is lost."""
 LOST = "lost"
 """Folder for the reports of processes that lost contact with the others; it may exist before the run does."""
 CHANGEABLE_KEYS = (
@@ -87,7 +87,9 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
             write_atomically(folder / STARTED, json.dumps({"step": None}) + "\n")
         checkpoints(folder).mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"run.dir: {folder}: cannot be written ({error.strerror or error})") from None
+        raise InputError(
+            f"run.dir: {folder}: cannot be written ({error.strerror or error}); choose another run.dir"
+        ) from None
 
 
 def precision(folder: Path) -> str | None:
@@ -130,7 +132,7 @@ def check_checkpoints_present(folder: Path) -> None:
 
 
 def evidence_of_checkpoints(folder: Path) -> str | None:
-    """Return what shows that the run has written or inherited a checkpoint; None if it may never have had one."""
+    """Return the reason to believe that the run has had a checkpoint; None without one."""
     started = read_started(folder)
     if started is not None and started["step"] is not None:
         return f"{STARTED} names one of step {started['step']}"

@@ -33,7 +33,7 @@ class Manifest(TypedDict):
 
 
 class SavedState(TypedDict, total=False):
-    """The types of the keys of `state.json` that a resume, a child run or a sampler reads; others may stand beside."""
+    """The types of the keys of `state.json` that a resume, a child run or a sampler reads. Other keys are allowed."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -51,9 +51,9 @@ class SavedState(TypedDict, total=False):
 
 
 def read_state(state_file: Path) -> dict[str, Any] | None:
-    """Return a checkpoint's state, or None if it is missing or damaged: malformed, or unlike the manifest beside it.
+    """Return a checkpoint's state, or None if it is missing or damaged: malformed, or different from its manifest.
 
-    Raises CheckpointError if the file system does not answer: that is no damage.
+    Raises CheckpointError if the file system does not answer, which is no damage.
     """
     try:
         content = read_bytes(state_file)

@@ -44,7 +44,11 @@ def settle_precision(config: Config, process: Process) -> tuple[Config, list[str
     config = config.with_precision(in_hardware if of_run is None else of_run == "bfloat16")
     if config.training.precision == "float32" or in_hardware:
         return config, []
-    advice = "the run was started so" if of_run else "training.precision=float32 or auto is several times faster"
+    advice = (
+        "the run keeps the precision it was started with"
+        if of_run
+        else "training.precision=float32 or auto is several times faster"
+    )
     return config, [f"training.precision: bfloat16, which not every process has in hardware; {advice}"]
 
 

@@ -73,10 +73,10 @@ def draw(parent: Ancestor, steps: int) -> Path:
     axes.set(xlabel="G step", ylabel="D's loss, both terms", title=f"{parent.run}, from step {parent.step}")
     axes.grid(alpha=0.3)
     axes.legend()
-    picture = folder(parent, steps) / "probe.png"
-    figure.savefig(picture, dpi=120)
+    path = folder(parent, steps) / "probe.png"
+    figure.savefig(path, dpi=120)
     plt.close(figure)
-    return picture
+    return path
 
 
 def make(parent: Ancestor, steps: int, train_child: Callable[[Path, list[str]], None]) -> None:

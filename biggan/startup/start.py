@@ -55,14 +55,14 @@ def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
     ):
         lost = config.run.dir / run_folder.LOST
         with naming_lost_processes(process, lost):
-            loop = prepare(config, fresh, parent, process, held)
+            loop = prepare_session(config, fresh, parent, process, held)
         # `naming_lost_processes` is the inner context, so that a failure is reported before the logger closes: closing
         # can be slow, and the other processes wait only seconds for the report.
         with loop.session.logger or nullcontext(), naming_lost_processes(process, lost):
             loop.run()
 
 
-def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Process, held: ExitStack) -> Loop:
+def prepare_session(config: Config, fresh: bool, parent: Ancestor | None, process: Process, held: ExitStack) -> Loop:
     """Take a run from its config to its loop; raise InputError, on every process, if it cannot start.
 
     Checks come first, then the run folder, then the networks: bad input leaves no folder behind. Rank 0 owns the run
@@ -74,7 +74,7 @@ def prepare(config: Config, fresh: bool, parent: Ancestor | None, process: Proce
     create_child(parent, config, fresh, process)
     transfer = planned_transfer(config, dataset, process, notes)
     own_folder(config, process, held, notes)
-    prepare_folder(config, dataset, fresh and parent is None, process)
+    prepare_run_folder(config, dataset, fresh and parent is None, process)
     found = process.together(lambda: newest_checkpoint(config.run.dir, notes.append) if process.is_main else None)
     newest = process.gather(found)[0]
 
@@ -164,7 +164,7 @@ def planned_transfer(
     return process.together(lambda: plan(config, dataset.classes, folder))
 
 
-def prepare_folder(config: Config, dataset: Dataset, fresh: bool, process: Process) -> None:
+def prepare_run_folder(config: Config, dataset: Dataset, fresh: bool, process: Process) -> None:
     """Create the run folder, or check that this run may resume in it. Collective."""
     process.together(lambda: run_folder.prepare(config, dataset, fresh) if process.is_main else None)
 

@@ -24,7 +24,7 @@ class Position(NamedTuple):
 
 
 class LastFinite:
-    """A copy of the buffers as of the last finite step, and the data positions since the host last saw no veto."""
+    """The buffers after the last finite step, and the data positions of the steps that may have been vetoed since."""
 
     def __init__(self, gan: Gan):
         self._gan = gan
@@ -33,7 +33,7 @@ class LastFinite:
 
     @torch.no_grad()
     def remember(self, position: Position) -> None:
-        """Record the state before a step. The device decides whether the buffers are still finite ones: no wait."""
+        """Record the state before a step. The device selects finite buffers by the veto, so the host does not wait."""
         self._positions.append(position)
         buffers = self._network_buffers()
         if not self._buffers:

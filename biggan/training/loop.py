@@ -1,4 +1,4 @@
-"""The loop around the step: fetch, train, then whatever is due (log, measure, judge, draw, save). No mathematics.
+"""The loop around the step: fetch, train, then log, measure, judge, draw and save when due. It has no mathematics.
 
 Every decision is taken by all processes together. If one process left the loop by itself, the others would wait in
 their next collective until the time-out.
@@ -22,7 +22,7 @@ from biggan.training.last_finite import Position
 from biggan.training.recovery import Recovery
 from biggan.training.session import Session
 from biggan.training.step import train_step
-from biggan.training.stop import Stop, stop_signals
+from biggan.training.stop import Stop, stop_on_signals
 
 
 class Loop:
@@ -39,7 +39,7 @@ class Loop:
         if session.logger is not None:
             session.logger.start_clock(first)
         try:
-            with stop_signals(aloud=session.logger is not None) as stop:
+            with stop_on_signals(aloud=session.logger is not None) as stop:
                 while session.state.step < steps:
                     self._step(stop)
                 session.finish_saving()

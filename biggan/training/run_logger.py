@@ -103,7 +103,7 @@ class RunLogger:
         return (now - since) / max(step - first, 1) * (self._steps - step)
 
     def print_untimed(self, message: str, seconds: float) -> None:
-        """Print the result of other work; leave its seconds out of the rate, but not out of the remaining time."""
+        """Print the result of other work. Its seconds count toward the remaining time, but not toward the rate."""
         self._since += seconds
         self.print_line(message)
 

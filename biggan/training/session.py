@@ -1,6 +1,6 @@
-"""A run in this process, between start-up and end, with everything it reads and writes beside the step itself.
+"""The state of a run in this process, and everything that it reads and writes beside the step.
 
-The methods are collective: all processes call them together, so that none waits for one that has left.
+The methods are collective: all processes call them together, so no process waits for one that has left.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process
 from biggan.errors import CheckpointError, DataError
 from biggan.generation.sample import generate_rows
+from biggan.image_grid import evenly_spaced, grid
 from biggan.models.networks import Generator
-from biggan.pictures import evenly_spaced, grid
 from biggan.runs import checkpoint, run_folder
 from biggan.runs.checkpoint import Checkpoint
 from biggan.training.last_finite import LastFinite
@@ -65,7 +65,8 @@ class Session:
             except CheckpointError as error:
                 failure = error
             except OSError as error:
-                failure = CheckpointError(f"{self.config.run.dir}: cannot be written ({error.strerror or error})")
+                reason = error.strerror or error
+                failure = CheckpointError(f"{self.config.run.dir}: cannot be written ({reason}); free it and rerun")
         message = self.process.gather(None if failure is None else str(failure))[0]
         if message is not None:
             raise CheckpointError(message)

@@ -35,11 +35,11 @@ class TrainingState:
     since_step: int = 0
     """G step after which the intervention in force started: 0, a child run's first step, or the last rollback's."""
     data_seed: int | None = None
-    """Seed of the data order before rollbacks, of a child run: its parent's. None: `run.seed`."""
+    """Seed of the data order before rollbacks. A child run has its parent's seed; None is `run.seed`."""
     level: Level = Level.HEALTHY
-    """Level of the last verdict. An alarm that lasts is reported once."""
+    """Level of the last verdict. An active alarm is reported once."""
     alarm: Alarm | None = None
-    """The alarm that lasts, if there is one."""
+    """The active alarm; None without one."""
     evaluation: dict[str, Any] = field(default_factory=dict)
     """The last evaluation: step, metric, metrics by name, protocol."""
     bad_samples: dict[str, str] = field(default_factory=dict)

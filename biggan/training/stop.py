@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from biggan.errors import STOP_SIGNALS
-
-HEARD = b"\nbiggan: stopping after this step, with a checkpoint\n"
+from biggan.stop_signals import heeded_signals, print_now
 
 
 @dataclass
@@ -22,8 +19,8 @@ class Stop:
 
 
 @contextmanager
-def stop_signals(aloud: bool) -> Iterator[Stop]:
-    """Turn STOP_SIGNALS into a request to stop after the current step; a hang-up that is ignored (nohup) stays so.
+def stop_on_signals(aloud: bool) -> Iterator[Stop]:
+    """Turn the signals that stop a command into a request to stop after the current step.
 
     With `aloud`, SIGINT is acknowledged at once: a person is waiting. SIGTERM is not: torchrun sends it to the other
     processes when one has failed.
@@ -32,13 +29,10 @@ def stop_signals(aloud: bool) -> Iterator[Stop]:
 
     def request(number: int, _frame: FrameType | None) -> None:
         if aloud and number == signal.SIGINT and not stop.requested:
-            # Not through the console: the signal may have interrupted a write to it.
-            with suppress(OSError):
-                os.write(2, HEARD)
+            print_now("biggan: stopping after this step, with a checkpoint")
         stop.requested = True
 
-    heeded = [n for n in STOP_SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, request) for number in heeded}
+    previous = {number: signal.signal(number, request) for number in heeded_signals()}
     yield stop
     # Not after an error: torchrun's SIGTERM to the remaining processes must not cut their messages short.
     for number, handler in previous.items():

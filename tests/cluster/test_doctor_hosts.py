@@ -45,7 +45,7 @@ def test_a_link_cut_in_the_middle_is_named_on_both_sides(hosts, tmp_path):
         assert run.end(DEADLINE_SECONDS) == 2, run.output
         assert "left behind: []" in run.output
     found = json.loads((tmp_path / "doctor.json").read_text())
-    (rendezvous,) = [check["seen"] for check in found["checks"] if check["name"] == "rendezvous"]
+    (rendezvous,) = [check["observed"] for check in found["checks"] if check["name"] == "rendezvous"]
     assert "collectives" in rendezvous
     cut_off = next(name for name in runs if f"rank 1 (host {name})" in rendezvous)
     assert f"biggan: rank 1 (host {cut_off}): the store at " in runs[cut_off].output

@@ -67,7 +67,7 @@ def test_a_link_cut_for_five_seconds(hosts, arguments, tmp_path, wait_for_step, 
     wait_for_step(tmp_path / "run", 25, runs["alpha"].has_ended)
     cut = hosts.cut()
     time.sleep(5)
-    hosts.mend()
+    hosts.restore_link()
     assert_all_end(runs, cut, bound_seconds=60, code=0)
     assert_same_end(tmp_path / "run", STEPS)
 

@@ -153,7 +153,7 @@ class TwoHosts:
         ip("-n", self.hosts["beta"].namespace, "link", "set", "eth0", "down")
         return time.monotonic()
 
-    def mend(self) -> None:
+    def restore_link(self) -> None:
         """Put it back."""
         ip("-n", self.hosts["beta"].namespace, "link", "set", "eth0", "up")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from biggan.pictures import grid
+from biggan.image_grid import grid
 
 CONFIG = """
 run: {dir: runs/a}

@@ -72,7 +72,7 @@ def examined(done, tmp_path, expect):
 
 
 def failed(found):
-    return {check["name"]: check["seen"] for check in found["checks"] if check["status"] == "fail"}
+    return {check["name"]: check["observed"] for check in found["checks"] if check["status"] == "fail"}
 
 
 def statuses(found):
@@ -88,7 +88,7 @@ def test_doctor_without_arguments_checks_this_machine(tmp_path):
     assert rows["versions"]["status"] == "pass"
     for name, flag in (("config", "CONFIG"), ("dataset", "--data"), ("disk room", "--run-dir"), ("checksums", "--ch")):
         assert rows[name]["status"] == "not checked"
-        assert flag in rows[name]["mend"]
+        assert flag in rows[name]["fix"]
 
 
 def test_bad_config_ends_with_exit_code_2(tiny, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from biggan.doctor import disk_checks, examination, rank_store
 from biggan.doctor.examination import Examination, ExaminationRequest
 from biggan.doctor.host import collect_host_facts
-from biggan.doctor.rank_store import RankStore, run_with_timeout
+from biggan.doctor.rank_store import RankStore, run_while_progressing
 from biggan.errors import InputError, LostProcesses
 
 
@@ -155,11 +155,11 @@ def test_timeout_applies_to_silence_and_not_to_progress(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(rank_store, "time", clock)
-        assert run_with_timeout(0.4, busy) == "done"
+        assert run_while_progressing(0.4, busy) == "done"
     with pytest.raises(TimeoutError, match=r"counting slowly.* 0\.1 s"):
-        run_with_timeout(0.1, silent)
+        run_while_progressing(0.1, silent)
     with pytest.raises(ZeroDivisionError):
-        run_with_timeout(1, lambda _: 1 / 0)
+        run_while_progressing(1, lambda _: 1 / 0)
 
 
 def test_host_facts_of_this_machine():

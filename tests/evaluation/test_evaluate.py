@@ -88,7 +88,7 @@ def test_standing_and_running_statistics_differ_and_are_reported(real):
 
 
 def test_resumed_evaluation_equals_uninterrupted(real, tmp_path, monkeypatch):
-    monkeypatch.setattr("biggan.evaluation.partial.SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr("biggan.evaluation.resumable.SAVE_EVERY_SECONDS", 0)
     expected, G = evaluator(real, per_class=True)(generator()), generator()
     evaluator(real, per_class=True)  # caches the real statistics
     with pytest.raises(KeyboardInterrupt):
@@ -102,7 +102,7 @@ def test_resumed_evaluation_equals_uninterrupted(real, tmp_path, monkeypatch):
 
 
 def test_resumes_only_the_same_request(real, tmp_path, monkeypatch):
-    monkeypatch.setattr("biggan.evaluation.partial.SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr("biggan.evaluation.resumable.SAVE_EVERY_SECONDS", 0)
     evaluator(real)(generator(), 0.5, tmp_path)
     other = generator()
     with torch.no_grad():

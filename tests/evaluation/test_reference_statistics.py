@@ -97,7 +97,7 @@ def test_a_cache_with_other_content_is_recomputed(real):
 
 
 def test_unfinished_work_with_other_content_restarts(real, monkeypatch):
-    monkeypatch.setattr("biggan.evaluation.partial.SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr("biggan.evaluation.resumable.SAVE_EVERY_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         summaries(real, Tiles(fails_at=40))
     (file,) = (real.cache / "partial").iterdir()
@@ -107,7 +107,7 @@ def test_unfinished_work_with_other_content_restarts(real, monkeypatch):
 
 
 def test_interrupted_statistics_resume(real, monkeypatch):
-    monkeypatch.setattr("biggan.evaluation.partial.SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr("biggan.evaluation.resumable.SAVE_EVERY_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         summaries(real, Tiles(fails_at=40))
     remaining = Tiles()

@@ -266,7 +266,7 @@ def test_vector_gives_the_estimate_where_possible(shape, largest, estimate):
         ("wolves=dog", ("data set", "'wolves'", " wolf")),
         ("wolf=dig", ("source", "'dig'", " dog")),
         ("wolf=dog+cta", ("source", "'cta'", " cat")),
-        ("cat=dog", ("source", "'cat'", "leave it out")),
+        ("cat=dog", ("source", "'cat'", "remove it")),
     ],
 )
 def test_unknown_neighbours_are_named(neighbour, parts):

@@ -44,7 +44,7 @@ def read(file: Path, config: Path, overrides: Sequence[str]) -> ImportedCheckpoi
     step = parse_step(contents.get("step"), f"{file}: step")
     images_per_step = resolved.training.d_steps * resolved.training.batch_size
     unused = [str(key) for key in contents if key not in (*names.values(), "step")]
-    notes = ["no discriminator: only an export, training cannot continue"] if discriminator is None else []
+    notes = ["no discriminator: it can be exported, but not trained"] if discriminator is None else []
     if discriminator is not None:
         notes.append("no optimizers: Adam starts from zero")
     return ImportedCheckpoint(
