@@ -28,6 +28,7 @@ from biggan.gan import Gan
 from biggan.runs import checkpoint
 from biggan.runs.checkpoint import Checkpoint
 from biggan.startup import build
+from biggan.startup.recipe import compose
 from biggan.training.state import host_copy, trained_tensors
 from biggan.training.step import train_step
 
@@ -41,7 +42,8 @@ def trained(config: Config, process: Process) -> Gan:
     gan = build.gan(config, process, FiniteGuard(process.device))
     n, r = config.micro_batch_size // process.world_size, config.model.resolution
     real = itertools.repeat((torch.rand(n, 3, r, r).to(process.device), torch.zeros(n, dtype=torch.long)))
-    train_step(gan, 1, real, build.latents(config, process), build.recipe(config, process))
+    recipe = compose(config, gan, build.autocast(config, process.device))
+    train_step(gan, 1, real, build.draws(config, process), recipe)
     return gan
 
 

@@ -25,16 +25,17 @@ WATCHED = [
     f"checkpoint.every_steps={CHECKPOINT_EVERY_STEPS}", "checkpoint.keep_last=1000", "collapse.on_collapse=continue",
 ]  # fmt: skip
 NON_FINITE = """
-import biggan.startup.build as build
+from dataclasses import replace
 from biggan.cli import main
-plain, calls = build.HINGE, 0
+from biggan.objectives.adversarial import LOSSES
+plain, calls = LOSSES["hinge"], 0
 
-def generator(logits):
+def g_loss(logits):
     global calls
     calls += 1
-    return plain.generator(logits) * (float("inf") if calls == 100 else 1)
+    return plain.g_loss(logits) * (float("inf") if calls == 100 else 1)
 
-build.HINGE = plain._replace(generator=generator)
+LOSSES["hinge"] = replace(plain, g_loss=g_loss)
 main()
 """
 
@@ -50,7 +51,7 @@ class Kind:
     rollback_overrides: tuple[str, ...] = ()
     """Fix that a rollback applies; empty if none exists."""
     manual_overrides: tuple[tuple[str, ...], ...] = ()
-    """The same fix as interventions of child runs; each is tried if the one before collapses too."""
+    """The same fix in child runs; each is a child of the one before, if that collapses too."""
     script: str = "from biggan.cli import main\nmain()\n"
 
     def folder(self, beside: Path) -> Path:
@@ -62,33 +63,30 @@ KINDS = (
     Kind(
         "both learning rates x 10",
         True,
-        ("intervention.g_lr_factor=10.0", "intervention.d_lr_factor=10.0"),
-        ("rollback.g_lr_factor=0.2", "rollback.d_lr_factor=0.2"),
-        (
-            ("intervention.g_lr_factor=2.0", "intervention.d_lr_factor=2.0"),
-            ("intervention.g_lr_factor=0.4", "intervention.d_lr_factor=0.4"),
-        ),
+        ("optimizer.g_lr=x10", "optimizer.d_lr=x10"),
+        ("rollback.optimizer.g_lr=x0.2", "rollback.optimizer.d_lr=x0.2"),
+        (("optimizer.g_lr=x0.2", "optimizer.d_lr=x0.2"),) * 2,
     ),
-    Kind("D frozen", True, (f"intervention.freeze_d_steps={CHILD_STEPS}",)),
+    Kind("D frozen", True, (f"training.freeze_d_steps={CHILD_STEPS}",)),
     Kind(
         "D's learning rate by 50",
         True,
-        ("intervention.d_lr_factor=0.02",),
-        ("rollback.d_lr_factor=20.0",),
-        (("intervention.d_lr_factor=0.4", "intervention.g_lr_factor=0.5"),),  # a rollback halves G's by default
+        ("optimizer.d_lr=x0.02",),
+        ("rollback.optimizer.d_lr=x20",),
+        (("optimizer.d_lr=x20", "optimizer.g_lr=x0.5"),),  # a rollback halves G's by default
     ),
     Kind(
         "G's learning rate x 20",
         True,
         ("optimizer.g_lr=16e-3",),
-        ("rollback.g_lr_factor=0.1",),
-        (("intervention.g_lr_factor=0.1",),),
+        ("rollback.optimizer.g_lr=x0.1",),
+        (("optimizer.g_lr=x0.1",),),
     ),
     Kind("non-finite loss at step 100", True, script=NON_FINITE),
     Kind("unchanged", False),
     Kind("another seed", False, ("run.seed=1000",)),
-    Kind("G's learning rate by 2", False, ("intervention.g_lr_factor=0.5",)),
-    Kind("R1, gamma 1", False, ("intervention.r1_gamma=1.0",)),
+    Kind("G's learning rate by 2", False, ("optimizer.g_lr=x0.5",)),
+    Kind("R1, gamma 1", False, ("objective.r1.gamma=1.0",)),
 )
 
 

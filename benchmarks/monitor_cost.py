@@ -27,6 +27,7 @@ from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, this_device
 from biggan.gan import Gan
 from biggan.startup import build
+from biggan.startup.recipe import compose
 from biggan.training.step import train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -45,13 +46,14 @@ def trainer(config: Config) -> tuple[Gan, Callable[[], object]]:
     """Return the networks and a function that runs one training step."""
     process = Process(0, 1, this_device(), None)
     gan = build.gan(config, process, FiniteGuard(process.device))
-    latents, recipe = build.latents(config, process), build.recipe(config, process)
+    recipe = compose(config, gan, build.autocast(config, process.device))
+    draws = build.draws(config, process)
     layout = torch.channels_last if config.training.channels_last else torch.contiguous_format
     n, r = config.micro_batch_size, config.model.resolution
     x = torch.rand(n, 3, r, r, device=process.device).mul_(2).sub_(1).contiguous(memory_format=layout)
     y = torch.randint(config.model.classes, (n,), device=process.device)
     numbers = itertools.count(1)
-    return gan, lambda: train_step(gan, next(numbers), itertools.repeat((x, y)), latents, recipe)
+    return gan, lambda: train_step(gan, next(numbers), itertools.repeat((x, y)), draws, recipe)
 
 
 def quality_probe(config: Config, gan: Gan) -> Callable[[], object]:
@@ -69,7 +71,7 @@ def quality_probe(config: Config, gan: Gan) -> Callable[[], object]:
 
     def measure() -> object:
         with build.autocast(config, process.device):
-            return probe.measure(*networks)
+            return probe.measure(*networks, level=0.0)
 
     return measure
 

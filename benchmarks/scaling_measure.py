@@ -32,6 +32,7 @@ from biggan.distributed.collectives import all_gather_rows, all_reduce_sum
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, join
 from biggan.startup import build
+from biggan.startup.recipe import compose
 from biggan.training.step import train_step
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -56,7 +57,8 @@ def stepper(size: str, batch_size: int, process: Process) -> Step:
     """Return a function that runs one training step, with the loop's stop flag, and returns its seconds."""
     config = check_config(size, batch_size)
     gan = build.gan(config, process, FiniteGuard(process.device))
-    latents, recipe = build.latents(config, process), build.recipe(config, process)
+    recipe = compose(config, gan, build.autocast(config, process.device))
+    draws = build.draws(config, process)
     images, r = batch_size // process.world_size, config.model.resolution
     x = torch.rand(images, 3, r, r, device=process.device).contiguous(memory_format=torch.channels_last)
     real = itertools.repeat((x, torch.zeros(images, dtype=torch.long, device=process.device)))
@@ -66,7 +68,7 @@ def stepper(size: str, batch_size: int, process: Process) -> Step:
         process.barrier()
         start = time.perf_counter()
         process.any(False)
-        train_step(gan, next(numbers), real, latents, recipe)["g_loss"].item()  # synchronizes with the device
+        train_step(gan, next(numbers), real, draws, recipe)["g_loss"].item()  # synchronizes with the device
         return time.perf_counter() - start
 
     return step

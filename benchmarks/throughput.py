@@ -24,6 +24,7 @@ from biggan.cost.estimate import estimate
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
 from biggan.startup import build
+from biggan.startup.recipe import compose
 from biggan.training.step import train_step
 
 PRESET = Path(__file__).parents[1] / "configs" / "cifar10.yaml"
@@ -44,13 +45,14 @@ def stepper(config: Config) -> Callable[[], float]:
     """Return a function that runs one training step and returns its seconds."""
     with join(config.distributed.timeout_seconds) as process:
         gan = build.gan(config, process, FiniteGuard(process.device))
-        latents, recipe = build.latents(config, process), build.recipe(config, process)
+        recipe = compose(config, gan, build.autocast(config, process.device))
+        draws = build.draws(config, process)
         real = images(config, process.device)
     numbers = itertools.count(1)
 
     def step() -> float:
         start = time.perf_counter()
-        stats = train_step(gan, next(numbers), real, latents, recipe)
+        stats = train_step(gan, next(numbers), real, draws, recipe)
         stats["g_loss"].item()  # synchronizes with the device
         return time.perf_counter() - start
 

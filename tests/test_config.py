@@ -18,7 +18,7 @@ CONTRACT = {
     "model": ["family", "resolution", "channels"],
     "training": ["steps", "batch_size", "d_steps", "accumulation", "precision", "compile"],
     "optimizer": ["g_lr", "d_lr"],
-    "regularization": ["orthogonal"],
+    "objective": ["loss", "orthogonal"],
     "ema": ["decay", "start_step"],
     "checkpoint": ["every_steps", "keep_last"],
     "distributed": ["engine"],
@@ -42,12 +42,14 @@ def test_imagenet128_preset_has_the_settings_of_the_paper():
     m, t, o = config.model, config.training, config.optimizer
     assert (m.channels, m.z_dim, m.class_embedding_dim, m.g_attention, m.d_attention) == (96, 120, 128, (64,), (64,))
     assert (t.batch_size, t.d_steps, o.g_lr, o.d_lr, o.beta1, o.beta2) == (2048, 2, 5e-5, 2e-4, 0.0, 0.999)
-    assert (config.regularization.orthogonal, config.ema.decay) == (1e-4, 0.9999)
+    assert (config.objective.orthogonal, config.ema.decay) == (1e-4, 0.9999)
 
 
 def test_overrides_apply_in_order_and_have_yaml_types():
-    config = resolve(DIGITS, ["optimizer.g_lr=5e-5", "model.g_attention=[16]", "training.steps=3", "training.steps=7"])
+    steps = ["training.steps=3", "training.steps=7"]
+    config = resolve(DIGITS, ["optimizer.g_lr=5e-5", "model.g_attention=[16]", "objective.r1.gamma=2", *steps])
     assert config.optimizer.g_lr == 5e-5
+    assert config.objective.r1.gamma == 2.0
     assert config.model.g_attention == (16,)
     assert config.training.steps == 7
 
@@ -56,7 +58,11 @@ def test_overrides_apply_in_order_and_have_yaml_types():
     ("override", "parts"),
     [
         ("model.depth=3", ["model.depth: "]),
-        ("training.loss=wasserstein", ["training.loss: ", "'hinge'", "'non_saturating'"]),
+        ("objective.loss=wgan", ["objective.loss: ", "'hinge'", "'wasserstein'", "not 'wgan'"]),
+        ("objective.r1=3", ["objective.r1: ", "nearest: objective.r1.gamma"]),
+        ("objective.r1.gama=3", ["objective.r1.gama: ", "nearest: objective.r1.gamma"]),
+        ("objective.r1.gamma=-3", ["objective.r1.gamma: ", "at least 0", "not -3"]),
+        ("objective.augment=[colour]", ["objective.augment.0: ", "'color'", "not 'colour'"]),
         ("model.image_channels=4", ["model.image_channels: ", "1 or 3", "4"]),
         ("training.stepz=3", ["training.stepz: ", "training.steps"]),
         ("training.g_lr=1", ["training.g_lr: ", "optimizer.g_lr"]),
@@ -73,6 +79,10 @@ def test_overrides_apply_in_order_and_have_yaml_types():
         ("distributed.engine=horovod", ["distributed.engine: ", "'ddp' or 'deepspeed', not 'horovod'"]),
         ("optimizer.g_lr=.nan", ["optimizer.g_lr: "]),
         ("optimizer.g_lr=fast", ["optimizer.g_lr: ", "number", "'fast'"]),
+        ("optimizer.g_lr=0", ["optimizer.g_lr: ", "greater than 0", "not 0"]),
+        ("optimizer.g_lr={linear: {0: 1e-4, 9: 2}}", ["optimizer.g_lr: ", "at most 1", "not 2"]),
+        ("optimizer.g_lr={line: {0: 1e-4, 9: 1}}", ["optimizer.g_lr: ", "'linear', 'cosine' or 'step'", "not 'line'"]),
+        ("optimizer.g_lr={linear: {0: 1e-4}}", ["optimizer.g_lr: ", "linear"]),
         ("ema.decay=1.0", ["ema.decay: ", "less than 1, not 1.0"]),
         ("model.g_attention=[64]", ["model.g_attention: ", "64 px", "8, 16, 32", "nearest: 32"]),
         ("model.d_attention=[32]", ["model.d_attention: ", "32 px", "8, 16", "nearest: 16"]),

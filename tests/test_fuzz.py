@@ -30,6 +30,8 @@ SCALARS = [
     "!!int abc", "!!python/object/apply:os.system [touch hacked]", "&a [*a]", "*a", "<<: 1", "[16]", "[16, 16]",
     "[[16]]", "{a: 1}", "[", "]", "{", "'", '"', '"\\ud800"', '"\\0"', "a\nb", "\x1b[31m", "\udcff", "\u2028", "é",
     "a" * 5000, "/" * 5000, "a/" * 3000, "../../x", "-", "- 1", "?", ":", "#", "%", "| x", "> x", "@", "`", "\t", " ",
+    "x0.5", "x0", "x1e400", "xx2", "{linear: {0: 0, 9: 1e-3}}", "{step: {0: 1e-3, 9: .nan}}", "{cosine: {-1: 1}}",
+    "{optimizer.g_lr: x2}", "{objective: {r1: {gamma: 1}}}",
     "[" * 3000, "{a: " * 3000, "https://user:pa55word@host/x?token=pa55word", "pipe:touch hacked",
 ]  # fmt: skip
 
@@ -67,7 +69,8 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 def override(draw: random.Random) -> str:
     """Return an override: mostly of a known key, by any text."""
-    key = draw.choice([*keys(), *keys(), "x", "", "run", "run.dir.x", "a" * 300])
+    key = draw.choice([*keys(), *keys(), "x", "", "run", "run.dir.x", "objective", "objective.r1", "a" * 300])
+    key = draw.choice(["", "", "", "rollback.", "intervention."]) + key
     value = draw.choice(
         [draw.choice(SCALARS), mutated(draw.choice(SCALARS).encode(errors="replace"), draw).decode(errors="replace")]
     )
@@ -78,7 +81,8 @@ def tree(draw: random.Random, depth: int = 0) -> str:
     """Return YAML of sections, keys and values that hardly belong together, in flow style."""
     if depth > draw.randint(0, 4):
         return draw.choice(SCALARS)
-    known = sorted(Config.model_fields) if depth == 0 else [key.partition(".")[2] for key in keys()]
+    parts = {part for key in keys() for part in [key, *key.split(".")]}
+    known = sorted(parts if depth else Config.model_fields)
     pairs = [f"{draw.choice([*known, *SCALARS[:20]])}: {tree(draw, depth + 1)}" for _ in range(draw.randint(0, 4))]
     return "{" + ", ".join(pairs) + "}"
 

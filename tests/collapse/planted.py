@@ -8,14 +8,15 @@ EXACT: after each rollback, compare the whole state with the checkpoint it went 
 
 import os
 import signal
+from dataclasses import replace
 
 import torch
 
-import biggan.startup.build as build
 import biggan.training.loop as loop
 from biggan.cli import main
 from biggan.collapse.detector import Departure, Level, Verdict
 from biggan.collapse.monitor import Monitor
+from biggan.objectives.adversarial import LOSSES
 from biggan.runs import checkpoint, rollback, run_folder
 from biggan.training import run_logger
 from biggan.training.recovery import Recovery
@@ -23,7 +24,7 @@ from biggan.training.recovery import Recovery
 MODULES = {"checkpoint": checkpoint, "rollback": rollback, "report": run_logger}
 plain_step, plain_hinge, plain_judge, plain_back = (
     loop.train_step,
-    build.HINGE,
+    LOSSES["hinge"],
     Monitor.judge,
     Recovery.roll_back,
 )
@@ -33,12 +34,12 @@ FIRST_SEED = 0
 seed = FIRST_SEED
 
 
-def train_step(gan, step, real, latents, recipe):
+def train_step(gan, step, real, draws, recipe):
     global poisoned, seed
-    seed = latents.seed
+    seed = draws.seed
     mine = os.environ.get("RANK", "0") == os.environ.get("NAN_RANK", "0")
     poisoned = mine and step == int(os.environ.get("NAN_STEP", "0")) and seed == FIRST_SEED
-    return plain_step(gan, step, real, latents, recipe)
+    return plain_step(gan, step, real, draws, recipe)
 
 
 def judge(monitor, step, vetoed_steps, alarm):
@@ -74,8 +75,8 @@ def killing(when, function):
 
 
 loop.train_step = train_step
-build.HINGE = plain_hinge._replace(
-    generator=lambda logits: plain_hinge.generator(logits) * (float("nan") if poisoned else 1)
+LOSSES["hinge"] = replace(
+    plain_hinge, g_loss=lambda logits: plain_hinge.g_loss(logits) * (float("nan") if poisoned else 1)
 )
 Monitor.judge = judge
 Recovery.roll_back = roll_back

@@ -9,6 +9,7 @@ import pytest
 import torch
 from runs import biggan, finish, weights
 
+from biggan.config.interventions import Changes
 from biggan.config.preset import resolve
 from biggan.errors import InputError
 from biggan.runs import checkpoint, rollback, run_folder
@@ -56,7 +57,7 @@ def test_a_nan_on_one_rank_rolls_all_ranks_back_to_the_exact_good_state(tiny, tm
 
 @pytest.mark.slow
 def test_a_rollback_changes_the_training_trajectory(tiny, tmp_path, undisturbed):
-    arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback", "rollback.g_lr_factor=1.0"]
+    arguments = [tiny[0], tiny[2], *STEPS, "collapse.on_collapse=rollback", "rollback.optimizer.g_lr=x1"]
     planted([*arguments, f"run.dir={tmp_path / 'run'}"], ALARM_STEP="10")
     (event,) = events(tmp_path / "run")
     assert (event["step"], event["onset_step"], event["good_step"]) == (10, 7, 6)
@@ -92,12 +93,14 @@ def test_a_run_killed_during_a_rollback_ends_with_the_same_weights(tiny, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_child_of_a_rolled_back_run_inherits_the_interventions_in_force(tiny, tmp_path):
-    assert planted([*tiny, *STEPS, "collapse.on_collapse=rollback", "rollback.r1_gamma=1.0"], ALARM_STEP="10")[0] == 0
+def test_a_child_of_a_rolled_back_run_inherits_the_values_in_force(tiny, tmp_path):
+    changes = ["collapse.on_collapse=rollback", "rollback.objective.r1.gamma=1.0"]
+    assert planted([*tiny, *STEPS, *changes], ALARM_STEP="10")[0] == 0
     run = tmp_path / "run"
     before, after = (child_config(find_ancestor(f"{run}@{step}", "--resume"), tmp_path / "c", []) for step in (6, 14))
-    assert (before.intervention.g_lr_factor, before.intervention.r1_gamma) == (1.0, 0.0)
-    assert (after.intervention.g_lr_factor, after.intervention.r1_gamma) == (0.5, 1.0)
+    assert (before.optimizer.g_lr, before.objective.r1.gamma) == (2e-4, 0.0)
+    assert (after.optimizer.g_lr, after.objective.r1.gamma) == (1e-4, 1.0)
+    assert before.rollback == after.rollback == Changes({"optimizer.g_lr": "x0.5", "objective.r1.gamma": 1.0})
 
 
 def test_a_child_keeps_the_data_order_that_its_positions_are_valid_in(tiny, tmp_path, digits):
