@@ -35,7 +35,6 @@ COUNTS = {
     "cifar10-sngan": (4_304_387, 1_055_105),
     "cifar10-dcgan": (2_192_899, 1_777_665),
     "digits": (101_379, 67_169),
-    "digits-wgan-gp": (101_379, 67_617),
 }
 
 ARCHITECTURES = [
@@ -47,7 +46,6 @@ ARCHITECTURES = [
     "cifar10-sngan",
     "cifar10-dcgan",
     "digits",
-    "digits-wgan-gp",
 ]
 """The other presets are the first two with more blocks."""
 
