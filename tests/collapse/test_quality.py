@@ -59,18 +59,18 @@ def probe(train, held_out):
 
 
 def test_accuracy_is_the_fraction_of_real_images_with_a_positive_logit():
-    found = probe(real(30, 10), real(5, 15)).measure(Linear(), Linear(), Threshold())
+    found = probe(real(30, 10), real(5, 15)).measure(Linear(), Linear(), Threshold(), 0.0)
     assert found["d_accuracy_train"] == 0.75
     assert found["d_accuracy_held_out"] == 0.25
-    assert "d_accuracy_held_out" not in probe(real(3, 3), real(0, 0)).measure(Linear(), Linear(), Threshold())
+    assert "d_accuracy_held_out" not in probe(real(3, 3), real(0, 0)).measure(Linear(), Linear(), Threshold(), 0.0)
 
 
 def test_a_generator_that_ignores_z_has_diversity_0_and_only_duplicates():
     torch.manual_seed(0)
-    found = probe(real(5, 5), real(0, 0)).measure(Linear(), Linear(scale=0.0), Threshold())
+    found = probe(real(5, 5), real(0, 0)).measure(Linear(), Linear(scale=0.0), Threshold(), 0.0)
     assert (found["diversity/ema"], found["duplicates/ema"]) == (0, 1)
     assert found["diversity/generator"] > 0.01
-    wide = probe(real(5, 5), real(0, 0)).measure(Linear(scale=30), Linear(scale=60), Threshold())
+    wide = probe(real(5, 5), real(0, 0)).measure(Linear(scale=30), Linear(scale=60), Threshold(), 0.0)
     assert wide["diversity/ema"] > 1.2 * wide["diversity/generator"]
     assert wide["duplicates/generator"] == 0
 
@@ -78,7 +78,7 @@ def test_a_generator_that_ignores_z_has_diversity_0_and_only_duplicates():
 def test_nan_images_count_as_duplicates():
     broken = Linear()
     broken.map.weight.data.fill_(math.nan)
-    found = probe(real(5, 5), real(0, 0)).measure(broken, Linear(), Threshold())
+    found = probe(real(5, 5), real(0, 0)).measure(broken, Linear(), Threshold(), 0.0)
     assert math.isnan(found["diversity/generator"])
     assert found["duplicates/generator"] == 1
 
@@ -110,9 +110,9 @@ def test_gradient_norm_equals_the_analytic_gradient_of_d():
 def test_measuring_does_not_modify_the_networks():
     networks = [Linear(), Linear().eval(), Threshold()]
     before = [{k: v.clone() for k, v in n.state_dict().items()} for n in networks]
-    first = probe(real(5, 5), real(5, 5)).measure(*networks)
+    first = probe(real(5, 5), real(5, 5)).measure(*networks, 0.0)
     assert [n.training for n in networks] == [True, False, True]
     for network, state in zip(networks, before, strict=True):
         assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
         assert all(p.grad is None and p.requires_grad for p in network.parameters())
-    assert probe(real(5, 5), real(5, 5)).measure(*networks) == first
+    assert probe(real(5, 5), real(5, 5)).measure(*networks, 0.0) == first

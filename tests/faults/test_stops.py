@@ -12,17 +12,18 @@ from runs import biggan, finish, start, wait_for, weights
 
 MLFLOW = "tracking.mlflow=true"
 SITE = """
+from dataclasses import replace
 import torch
-import biggan.startup.build as build
-plain, calls = build.HINGE, 0
+from biggan.objectives.adversarial import LOSSES
+plain, calls = LOSSES["hinge"], 0
 
-def discriminator(real, fake):
+def d_loss(real, fake):
     global calls
     calls += 1
-    a, b = plain.discriminator(real, fake)
+    a, b = plain.d_loss(real, fake)
     return (a * float("nan"), b) if calls == 9 {condition} else (a, b)
 
-build.HINGE = plain._replace(discriminator=discriminator)
+LOSSES["hinge"] = replace(plain, d_loss=d_loss)
 """
 
 
