@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
 from biggan.config import Config
+from biggan.config.interventions import CHANGEABLE_KEYS
+from biggan.config.schedule import Schedule
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Configuration
@@ -22,19 +25,33 @@ All other overrides, and presets, are YAML, of which biggan reads a strict part:
 `true`, `false`, `null`, text, lists. `yes`, `0100`, `0x10`, `1:30` and dates are text, so they are refused where a
 number is wanted; tags, and a key given twice, are refused. `~` at the start of a path is the home folder. Messages,
 MLflow and reports show URLs without passwords and tokens; `config.yaml`, which a resumed run needs, keeps them.
+
+A **number or schedule** is constant, or follows the G steps of the run: `{linear: {0: 0, 1000: 2e-4}}` is 0 at step 0,
+2e-4 from step 1,000 on, and on a straight line between. `cosine` has half a period of a cosine between two steps;
+`step` keeps each value until the next step. The values of schedules are in `metrics.jsonl`, as `schedule/*`.
 """
 
 
-def kind(field: FieldInfo) -> str:
-    """Return the field's type as a user would write it."""
-    choices = get_args(field.annotation)
+def kind(annotation: Any) -> str:
+    """Return the type of a field as a user would write it."""
+    choices = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return kind(choices[0])
+    if Schedule in map(unannotated, choices):
+        return "number or schedule"
     if choices and all(isinstance(choice, str | int) for choice in choices):
         return " \\| ".join(f"`{choice}`" for choice in choices)
-    if choices and choices[0] is str:
-        return "list of names"
-    return {"Path": "path", "str": "text", "bool": "true \\| false", "int": "integer", "float": "number"}.get(
-        getattr(field.annotation, "__name__", ""), "list of integers"
-    )
+    if get_origin(annotation) is tuple:
+        item = kind(choices[0])
+        return "list of " + {"text": "names", "integer": "integers"}.get(item, item)
+    return {"Path": "path", "str": "text", "bool": "true \\| false", "int": "integer", "float": "number"}[
+        annotation.__name__
+    ]
+
+
+def unannotated(kind: Any) -> Any:
+    """Return the type inside `Annotated`."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def default(field: FieldInfo) -> str:
@@ -47,25 +64,40 @@ def default(field: FieldInfo) -> str:
 
 
 def one_line(text: str | None) -> str:
-    """Return the text with each run of whitespace as one space."""
-    return re.sub(r"\s+", " ", text or "")
+    """Return the text with each run of whitespace as one space, for a cell of a table."""
+    return re.sub(r"\s+", " ", text or "").replace("|", "\\|")
+
+
+def subsection(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the class of a field that is a section of keys, None for a key."""
+    model = field.annotation
+    is_section = isinstance(model, type) and issubclass(model, BaseModel) and not issubclass(model, RootModel)
+    return model if is_section else None
+
+
+def parts(name: str, field: FieldInfo, level: int) -> Iterator[str]:
+    """Yield the heading, the text and the table of a section, and those of the sections in it."""
+    model = subsection(field)
+    if model is None:
+        keys = ", ".join(f"`{key}*`" if key.endswith(".") else f"`{key}`" for key in CHANGEABLE_KEYS)
+        yield f"{'#' * level} {name}\n\n{one_line(field.description)} Keys that may change: {keys}.\n"
+        return
+    fields = {field.alias or key: field for key, field in model.model_fields.items()}
+    rows = [
+        f"| `{name}.{key}` | {kind(field.annotation)} | {default(field)} | {one_line(field.description)} |"
+        for key, field in fields.items()
+        if subsection(field) is None
+    ]
+    table = ["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows, ""]
+    yield "\n".join([f"{'#' * level} {name}\n\n{one_line(model.__doc__)}\n", *(table if rows else [])])
+    for key, field in fields.items():
+        if subsection(field) is not None:
+            yield from parts(f"{name}.{key}", field, level + 1)
 
 
 def page() -> str:
     """Return the page as Markdown."""
-    parts = [HEAD]
-    for name, section in Config.model_fields.items():
-        model = section.annotation
-        assert isinstance(model, type), name
-        assert issubclass(model, BaseModel), name
-        parts.append(
-            f"## {name}\n\n{one_line(model.__doc__)}\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |"
-        )
-        for key, field in model.model_fields.items():
-            meaning = one_line(field.description).replace("|", "\\|")
-            parts.append(f"| `{name}.{field.alias or key}` | {kind(field)} | {default(field)} | {meaning} |")
-        parts.append("")
-    return "\n".join(parts)
+    return "\n".join([HEAD, *(part for name, field in Config.model_fields.items() for part in parts(name, field, 2))])
 
 
 if __name__ == "__main__":
