@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,8 @@ class Engine(Protocol):
     def changing_weights(self) -> AbstractContextManager[nn.Module]:
         """Yield the network for changes of its weights in place, which must be the same on all processes."""
 
-    def set_rates(self, rates: Rates) -> None:
-        """Set the rates of all following updates."""
+    def set_adam(self, adam: AdamSettings) -> None:
+        """Set the settings of all following updates."""
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Yield Adam's complete state as PARAMETER/exp_avg, PARAMETER/exp_avg_sq and PARAMETER/step.
@@ -60,17 +60,10 @@ class Engine(Protocol):
         """Load weights and Adam state saved by any engine on any number of processes; keep the learning rate."""
 
 
-class Rates(NamedTuple):
-    """Adam's learning rate and decay rates, which may change from update to update."""
-
-    lr: float
-    beta1: float
-    beta2: float
-
-
 @dataclass(frozen=True)
 class AdamSettings:
-    """Adam's settings. Gradients with a norm above `max_grad_norm` are scaled down to it; 0 disables clipping."""
+    """Adam's settings in one update. Gradients with a norm above `max_grad_norm` are scaled down to it; 0 disables
+    clipping."""
 
     lr: float
     betas: tuple[float, float]
@@ -82,6 +75,15 @@ class AdamSettings:
         device = parameters[0].device
         lr = torch.full((), self.lr, device=device) if device.type == "cuda" else self.lr
         return torch.optim.Adam(parameters, lr=lr, betas=self.betas, eps=self.eps, fused=True)
+
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give `optimizer` these settings. A rate on a GPU is written into a tensor, which a captured graph reads."""
+        for group in optimizer.param_groups:
+            group["betas"], group["eps"] = self.betas, self.eps
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.lr)
+            else:
+                group["lr"] = self.lr
 
     def clip_(self, grads: list[Tensor], norm: Tensor) -> None:
         """Scale `grads` in place to a norm of at most `max_grad_norm`; `norm` is their norm over all processes."""
@@ -140,9 +142,10 @@ class DDPEngine:
         """Implement `Engine`."""
         yield self.module
 
-    def set_rates(self, rates: Rates) -> None:
+    def set_adam(self, adam: AdamSettings) -> None:
         """Implement `Engine`."""
-        apply_rates(self._optimizer, rates)
+        self.adam = adam
+        adam.apply(self._optimizer)
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Implement `Engine`."""
@@ -159,16 +162,6 @@ class DDPEngine:
             # Use the weight's memory layout: the fused kernel reads both in memory order.
             moments = {k: torch.empty_like(parameter).copy_(optimizer[f"{name}/{k}"]) for k in MOMENTS}
             self._optimizer.state[parameter] = {"step": optimizer[f"{name}/step"].to(parameter.device), **moments}
-
-
-def apply_rates(adam: torch.optim.Optimizer, rates: Rates) -> None:
-    """Set the rates of `adam`. A rate on a GPU is written into a tensor there, which a captured graph reads."""
-    for group in adam.param_groups:
-        group["betas"] = (rates.beta1, rates.beta2)
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rates.lr)
-        else:
-            group["lr"] = rates.lr
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from biggan.distributed.collectives import all_reduce_sum
-from biggan.distributed.engine import MOMENTS, AdamSettings, Rates, apply_rates
+from biggan.distributed.engine import MOMENTS, AdamSettings
 from biggan.distributed.finite import FiniteGuard, poison_if_non_finite
 from biggan.distributed.process import Process
 from biggan.errors import InputError
@@ -92,9 +92,10 @@ class ZeroEngine:
         yield self.module
         self._zero.refresh_fp32_params()
 
-    def set_rates(self, rates: Rates) -> None:
+    def set_adam(self, adam: AdamSettings) -> None:
         """Implement `Engine`."""
-        apply_rates(self._adam, rates)
+        self.adam = adam
+        adam.apply(self._adam)
 
     def _inspect(self, adam: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """Compute every parameter's gradient norm from all processes' slices; check and clip before Adam's step."""

@@ -9,12 +9,11 @@ from biggan.collapse.monitor import Monitor
 from biggan.collapse.quality import REAL_IMAGES, QualityProbe, RealImages
 from biggan.config import Config
 from biggan.config.interventions import in_force, trajectory_seed
-from biggan.config.schedule import value_at
 from biggan.data.dataset import Dataset
 from biggan.data.loader import Loader
 from biggan.data.preview import first_images
 from biggan.data.stream import START, Cursor, ReadPlan
-from biggan.distributed.engine import AdamSettings, DDPEngine, Engine
+from biggan.distributed.engine import DDPEngine, Engine
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import Process, batchnorm_group, has_bfloat16
 from biggan.distributed.zero import ZeroEngine
@@ -25,7 +24,7 @@ from biggan.models.batchnorm import set_batchnorm_group
 from biggan.models.networks import initialize
 from biggan.runs import lineage
 from biggan.runs.ring import Ring
-from biggan.startup.recipe import compose, techniques
+from biggan.startup.recipe import adam_schedule, compose, techniques
 from biggan.training.state import TrainingState
 from biggan.training.trajectory import Trajectory
 
@@ -64,10 +63,7 @@ def ring(config: Config) -> Ring:
 
 def engine(config: Config, name: str, network: nn.Module, process: Process, guard: FiniteGuard) -> Engine:
     """Build the engine of one network. A single process has nothing to partition, so it never uses ZeRO."""
-    o = config.optimizer
-    # The rates are those of the first step; each update sets its own.
-    lr, beta1, beta2 = (value_at(rate, 1) for rate in (o.g_lr if name == "G" else o.d_lr, o.beta1, o.beta2))
-    adam = AdamSettings(lr=lr, betas=(beta1, beta2), eps=o.eps, max_grad_norm=o.max_grad_norm)
+    adam = adam_schedule(config, name).at(1)  # each update sets its own
     if config.distributed.engine == "ddp" or process.group is None:
         return DDPEngine(network, name=name, adam=adam, process=process, guard=guard)
     return ZeroEngine(

@@ -24,7 +24,7 @@ from biggan.objectives.seams import Adversarial, Constraint, Term, WeightTerm
 from biggan.objectives.spectral import SpectralLimit
 from biggan.objectives.views import DiffAugment
 from biggan.objectives.weight_terms import OrthogonalTerm, SpectralClamp, SpectralTerm
-from biggan.training.turn import DeviceScalar, FrozenBlocks, NetworkRecipe, Part, Recipe, Scheduled
+from biggan.training.turn import AdamSchedule, DeviceScalar, FrozenBlocks, NetworkRecipe, Part, Recipe, Scheduled
 
 Number = float | Schedule
 
@@ -66,20 +66,26 @@ def adversarial(config: Config) -> Adversarial:
 
 def network_recipe(config: Config, gan: Gan, name: str, since_step: int) -> NetworkRecipe:
     """Return what is done to the network `name`, G or D, besides its adversarial loss."""
-    o, init, training, is_g = config.optimizer, config.init, config.training, name == "G"
+    init, training, is_g = config.init, config.training, name == "G"
     network = (gan.generator if is_g else gan.discriminator).module
     device = next(network.parameters()).device
     return NetworkRecipe(
         terms=() if is_g else switched_on(d_terms(config, gan), device),
         weight_terms=switched_on(weight_terms(config, network, name), device),
         constraints=constraints(config, network, name),
-        rates=(o.g_lr if is_g else o.d_lr, o.beta1, o.beta2),
+        adam=adam_schedule(config, name),
         frozen_until_step=since_step + (training.freeze_g_steps if is_g else training.freeze_d_steps),
         frozen_blocks=FrozenBlocks(
             init.freeze_g_blocks if is_g else init.freeze_d_blocks,
             init.freeze_g_steps if is_g else init.freeze_d_steps,
         ),
     )
+
+
+def adam_schedule(config: Config, name: str) -> AdamSchedule:
+    """Return Adam's settings for the network `name`, G or D."""
+    o = config.optimizer
+    return AdamSchedule(o.g_lr if name == "G" else o.d_lr, o.beta1, o.beta2, o.eps, o.max_grad_norm)
 
 
 def d_terms(config: Config, gan: Gan) -> list[tuple[Term, Number, int]]:

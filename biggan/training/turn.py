@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from biggan.config.schedule import Schedule, value_at
-from biggan.distributed.engine import Engine, Rates, restored_on_exit
+from biggan.distributed.engine import AdamSettings, Engine, restored_on_exit
 from biggan.draws import Draw
 from biggan.gan import Stats
 from biggan.models.networks import first_blocks
@@ -74,14 +74,30 @@ class FrozenBlocks:
 
 
 @dataclass(frozen=True)
+class AdamSchedule:
+    """Adam's settings over a run."""
+
+    lr: float | Schedule
+    beta1: float | Schedule
+    beta2: float | Schedule
+    eps: float
+    max_grad_norm: float
+
+    def at(self, step: int) -> AdamSettings:
+        """Return the settings in G step `step`."""
+        betas = value_at(self.beta1, step), value_at(self.beta2, step)
+        return AdamSettings(value_at(self.lr, step), betas, self.eps, self.max_grad_norm)
+
+
+@dataclass(frozen=True)
 class NetworkRecipe:
     """Everything that is done to one network besides its adversarial loss. The defaults do nothing."""
 
     terms: tuple[Scheduled[Term], ...] = ()
     weight_terms: tuple[Scheduled[WeightTerm], ...] = ()
     constraints: tuple[Constraint, ...] = ()
-    rates: tuple[float | Schedule, float | Schedule, float | Schedule] | None = None
-    """Learning rate, beta1 and beta2; None keeps the engine's."""
+    adam: AdamSchedule | None = None
+    """None keeps the engine's."""
     frozen_until_step: int = 0
     frozen_blocks: FrozenBlocks = FrozenBlocks()
 
@@ -120,8 +136,8 @@ class Recipe:
         """Return what schedules give in G step `step`, by the name of a metric; empty without schedules."""
         values: dict[str, float | Schedule] = {}
         for prefix, network in (("g", self.generator), ("d", self.discriminator)):
-            if network.rates is not None:
-                values |= dict(zip((f"{prefix}_lr", f"{prefix}_beta1", f"{prefix}_beta2"), network.rates, strict=True))
+            if network.adam is not None:
+                values |= {f"{prefix}_{rate}": getattr(network.adam, rate) for rate in ("lr", "beta1", "beta2")}
             values |= {f"{prefix}_{term.part.name}_weight": term.weight for term in network.terms}
             values |= {
                 f"{prefix}_{of_weights.part.name}_weight": of_weights.weight for of_weights in network.weight_terms
@@ -129,14 +145,13 @@ class Recipe:
         return {f"schedule/{name}": v.at(step) for name, v in values.items() if isinstance(v, Schedule)}
 
     def _turn(self, network: NetworkRecipe, step: int, updates: int) -> Turn:
-        rates = None if network.rates is None else Rates(*(value_at(rate, step) for rate in network.rates))
         return Turn(
             adversarial=self.adversarial,
             view=self.view,
             terms=tuple(due for term in network.terms if (due := term.due(step, updates))),
             weight_terms=tuple(w for term in network.weight_terms if (w := term.due(step, updates))),
             constraints=network.constraints,
-            rates=rates,
+            adam=None if network.adam is None else network.adam.at(step),
             update=step > network.frozen_until_step,
             frozen_blocks=network.frozen_blocks.at(step),
             accumulation=self.accumulation,
@@ -153,7 +168,7 @@ class Turn:
     terms: tuple[tuple[Term, Tensor], ...]
     weight_terms: tuple[tuple[WeightTerm, Tensor], ...]
     constraints: tuple[Constraint, ...]
-    rates: Rates | None
+    adam: AdamSettings | None
     update: bool
     """False: the network is frozen."""
     frozen_blocks: int
@@ -215,8 +230,8 @@ class Turn:
 
     def apply(self, engine: Engine) -> Tensor:
         """Update the network, unless it is frozen, and constrain its weights; return the gradient norm."""
-        if self.rates is not None:
-            engine.set_rates(self.rates)
+        if self.adam is not None:
+            engine.set_adam(self.adam)
         with restored_on_exit(engine, list(first_blocks(engine.module, self.frozen_blocks).values())):
             norm = engine.step(self.update)
             for constraint in self.constraints if self.update else ():

@@ -155,7 +155,8 @@ def test_a_key_of_version_0_1_is_refused_with_its_new_name(config, old):
     new = RENAMED[old].partition("=")[0]
     changed = new.partition(".")[2] if section in ("intervention", "rollback") else new
     assert changed in fields()
-    for refused in (lambda: config(f"{old}=1"), lambda: config(**{section: {key: 1}})):
+    in_a_preset = yaml.safe_load(TINY).get(section, {}) | {key: 1}
+    for refused in (lambda: config(f"{old}=1"), lambda: config(**{section: in_a_preset})):
         with pytest.raises(InputError) as error:
             refused()
         assert str(error.value).startswith(old if section != "regularization" else section)

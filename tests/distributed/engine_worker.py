@@ -12,7 +12,6 @@ from runs import TINY
 
 from biggan.config.interventions import in_force
 from biggan.config.preset import resolve
-from biggan.distributed.engine import Rates
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.process import join
 from biggan.random import keyed_generator
@@ -104,7 +103,7 @@ def assert_frozen_d_is_unchanged(gan, config, process, draws, recipe):
     assert stats["d_grad_norm"] > 0
     after = d_state(gan)
     assert all(torch.equal(before[k], after[k]) for k in before)
-    still = replace(turn, rates=Rates(0.0, turn.rates.beta1, turn.rates.beta2), constraints=())
+    still = replace(turn, adam=replace(turn.adam, lr=0.0), constraints=())
     update_discriminator(gan, real_batches(config, process, 0), draws(1, 0), still)
     after = d_state(gan)
     assert all(torch.equal(before[k], after[k]) == k.startswith("weight ") for k in before if "exp_avg" not in k)

@@ -202,6 +202,19 @@ def test_a_scheduled_learning_rate_holds_for_the_updates_of_its_steps(begin, net
     assert not any(torch.equal(*pair) for pair in zip(state(engine.module), before, strict=True))
 
 
+@pytest.mark.parametrize("change", ["g_lr=1e-3", "d_lr=x2", "beta1=0.5", "beta2=0.9", "eps=1e-2", "max_grad_norm=1e-3"])
+def test_every_setting_of_adam_can_be_changed(begin, change):
+    key, _, value = change.partition("=")
+    given = f"optimizer.{key}={'4e-4' if value == 'x2' else value}"
+    ends = []
+    for overrides in ([], [given], [f"intervention.optimizer.{change}"]):
+        gan, draws, recipe = begin(*overrides)
+        trained(gan, draws, recipe, (1, 2))
+        ends.append(everything(gan))
+    assert not equal(ends[0], ends[1])
+    assert equal(ends[1], ends[2])
+
+
 def test_an_intervention_replaces_the_values_of_its_keys(begin):
     *_, recipe = begin("intervention.objective.orthogonal=0.25", "intervention.training.d_steps=5")
     ((term, weight),) = recipe.g_turn(1).weight_terms
