@@ -30,7 +30,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Judged(Samples):
-    """Rows of one kind with what D returned for them."""
+    """Rows of one kind, before the views of both turns, with the labels that D saw and what it returned."""
 
     logits: Tensor
     """[n], float32 (float64 of a float64 D)."""
@@ -90,6 +90,11 @@ def judge(
     return {
         kind: (logits[k], {name: split[name][k] for name in outputs}) for k, kind in enumerate(shown)
     }  # fmt: skip
+
+
+def mapped(change: Callable[[Tensor], Tensor], images: Images) -> Images:
+    """Return the images, or every resolution of a pyramid, after `change`."""
+    return tuple(change(level) for level in images) if isinstance(images, tuple) else change(images)
 
 
 def single(images: Images) -> Tensor:

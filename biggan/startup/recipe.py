@@ -42,7 +42,7 @@ def compose(config: Config, gan: Gan, autocast: torch.autocast, since_step: int 
         accumulation=training.accumulation,
         autocast=autocast,
         adversarial=adversarial(config),
-        view=DiffAugment("color" in augment, "translation" in augment, "cutout" in augment) if augment else None,
+        views=(DiffAugment("color" in augment, "translation" in augment, "cutout" in augment),) if augment else (),
         generator=network_recipe(config, gan, "G", since_step),
         discriminator=network_recipe(config, gan, "D", since_step),
     )
