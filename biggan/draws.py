@@ -43,8 +43,8 @@ class Draw:
         return self._local(torch.randn(self.size, *shape, generator=keyed_generator(name, *self.key)))
 
     def global_mean(self, x: Tensor) -> Tensor:
-        """Return the mean of `x` [n] over the rows of all processes, a scalar. Collective; gradients flow through."""
-        return mean_over_processes_with_gradient(x.mean(), self.group)
+        """Return the mean of `x` [n, ...] over the rows of all processes, [...]. Collective; gradients flow through."""
+        return mean_over_processes_with_gradient(x.mean(0), self.group)
 
     def global_rows(self, x: Tensor) -> Tensor:
         """Return the rows of `x` [n, ...] of all processes, in the order of the global micro-batch. Collective.

@@ -28,9 +28,8 @@ from biggan.runs.lineage import Ancestor
 from biggan.runs.metrics import Metrics
 from biggan.runs.ring import read_pins
 from biggan.runs.state_file import check_restorable
-from biggan.startup import build, checks
-from biggan.startup import extension as extending
-from biggan.startup.extension import Extension
+from biggan.startup import build, checks, outside_code
+from biggan.startup.outside_code import Extension
 from biggan.tracking import Tracker
 from biggan.training.last_finite import LastFinite
 from biggan.training.loop import Loop
@@ -71,7 +70,7 @@ def prepare(
     """
     notes: list[str] = []
     config = checked_config(config, process, notes)
-    extension = extending.load(config, allow_code, process)
+    extension = outside_code.load(config, allow_code, process)
     dataset = checked_dataset(config, process, notes)
     create_child(parent, config, fresh, process)
     transfer = planned_transfer(config, dataset, process, notes)
@@ -174,9 +173,8 @@ def prepare_folder(config: Config, dataset: Dataset, fresh: bool, process: Proce
 
 def record_extension(config: Config, extension: Extension, process: Process, notes: list[str]) -> None:
     """Record in the run folder which files the extension was imported from. Collective."""
-    lines = process.together(
-        lambda: extending.record(config.run.dir, extension.sources) if process.is_main else []
-    )  # fmt: skip
+    sources = extension.sources if process.is_main else {}
+    lines = process.together(lambda: outside_code.record(config.run.dir, sources))
     notes += [f"warning: {line}" for line in lines]
 
 

@@ -27,6 +27,7 @@ from biggan.distributed.process import Process
 from biggan.errors import InputError, printable_line
 from biggan.files import sha256_of, write_atomically
 from biggan.json_file import read_if_present
+from biggan.models.networks import FURTHER_OUTPUTS
 from biggan.objectives.passes import FAKE, REAL
 from biggan.objectives.seams import Adversarial, Term, WeightTerm
 from biggan.runs import lineage
@@ -203,7 +204,14 @@ def check_kind(key: str, path: str, part: Any) -> None:
 
 
 def check_combinations(config: Config, parts: Mapping[str, Any]) -> None:
-    """Raise InputError if a term cannot work beside the others, or with these networks."""
+    """Raise InputError if a part cannot work beside the others, or with these networks."""
+    for path, part in parts.items():
+        for output in getattr(part, "outputs", ()):
+            if output not in FURTHER_OUTPUTS:
+                raise InputError(
+                    f"extension: {path} needs D's output '{output}', and D has {', '.join(FURTHER_OUTPUTS)}; use that, "
+                    f"or a D and a loop of your own (docs/extending.md)"
+                )
     for values in (in_force(config), in_force(config, 1)):
         own = values.extension
         built_in = [term.name for term, *_ in d_terms(values, techniques())]
