@@ -147,7 +147,7 @@ def _print_estimate(config: Config, world_size: int, calibration: Path | None) -
     if calibration is not None:
         cluster, source = read_calibration(calibration)
         basis = f"predicted by the scaling model (its numbers: {source})"
-    console = Console()
+    console = Console(emoji=False)
     console.print(without_credentials(config.to_yaml()), highlight=False, markup=False, soft_wrap=True)
     for note in config.notes():
         console.print(note, highlight=False, markup=False, soft_wrap=True)

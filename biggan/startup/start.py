@@ -263,7 +263,7 @@ def opened_evaluator(config: Config, dataset: Dataset, process: Process) -> Eval
 
 def new_logger(config: Config, step: int, notes: list[str]) -> RunLogger:
     """Open rank 0's log of a run that continues after G step `step`, and print `notes`."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
 
     def print_line(message: str) -> None:
         console.print(printable_line(message), highlight=False, markup=False, soft_wrap=True)
