@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from biggan.distributed.collectives import mean_over_processes_with_gradient
+from biggan.distributed.collectives import all_gather_rows, mean_over_processes_with_gradient
 from biggan.random import keyed_generator
 
 
@@ -43,8 +43,15 @@ class Draw:
         return self._local(torch.randn(self.size, *shape, generator=keyed_generator(name, *self.key)))
 
     def global_mean(self, x: Tensor) -> Tensor:
-        """Return the mean of `x` [n] over the rows of all processes, a scalar. Collective; gradients flow through."""
-        return mean_over_processes_with_gradient(x.mean(), self.group)
+        """Return the mean of `x` [n, ...] over the rows of all processes, [...]. Collective; gradients flow through."""
+        return mean_over_processes_with_gradient(x.mean(0), self.group)
+
+    def global_rows(self, x: Tensor) -> Tensor:
+        """Return the rows of `x` [n, ...] of all processes, in the order of the global micro-batch. Collective.
+
+        Gradients do not flow through it. State that is made of global rows is equal on every process.
+        """
+        return x.detach() if self.group is None else all_gather_rows(x.detach().contiguous(), self.group).flatten(0, 1)
 
     def _local(self, numbers: Tensor) -> Tensor:
         return numbers[self.local].to(self.z.device, non_blocking=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,3 +50,5 @@ class Gan:
     ema: Ema
     techniques: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     """Modules with buffers, equal on every process, by the name of the technique. Checkpoints hold them."""
+    extension: Mapping[str, Any] = field(default_factory=dict)
+    """Parts from a researcher's own files, by import path."""

@@ -26,6 +26,7 @@ Calibration = Annotated[
     Path | None, typer.Option(help="With --dry-run: predict from the measurements of biggan doctor --json.")
 ]
 Resume = Annotated[str | None, typer.Option(help="Start a child run from RUN@STEP, RUN@best or RUN@good; needs --as.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Import the files that the config's extension names.")]
 AsRun = Annotated[Path | None, typer.Option("--as", help="With --resume: the child's run folder.")]
 
 
@@ -37,6 +38,7 @@ def train(
     calibration: Calibration = None,
     resume: Resume = None,
     as_run: AsRun = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Train the run that a config describes, or resume it.
 
@@ -60,7 +62,7 @@ def train(
 
     from biggan.startup.start import train as train_run
 
-    train_run(resolved, fresh, parent)
+    train_run(resolved, fresh, parent, allow_code)
 
 
 def _resolve_run(
@@ -147,10 +149,12 @@ def _print_estimate(config: Config, world_size: int, calibration: Path | None) -
     if calibration is not None:
         cluster, source = read_calibration(calibration)
         basis = f"predicted by the scaling model (its numbers: {source})"
-    console = Console()
+    console = Console(emoji=False)
     console.print(without_credentials(config.to_yaml()), highlight=False, markup=False, soft_wrap=True)
     for note in config.notes():
         console.print(note, highlight=False, markup=False, soft_wrap=True)
+    if config.extension.named():
+        console.print("extension: not imported by a dry run, so its cost is not counted", soft_wrap=True)
     print_cost(console, config, world_size, estimate(config, world_size, cluster), basis)
 
 

@@ -11,9 +11,10 @@ import math
 from pydantic import model_validator
 
 from biggan.config.collapse import CollapseConfig
+from biggan.config.extension import ExtensionConfig
 from biggan.config.interventions import Changes, RollbackChanges
 from biggan.config.model import ModelConfig
-from biggan.config.objective import ObjectiveConfig
+from biggan.config.objective import LabelsConfig, ObjectiveConfig
 from biggan.config.schedule import values
 from biggan.config.sections import (
     CheckpointConfig,
@@ -43,9 +44,10 @@ class Config(Section):
     training: TrainingConfig
     optimizer: OptimizerConfig
     objective: ObjectiveConfig = ObjectiveConfig()
+    extension: ExtensionConfig = ExtensionConfig()
     intervention: Changes = Changes({})
-    """Other values for keys of `optimizer`, `objective` and `training`, in force from the start of the run or child run
-    until its end: `{optimizer.g_lr: x0.5}`. A child run may as well give the keys themselves."""
+    """Other values for keys of `optimizer`, `objective`, `extension` and `training`, in force from the start of the run
+    or child run until its end: `{optimizer.g_lr: x0.5}`. A child run may as well give the keys themselves."""
     collapse: CollapseConfig = CollapseConfig()
     rollback: RollbackChanges = RollbackChanges({})
     """Other values that a rollback puts in force in addition to a new seed; a factor multiplies again at each further
@@ -57,6 +59,11 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     distributed: DistributedConfig = DistributedConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def loss(self) -> str:
+        """Name of the adversarial loss: the one of `extension`, else that of `objective`."""
+        return self.extension.loss or self.objective.loss
 
     @property
     def micro_batch_size(self) -> int:
@@ -81,6 +88,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_objective(self) -> Config:
         o, m = self.objective, self.model
+        if self.extension.loss and o.labels != LabelsConfig():
+            raise ValueError("objective.labels: they have no effect with extension.loss; remove one of the two")
         gradient_penalties = {
             "gradient_penalty.weight": o.gradient_penalty.weight,
             "r1.gamma": o.r1.gamma,

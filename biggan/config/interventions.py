@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CHANGEABLE_KEYS = (
     "objective.",
+    "extension.",
     "optimizer.",
     "ema.decay",
     "training.d_steps",
@@ -36,12 +37,16 @@ FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)")
 
 
 SECTION = "intervention"
+SHAPES = {"linear", "cosine", "step"}
+WHOLE = ("terms", "weight_terms")
+"""Keys of `extension` whose value is a mapping, which a change replaces as a whole."""
 
 
 class Changes(RootModel[dict[str, Any]]):
     """Other values by dotted key: `{optimizer.g_lr: x0.5, objective.r1.gamma: 1.0}`, or nested in the same way.
 
-    `x0.5` multiplies the value in force, a schedule included. The keys and values are checked with the whole config.
+    `x0.5` multiplies the value in force: a number, a schedule, or every weight of an extension's terms. The keys and
+    values are checked with the whole config.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -66,11 +71,11 @@ DEFAULT_ROLLBACK = {"optimizer.g_lr": "x0.5"}
 
 
 def _dotted(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    """Return the leaves of `tree` by dotted key. A schedule, whose keys are steps, is a leaf."""
+    """Return the leaves of `tree` by dotted key. Schedules and terms by import path are leaves."""
     leaves: list[tuple[str, Any]] = []
     for name, value in tree.items():
-        nested = isinstance(value, dict) and not {"linear", "cosine", "step"} & value.keys()
-        leaves += _dotted(value, f"{prefix}{name}.") if nested else [(f"{prefix}{name}", value)]
+        leaf = name.rpartition(".")[2] in WHOLE or not isinstance(value, dict) or bool(SHAPES & value.keys())
+        leaves += [(f"{prefix}{name}", value)] if leaf else _dotted(value, f"{prefix}{name}.")
     return leaves
 
 
@@ -110,9 +115,11 @@ def _apply(tree: dict[str, Any], changes: dict[str, Any], section: str) -> None:
 
 
 def _scaled(value: Any, factor: float, key: str) -> Any:
-    """Return a number or a schedule, both as JSON, multiplied by `factor`."""
-    if isinstance(value, dict):
+    """Return a number, a schedule, or the weights of terms by import path, as JSON, multiplied by `factor`."""
+    if isinstance(value, dict) and SHAPES & value.keys():
         return Schedule.model_validate_json(json.dumps(value)).times(factor).model_dump()
+    if isinstance(value, dict) and all(":" in path for path in value):
+        return {path: _scaled(weight, factor, key) for path, weight in value.items()}
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{key}: x{factor:g} multiplies a number, not {value!r:.60}; give the value itself")
     scaled = value * factor

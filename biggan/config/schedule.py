@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, RootModel, Tag, model_validator
 
 MAX_POINTS = 1000
 MAX_STEP = 10**9
 Shape = Literal["linear", "cosine", "step"]
+
+
+class Varying(Protocol):
+    """A number that depends on the G step: a `Schedule`, or an object of a recipe that was composed in Python."""
+
+    def at(self, step: int) -> float:
+        """Return the value in G step `step`."""
 
 
 class Schedule(RootModel[dict[Shape, dict[int, float]]]):
@@ -59,9 +66,9 @@ class Schedule(RootModel[dict[Shape, dict[int, float]]]):
         return Schedule({self.shape: {step: value * factor for step, value in self.points}})
 
 
-def value_at(value: float | Schedule, step: int) -> float:
+def value_at(value: float | Varying, step: int) -> float:
     """Return the value in G step `step`."""
-    return value.at(step) if isinstance(value, Schedule) else value
+    return value if isinstance(value, int | float) else value.at(step)
 
 
 def values(value: float | Schedule) -> list[float]:

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from biggan.config import Config
+from biggan.config.extension import ExtensionConfig
 from biggan.config.interventions import in_force
 from biggan.cost.scaling import Collective, CollectiveName, Event, GradientReady, MicroStep, Operation
 from biggan.distributed.engine import AdamSettings, DDPEngine
@@ -66,8 +67,9 @@ def record(config: Config, images: int) -> Trace:
 
     The run is assumed to be on a GPU, so the precision `auto` means bfloat16. One update of each network is recorded
     and counted as often as there are updates. Where a term is not due in every update, each kind of step is recorded.
+    An extension is not imported.
     """
-    config = in_force(config.with_precision(bfloat16=True))
+    config = in_force(config.with_precision(bfloat16=True)).model_copy(update={"extension": ExtensionConfig()})
     micro_steps = min(2, config.training.accumulation)  # the first and the last; those between equal the first
     recorded: list[MicroStep] = []
     with FakeTensorMode(), fake_group() as group, warnings.catch_warnings():

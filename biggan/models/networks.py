@@ -50,6 +50,10 @@ class Generator(nn.Module):
         return torch.tanh(self.output_conv(F.relu(self.output_bn(h))))
 
 
+FURTHER_OUTPUTS = ("features",)
+"""Outputs of every discriminator besides its logits."""
+
+
 class Discriminator(nn.Module):
     """Images [N, image_channels, R, R], y [N] -> logits [N].
 

@@ -30,7 +30,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Judged(Samples):
-    """Rows of one kind with what D returned for them."""
+    """Rows of one kind, before the views of both turns, with the labels that D saw and what it returned."""
 
     logits: Tensor
     """[n], float32 (float64 of a float64 D)."""
@@ -75,7 +75,7 @@ class Pass:
 def judge(
     D: Callable[..., Any], shown: Mapping[str, Samples], outputs: tuple[str, ...]
 ) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
-    """Return D's logits [n], at least float32, and further `outputs` for every kind of rows, from one forward pass.
+    """Return D's logits [n] and further `outputs`, at least float32, for every kind of rows, from one forward pass.
 
     D receives the images, the labels, the number of rows of each kind (a layer that mixes samples must not mix kinds)
     and the names of further outputs; with any, it returns a dictionary with `logits` and those names.
@@ -85,11 +85,18 @@ def judge(
     labels = concatenated([rows.labels for rows in shown.values()])
     returned = D(images, labels, sizes, outputs)
     named: dict[str, Tensor] = returned if outputs else {"logits": returned}
-    split = {name: value.split(sizes) for name, value in named.items()}
-    logits = named["logits"].to(torch.promote_types(named["logits"].dtype, torch.float32)).split(sizes)
+    split = {
+        name: named[name].to(torch.promote_types(named[name].dtype, torch.float32)).split(sizes)
+        for name in ("logits", *outputs)
+    }
     return {
-        kind: (logits[k], {name: split[name][k] for name in outputs}) for k, kind in enumerate(shown)
+        kind: (split["logits"][k], {name: split[name][k] for name in outputs}) for k, kind in enumerate(shown)
     }  # fmt: skip
+
+
+def mapped(change: Callable[[Tensor], Tensor], images: Images) -> Images:
+    """Return the images, or every resolution of a pyramid, after `change`."""
+    return tuple(change(level) for level in images) if isinstance(images, tuple) else change(images)
 
 
 def single(images: Images) -> Tensor:

@@ -14,10 +14,13 @@ from biggan.objectives.passes import Pass, Samples
 
 
 class View(Protocol):
-    """A change of the images before D sees them: augmentation, noise. The same for fake and real, in both turns."""
+    """A change of the samples before D sees them: augmentation, noise, a replay of earlier fakes."""
 
     def __call__(self, samples: Samples, kind: str, draw: Draw) -> Samples:
-        """Return the rows that D sees. Differentiable with respect to the images: G learns through it."""
+        """Return the rows of one kind, "fake" or "real", that D sees; in G's turn differentiable: G learns through it.
+
+        The number of rows stays the same.
+        """
 
 
 class Adversarial:

@@ -52,10 +52,10 @@ class Lineage:
     changes: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
 
     @property
-    def loss(self) -> str | None:
-        """The parent's loss; None if the child has the same."""
-        before = self.changes.get("objective.loss", [None])[0]
-        return None if before is None else str(before)
+    def changes_loss(self) -> bool:
+        """True if the child has another loss than the parent."""
+        _, intervention = self.changes.get(interventions.SECTION, [{}, {}])
+        return any(key in self.changes or key in intervention for key in ("objective.loss", "extension.loss"))
 
 
 def find_ancestor(text: str, flag: str) -> Ancestor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -29,8 +32,11 @@ from biggan.training.state import TrainingState
 from biggan.training.trajectory import Trajectory
 
 
-def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
-    """Build both networks from the seed, on the device and in their memory format, with engines and EMA."""
+def gan(config: Config, process: Process, guard: FiniteGuard, extension: Mapping[str, Any] | None = None) -> Gan:
+    """Build both networks from the seed, on the device and in their memory format, with engines and EMA.
+
+    `extension` has the parts of a researcher's own files by import path.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         described = configured_architecture(config.model)
@@ -50,8 +56,9 @@ def gan(config: Config, process: Process, guard: FiniteGuard) -> Gan:
         G.compile()
         D.compile()
 
-    kept = techniques().to(process.device)
-    return Gan(engine(config, "G", G, process, guard), engine(config, "D", D, process, guard), ema, kept)
+    kept = techniques(extension).to(process.device)
+    engines = engine(config, "G", G, process, guard), engine(config, "D", D, process, guard)
+    return Gan(*engines, ema, kept, extension or {})
 
 
 def ring(config: Config) -> Ring:
@@ -110,7 +117,7 @@ def trajectory(
     """Build the trajectory that continues from `state` and `cursors`, with the values in force there."""
     values, gan = in_force(config, state.rollbacks), state.gan
     gan.ema.decay = values.ema.decay
-    if loss_before(config, state) not in (None, values.objective.loss):
+    if has_another_loss(config, state):
         state.monitor.history.forget_losses()
     return Trajectory(
         loader(config, dataset, process, cursors, data_seed(config, state)),
@@ -119,15 +126,14 @@ def trajectory(
     )
 
 
-def loss_before(config: Config, state: TrainingState) -> str | None:
-    """Return the loss in force before the values of this trajectory, if they take effect at this very step."""
+def has_another_loss(config: Config, state: TrainingState) -> bool:
+    """Return True if another loss than before takes effect at this very step."""
     if not 0 < state.step == state.since_step:
-        return None
+        return False
     if state.rollbacks:
-        return in_force(config, state.rollbacks - 1).objective.loss
+        return in_force(config, state.rollbacks).loss != in_force(config, state.rollbacks - 1).loss
     parent = lineage.read(config.run.dir)
-    before: str | None = None if parent is None else parent.loss
-    return before
+    return parent is not None and parent.changes_loss
 
 
 def draws(config: Config, process: Process, rollbacks: int = 0) -> Draws:

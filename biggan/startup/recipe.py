@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,20 +30,25 @@ from biggan.training.turn import AdamSchedule, DeviceScalar, FrozenBlocks, Netwo
 Number = float | Schedule
 
 
-def techniques() -> nn.ModuleDict:
-    """Build what techniques keep between steps. A rollback or a child run may switch any of them on."""
-    return nn.ModuleDict({"lecam": LogitMeans()})
+def techniques(extension: Mapping[str, Any] | None = None) -> nn.ModuleDict:
+    """Build what techniques keep between steps. A rollback or a child run may switch any of them on.
+
+    The parts of an extension, by import path, that are modules keep what their buffers hold.
+    """
+    kept = {path: part for path, part in (extension or {}).items() if isinstance(part, nn.Module)}
+    return nn.ModuleDict({"lecam": LogitMeans(), **{path.replace(".", "/"): part for path, part in kept.items()}})
 
 
 def compose(config: Config, gan: Gan, autocast: torch.autocast, since_step: int = 0) -> Recipe:
     """Compose the recipe of a config whose values took effect after G step `since_step` (see `in_force`)."""
-    training, augment = config.training, config.objective.augment
+    training, augment, own = config.training, config.objective.augment, config.extension
+    views = (DiffAugment("color" in augment, "translation" in augment, "cutout" in augment),) if augment else ()
     return Recipe(
         d_steps=training.d_steps,
         accumulation=training.accumulation,
         autocast=autocast,
-        adversarial=adversarial(config),
-        view=DiffAugment("color" in augment, "translation" in augment, "cutout" in augment) if augment else None,
+        adversarial=gan.extension[own.loss] if own.loss else adversarial(config),
+        views=(*views, *(gan.extension[path] for path in own.views)),
         generator=network_recipe(config, gan, "G", since_step),
         discriminator=network_recipe(config, gan, "D", since_step),
     )
@@ -69,10 +75,15 @@ def network_recipe(config: Config, gan: Gan, name: str, since_step: int) -> Netw
     init, training, is_g = config.init, config.training, name == "G"
     network = (gan.generator if is_g else gan.discriminator).module
     device = next(network.parameters()).device
+    own, parts = config.extension.generator if is_g else config.extension.discriminator, gan.extension
+    terms = [] if is_g else d_terms(config, gan.techniques)
+    own_terms = [(parts[path], weight, 1) for path, weight in own.terms.items()]
+    own_weight_terms = [(parts[path], weight, 1) for path, weight in own.weight_terms.items()]
     return NetworkRecipe(
-        terms=() if is_g else switched_on(d_terms(config, gan), device),
-        weight_terms=switched_on(weight_terms(config, network, name), device),
-        constraints=constraints(config, network, name),
+        views=tuple(parts[path] for path in own.views),
+        terms=switched_on([*terms, *own_terms], device),
+        weight_terms=switched_on([*weight_terms(config, network, name), *own_weight_terms], device),
+        constraints=(*constraints(config, network, name), *(parts[path] for path in own.constraints)),
         adam=adam_schedule(config, name),
         frozen_until_step=since_step + (training.freeze_g_steps if is_g else training.freeze_d_steps),
         frozen_blocks=FrozenBlocks(
@@ -88,9 +99,9 @@ def adam_schedule(config: Config, name: str) -> AdamSchedule:
     return AdamSchedule(o.g_lr if name == "G" else o.d_lr, o.beta1, o.beta2, o.eps, o.max_grad_norm)
 
 
-def d_terms(config: Config, gan: Gan) -> list[tuple[Term, Number, int]]:
-    """Return every term of D's loss that the config can switch on, with its weight and how often it is due."""
-    o, means = config.objective, gan.techniques["lecam"]
+def d_terms(config: Config, kept: nn.ModuleDict) -> list[tuple[Term, Number, int]]:
+    """Return every built-in term of D's loss, with its weight and how often it is due; `kept` is of `techniques`."""
+    o, means = config.objective, kept["lecam"]
     assert isinstance(means, LogitMeans), "techniques() builds it"
     return [
         (R1, o.r1.gamma, o.r1.every_d_steps),
@@ -101,7 +112,7 @@ def d_terms(config: Config, gan: Gan) -> list[tuple[Term, Number, int]]:
 
 
 def weight_terms(config: Config, network: nn.Module, name: str) -> list[tuple[WeightTerm, Number, int]]:
-    """Return every term of the network's weights that the config can switch on, with its weight."""
+    """Return every built-in term of the network's weights, with its weight."""
     o, limit = config.objective, spectral_limit(config)
     terms: list[tuple[WeightTerm, Number, int]] = [(OrthogonalTerm(), o.orthogonal, 1)] if name == "G" else []
     return [*terms, (SpectralTerm(limit, name), o.spectral.penalty, 1)] if limit.chosen(network, name) else terms

@@ -28,7 +28,8 @@ from biggan.runs.lineage import Ancestor
 from biggan.runs.metrics import Metrics
 from biggan.runs.ring import read_pins
 from biggan.runs.state_file import check_restorable
-from biggan.startup import build, checks
+from biggan.startup import build, checks, outside_code
+from biggan.startup.outside_code import Extension
 from biggan.tracking import Tracker
 from biggan.training.last_finite import LastFinite
 from biggan.training.loop import Loop
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
     from biggan.evaluation.evaluate import Evaluator
 
 
-def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
+def train(config: Config, fresh: bool, parent: Ancestor | None = None, allow_code: bool = False) -> None:
     """Start or resume the run of `config`, together with the other processes.
 
-    `fresh` refuses to resume. With a `parent`, the run is a child that starts from that checkpoint.
+    `fresh` refuses to resume. With a `parent`, the run is a child that starts from that checkpoint. `allow_code`
+    permits importing the parts that `config.extension` names.
 
     Raises the StoppedRun that ended the run before its last step, on every process.
     """
@@ -55,14 +57,16 @@ def train(config: Config, fresh: bool, parent: Ancestor | None = None) -> None:
     ):
         lost = config.run.dir / run_folder.LOST
         with naming_lost_processes(process, lost):
-            loop = prepare_session(config, fresh, parent, process, held)
+            loop = prepare_session(config, fresh, parent, allow_code, process, held)
         # `naming_lost_processes` is the inner context, so that a failure is reported before the logger closes: closing
         # can be slow, and the other processes wait only seconds for the report.
         with loop.session.logger or nullcontext(), naming_lost_processes(process, lost):
             loop.run()
 
 
-def prepare_session(config: Config, fresh: bool, parent: Ancestor | None, process: Process, held: ExitStack) -> Loop:
+def prepare_session(
+    config: Config, fresh: bool, parent: Ancestor | None, allow_code: bool, process: Process, held: ExitStack
+) -> Loop:
     """Take a run from its config to its loop; raise InputError, on every process, if it cannot start.
 
     Checks come first, then the run folder, then the networks: bad input leaves no folder behind. Rank 0 owns the run
@@ -70,16 +74,18 @@ def prepare_session(config: Config, fresh: bool, parent: Ancestor | None, proces
     """
     notes: list[str] = []
     config = checked_config(config, process, notes)
+    extension = outside_code.load(config, allow_code, process)
     dataset = checked_dataset(config, process, notes)
     create_child(parent, config, fresh, process)
     transfer = planned_transfer(config, dataset, process, notes)
     own_folder(config, process, held, notes)
     prepare_run_folder(config, dataset, fresh and parent is None, process)
+    record_extension(config, extension, process, notes)
     found = process.together(lambda: newest_checkpoint(config.run.dir, notes.append) if process.is_main else None)
     newest = process.gather(found)[0]
 
     guard = FiniteGuard(process.device)
-    state = initial_state(config, dataset, process, guard)
+    state = initial_state(config, dataset, process, guard, extension)
     if newest is None:
         cursors = build.first_cursors(config)
         start_from(transfer, state, config, process, notes)
@@ -169,6 +175,13 @@ def prepare_run_folder(config: Config, dataset: Dataset, fresh: bool, process: P
     process.together(lambda: run_folder.prepare(config, dataset, fresh) if process.is_main else None)
 
 
+def record_extension(config: Config, extension: Extension, process: Process, notes: list[str]) -> None:
+    """Record in the run folder which files the extension was imported from. Collective."""
+    sources = extension.sources if process.is_main else {}
+    lines = process.together(lambda: outside_code.record(config.run.dir, sources))
+    notes += [f"warning: {line}" for line in lines]
+
+
 def own_folder(config: Config, process: Process, held: ExitStack, notes: list[str]) -> None:
     """Make rank 0 the owner of the run folder until `held` is closed; raise InputError if another process
     owns it. Collective.
@@ -204,9 +217,11 @@ def newest_checkpoint(run_dir: Path, on_damaged: Callable[[str], object]) -> Pat
     return newest
 
 
-def initial_state(config: Config, dataset: Dataset, process: Process, guard: FiniteGuard) -> TrainingState:
+def initial_state(
+    config: Config, dataset: Dataset, process: Process, guard: FiniteGuard, extension: Extension
+) -> TrainingState:
     """Build networks, engines and monitor, as they are before the first step."""
-    gan = build.gan(config, process, guard)
+    gan = build.gan(config, process, guard, extension.parts)
     monitor = build.monitor(config, dataset, gan, process)
     return TrainingState(gan, monitor, checks.statistics_images(config, process.world_size))
 
@@ -252,7 +267,7 @@ def opened_evaluator(config: Config, dataset: Dataset, process: Process) -> Eval
 
 def new_logger(config: Config, step: int, notes: list[str]) -> RunLogger:
     """Open rank 0's log of a run that continues after G step `step`, and print `notes`."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
 
     def print_line(message: str) -> None:
         console.print(printable_line(message), highlight=False, markup=False, soft_wrap=True)

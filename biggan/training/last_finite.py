@@ -40,7 +40,12 @@ class LastFinite:
             self._buffers = [buffer.clone() for buffer in buffers]
             return
         keep = self._gan.generator.guard.veto
-        torch._foreach_lerp_(self._buffers, buffers, [1 - keep] * len(buffers))
+        pairs = list(zip(self._buffers, buffers, strict=True))
+        floats = [(old, new) for old, new in pairs if old.is_floating_point()]
+        for old, new in pairs:
+            if not old.is_floating_point():  # counts and labels that a technique keeps
+                old.copy_(torch.where(keep > 0, old, new))
+        torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], [1 - keep] * len(floats))
 
     def forget_positions(self) -> None:
         """Drop the positions: the host has seen that every step up to here was finite."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,8 +81,7 @@ class TrainingState:
         self.gan.generator.restore(saved["generator"], saved["g_optimizer"])
         self.gan.discriminator.restore(saved["discriminator"], saved["d_optimizer"])
         self.gan.ema.module.load_state_dict(saved["ema"])
-        # A technique that the run did not have when it was saved begins with its initial state.
-        self.gan.techniques.load_state_dict(saved.get("techniques", {}), strict=False)
+        self._restore_techniques(saved.get("techniques", {}))
         self.monitor.restore(saved)
         self.step = checkpoint.state["step"]
         self.rollbacks, self.since_step = checkpoint.state["rollbacks"], checkpoint.state["since_step"]
@@ -93,6 +92,17 @@ class TrainingState:
         self.alarm = None if alarm is None else Alarm(alarm[0], tuple(alarm[1]))
         self.bad_samples = dict(checkpoint.state["bad_samples"])
         return [Cursor(*cursor) for cursor in checkpoint.state["cursors"]]
+
+    def _restore_techniques(self, saved: Mapping[str, Tensor]) -> None:
+        """Restore what techniques keep; one that the run did not have when it was saved begins anew."""
+        now = self.gan.techniques.state_dict()
+        for name, value in saved.items():
+            if name in now and now[name].shape != value.shape:
+                raise InputError(
+                    f"extension: {name.replace('/', '.')} has the shape {tuple(now[name].shape)}, in the checkpoint "
+                    f"{tuple(value.shape)}; restore the code, or give the class another name to begin anew"
+                )
+        self.gan.techniques.load_state_dict(saved, strict=False)
 
     def apply_rollback(self, last: Rollback | None) -> None:
         """Take the run's last rollback into account: the checkpoint it went back to was written before it."""

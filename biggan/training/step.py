@@ -14,7 +14,7 @@ from torch import Tensor
 from biggan.distributed.engine import frozen
 from biggan.draws import Draw
 from biggan.gan import Gan, Stats
-from biggan.objectives.passes import Samples
+from biggan.objectives.passes import Samples, mapped
 from biggan.training.turn import Recipe, Turn
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -48,7 +48,7 @@ def update_discriminator(gan: Gan, real: Batches, draws: Iterable[Draw], turn: T
                 # The bare module, not the engine: this forward has no backward, and must not prepare a reduction.
                 # In training mode, as published: it moves BatchNorm statistics and advances the power iteration.
                 with torch.no_grad():
-                    x_fake = gan.generator.module(draw.z, y).float()
+                    x_fake = mapped(Tensor.float, gan.generator.module(draw.z, y))
                 # One forward for both, so that D's power iteration advances once per micro-batch.
                 judged = turn.judge(D, Samples(x_fake, y), Samples(x_real, y_real), draw)
             losses, terms = turn.adversarial.discriminator(judged), turn.values(judged)

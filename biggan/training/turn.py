@@ -6,7 +6,7 @@ a captured graph, which reads the tensor, follows the schedule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
@@ -15,13 +15,13 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from biggan.config.schedule import Schedule, value_at
+from biggan.config.schedule import Varying, value_at
 from biggan.distributed.engine import AdamSettings, Engine, restored_on_exit
 from biggan.draws import Draw
 from biggan.gan import Stats
 from biggan.models.networks import first_blocks
 from biggan.objectives.adversarial import HINGE, logit_statistics
-from biggan.objectives.passes import FAKE, REAL, Judged, Pass, Samples, judge, single
+from biggan.objectives.passes import FAKE, REAL, Judged, Pass, Samples, judge, mapped, single
 from biggan.objectives.penalties import twice_differentiable
 from biggan.objectives.seams import Adversarial, Constraint, Term, View, WeightTerm
 
@@ -48,7 +48,7 @@ class Scheduled(Generic[Part]):
     """A term of a loss with its weight, computed in every `every`-th update with `every` times the weight."""
 
     part: Part
-    weight: float | Schedule
+    weight: float | Varying
     every: int = 1
     on_device: DeviceScalar = field(default_factory=lambda: DeviceScalar(torch.device("cpu")))
 
@@ -77,9 +77,9 @@ class FrozenBlocks:
 class AdamSchedule:
     """Adam's settings over a run."""
 
-    lr: float | Schedule
-    beta1: float | Schedule
-    beta2: float | Schedule
+    lr: float | Varying
+    beta1: float | Varying
+    beta2: float | Varying
     eps: float
     max_grad_norm: float
 
@@ -93,6 +93,9 @@ class AdamSchedule:
 class NetworkRecipe:
     """Everything that is done to one network besides its adversarial loss. The defaults do nothing."""
 
+    views: tuple[View, ...] = ()
+    """Changes of the samples in this network's turn alone, such as a replay of earlier fakes. They come first, and what
+    they return are the samples: gradients at D's input are taken there."""
     terms: tuple[Scheduled[Term], ...] = ()
     weight_terms: tuple[Scheduled[WeightTerm], ...] = ()
     constraints: tuple[Constraint, ...] = ()
@@ -100,6 +103,11 @@ class NetworkRecipe:
     """None keeps the engine's."""
     frozen_until_step: int = 0
     frozen_blocks: FrozenBlocks = FrozenBlocks()
+
+    def __post_init__(self) -> None:
+        names = [FAKE, REAL, *(term.part.name for term in self.terms)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"terms need names of their own, other than '{FAKE}' and '{REAL}': {names[2:]}")
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,8 @@ class Recipe:
     accumulation: int
     autocast: torch.autocast
     adversarial: Adversarial = HINGE
-    view: View | None = None
+    views: tuple[View, ...] = ()
+    """Changes of what D sees, in order, in both turns. Gradients pass through them to the samples."""
     generator: NetworkRecipe = NetworkRecipe()
     discriminator: NetworkRecipe = NetworkRecipe()
 
@@ -134,7 +143,7 @@ class Recipe:
 
     def scheduled_values(self, step: int) -> dict[str, float]:
         """Return what schedules give in G step `step`, by the name of a metric; empty without schedules."""
-        values: dict[str, float | Schedule] = {}
+        values: dict[str, float | Varying] = {}
         for prefix, network in (("g", self.generator), ("d", self.discriminator)):
             if network.adam is not None:
                 values |= {f"{prefix}_{rate}": getattr(network.adam, rate) for rate in ("lr", "beta1", "beta2")}
@@ -142,12 +151,13 @@ class Recipe:
             values |= {
                 f"{prefix}_{of_weights.part.name}_weight": of_weights.weight for of_weights in network.weight_terms
             }
-        return {f"schedule/{name}": v.at(step) for name, v in values.items() if isinstance(v, Schedule)}
+        return {f"schedule/{name}": v.at(step) for name, v in values.items() if not isinstance(v, int | float)}
 
     def _turn(self, network: NetworkRecipe, step: int, updates: int) -> Turn:
         return Turn(
             adversarial=self.adversarial,
-            view=self.view,
+            views=self.views,
+            own_views=network.views,
             terms=tuple(due for term in network.terms if (due := term.due(step, updates))),
             weight_terms=tuple(w for term in network.weight_terms if (w := term.due(step, updates))),
             constraints=network.constraints,
@@ -164,7 +174,8 @@ class Turn:
     """Everything that one update of one network does."""
 
     adversarial: Adversarial
-    view: View | None
+    views: tuple[View, ...]
+    own_views: tuple[View, ...]
     terms: tuple[tuple[Term, Tensor], ...]
     weight_terms: tuple[tuple[WeightTerm, Tensor], ...]
     constraints: tuple[Constraint, ...]
@@ -193,19 +204,21 @@ class Turn:
 
     def judge(self, D: Engine | nn.Module, fake: Samples, real: Samples | None, draw: Draw) -> Pass:
         """Show D all rows in one joint forward pass: fake and real images through the view, and the terms' rows."""
-        rows = {FAKE: fake} if real is None else {FAKE: fake, REAL: real}
+        rows = viewed({FAKE: fake} if real is None else {FAKE: fake, REAL: real}, self.own_views, draw)
         for kind in self.differentiated:
             if kind in rows and not single(rows[kind].images).requires_grad:
                 # A tensor of its own: the caller's images must not require grad in a later update.
                 rows[kind] = Samples(single(rows[kind].images).detach().requires_grad_(), rows[kind].labels)
-        shown = {kind: self.view(part, kind, draw) for kind, part in rows.items()} if self.view else dict(rows)
+        shown = viewed(rows, self.views, draw)
         for term, _ in self.terms:
             if real is not None and (extra := term.extra_rows(shown[FAKE], shown[REAL], draw)) is not None:
-                leaf = single(extra.images).detach().requires_grad_(term.name in term.differentiates)
-                rows[term.name] = shown[term.name] = Samples(leaf, extra.labels)
+                constants = Samples(mapped(Tensor.detach, extra.images), extra.labels)
+                if term.name in term.differentiates:
+                    single(constants.images).requires_grad_()
+                rows[term.name] = shown[term.name] = constants
         needed = (self.adversarial.outputs, *(term.outputs for term, _ in self.terms))
         results = judge(D, shown, tuple(dict.fromkeys(name for names in needed for name in names)))
-        judged = {kind: Judged(part.images, part.labels, *results[kind]) for kind, part in rows.items()}
+        judged = {kind: Judged(part.images, shown[kind].labels, *results[kind]) for kind, part in rows.items()}
         return Pass(judged, self.differentiated, draw)
 
     def values(self, judged: Pass) -> Stats:
@@ -238,3 +251,11 @@ class Turn:
                 with engine.changing_weights() as network:
                     constraint(network, engine.guard.veto)
         return norm
+
+
+def viewed(rows: Mapping[str, Samples], views: Sequence[View], draw: Draw) -> dict[str, Samples]:
+    """Return the rows of every kind after all views, one after the other."""
+    shown = dict(rows)
+    for view in views:
+        shown = {kind: view(samples, kind, draw) for kind, samples in shown.items()}
+    return shown
