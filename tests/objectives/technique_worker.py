@@ -59,6 +59,8 @@ COLUMNS: dict[str, list[str]] = {
     "bfloat16": ["training.precision=bfloat16", "training.accumulation=1"],
 }
 STEPS = 2
+INTERRUPTED = ("plain", "lecam", "schedules")
+"""Techniques that are also interrupted under ZeRO: the engine's state is the same for all."""
 
 
 def configured(technique: str, column: str):
@@ -116,7 +118,7 @@ def main(out: str) -> None:
             for column in COLUMNS:
                 config = configured(technique, column)
                 ends[technique, column] = walk(config, process)[0]
-                if column == "zero":
+                if column == "zero" and technique in INTERRUPTED:
                     ends[technique, f"{column}, interrupted"] = walk(config, process, interrupted=True)[0]
         if process.is_main:
             torch.save(ends, out)
