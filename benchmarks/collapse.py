@@ -152,7 +152,7 @@ def rescue(work: Path, seeds: list[int], recover: Callable[[Path, Kind], Rescue]
         parents = dict(zip(seeds, pool.map(lambda seed: healthy(work, seed), seeds), strict=True))
         cases = [(seed, kind) for kind in kinds for seed in seeds]
         rescued = list(pool.map(lambda case: recover(parents[case[0]], case[1]), cases))
-    print("| run | seed | collapse detected at | returned to | reached | accuracy | diversity | quality | rescued |")
+    print("| run | seed | detected at | rolled back to | last step | accuracy | diversity | quality | rescued |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for (seed, kind), r in zip(cases, rescued, strict=True):
         pairs = [*zip(r.after, r.best, strict=True), (math.prod(r.after), math.prod(r.best))]

@@ -25,7 +25,7 @@ def read_calibration(path: Path) -> tuple[Cluster, str]:
         raise InputError(f"--calibration: {path}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"--calibration: {path}: not what `biggan doctor --json` writes under torchrun ({error})"
+            f"--calibration: {path}: not what `biggan doctor --json` writes under torchrun ({error}); run it again"
         ) from None
     if "compute_scale" in measured:
         return cluster, f"measured, {path}"

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, not in __all__
 
 from biggan.distributed.process import Process
-from biggan.distributed.timeout import run_while_progressing
+from biggan.distributed.timeout import run_with_timeout
 from biggan.errors import LostProcesses, StoppedRun
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def _report_store(process: Process) -> Store:
 def _within_grace_period(action: Callable[[], T]) -> T | None:
     """Return the result of `action` on the store; None if it fails, or hangs as it does on a cut link."""
     try:
-        return run_while_progressing(2 * GRACE_SECONDS, action)
+        return run_with_timeout(2 * GRACE_SECONDS, action)
     except (dist.DistError, TimeoutError):
         return None
 

@@ -27,7 +27,7 @@ from biggan.distributed.environment import (
     local_rank,
     world_size_from_environment,
 )
-from biggan.distributed.timeout import run_while_progressing, wait_for_other_threads
+from biggan.distributed.timeout import run_with_timeout, wait_for_other_threads
 from biggan.errors import InputError, LostProcesses, StoppedRun, from_os_error
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ def join(timeout_seconds: int, shards: int = 0) -> Iterator[Process]:
         yield Process(rank=0, world_size=1, device=device, group=None)
         return
     try:
-        process = run_while_progressing(
+        process = run_with_timeout(
             timeout_seconds + JOIN_GRACE_SECONDS, lambda: _join_others(device, world_size, timeout_seconds)
         )
     except (RuntimeError, TimeoutError) as error:  # torch's DistErrors are RuntimeErrors, and gloo's

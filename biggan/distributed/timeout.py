@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def run_while_progressing(seconds: float, action: Callable[[], T]) -> T:
+def run_with_timeout(seconds: float, action: Callable[[], T]) -> T:
     """Return or raise the result of `action`; raise TimeoutError after `seconds`.
 
     `action` runs in a thread, which keeps running after the timeout: end the process with `os._exit` then.

@@ -33,7 +33,7 @@ OUTPUT_BN_EPS = 1e-5
 MISSING = {
     "G_ema": "G_ema: the EMA generator starts as G",
     "G": "G: the generator starts as G_ema",
-    "D": "D: missing; the generator can be exported, but not trained",
+    "D": "D: the generator can be exported, but not trained",
     SETTINGS: "state_dict: epsilons and settings are the reference code's defaults, the step is unknown",
     "G_optim": "G_optim: Adam starts from zero",
     "D_optim": "D_optim: Adam starts from zero",

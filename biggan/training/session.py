@@ -66,7 +66,9 @@ class Session:
                 failure = error
             except OSError as error:
                 reason = error.strerror or error
-                failure = CheckpointError(f"{self.config.run.dir}: cannot be written ({reason}); free it and rerun")
+                failure = CheckpointError(
+                    f"{self.config.run.dir}: cannot be written ({reason}); fix it and rerun the same command"
+                )
         message = self.process.gather(None if failure is None else str(failure))[0]
         if message is not None:
             raise CheckpointError(message)

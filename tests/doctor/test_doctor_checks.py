@@ -212,9 +212,8 @@ def test_disk_room_covers_the_ring(config):
     assert disk_checks.checkpoint_ring_bytes(keeping(100, keep_last=3, keep_every_steps=20), 10) == 10 * (3 + 4 + 1 + 5)
     # the 10 newest; of those 10 to 40 steps old, two for each doubling and one more at either end
     assert disk_checks.checkpoint_ring_bytes(keeping(100, keep_last=10, horizon_steps=39), 10) == 10 * (10 + 6 + 4 + 1)
-    assert (
-        disk_checks.checkpoint_ring_bytes(keeping(keep_last=3, keep_every_steps=2), 10) == 10 * 7
-    )  # the run writes no more
+    # the run writes no more
+    assert disk_checks.checkpoint_ring_bytes(keeping(keep_last=3, keep_every_steps=2), 10) == 10 * 7
     assert disk_checks.checkpoint_ring_bytes(keeping(keep_last=3, max_gib=60 / GIB), 10) == 60
     config = keeping(keep_last=3, keep_every_steps=2)
 

@@ -6,7 +6,7 @@ from biggan.families import G_WIDTHS
 from biggan.models.biggan import BigGANDiscriminator, BigGANGenerator
 from biggan.models.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator, DeepDiscriminatorBlock
 from biggan.models.layers import Layers, SpectralNorm, as_matrix
-from biggan.models.networks import initialize
+from biggan.models.networks import initialize, no_norm
 
 pytestmark = pytest.mark.numeric
 
@@ -55,7 +55,7 @@ def test_a_deep_generator_keeps_the_first_channels_on_its_shortcut():
 
 
 def test_a_deep_discriminator_concatenates_a_convolution_to_its_shortcut():
-    block = DeepDiscriminatorBlock(4, 12, Layers(None), halving=True).eval()
+    block = DeepDiscriminatorBlock(4, 12, Layers(None), no_norm, halving=True).eval()
     block.conv4.weight.data.zero_()
     block.conv4.bias.data.zero_()
     x = torch.randn(2, 4, 8, 8)
