@@ -44,6 +44,8 @@ def kind(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         item = kind(choices[0])
         return "list of " + {"text": "names", "integer": "integers"}.get(item, item)
+    if get_origin(annotation) is dict:
+        return f"map of names to {kind(choices[1])}"
     return {"Path": "path", "str": "text", "bool": "true \\| false", "int": "integer", "float": "number"}[
         annotation.__name__
     ]
