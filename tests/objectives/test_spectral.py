@@ -7,6 +7,7 @@ from bounds import FEW_OPERATIONS32
 from biggan.models.biggan import BigGANGenerator
 from biggan.models.layers import as_matrix, named_weights
 from biggan.objectives.spectral import SpectralLimit, excess, leading_vectors
+from biggan.objectives.weight_terms import SpectralClamp, SpectralTerm
 
 pytestmark = pytest.mark.numeric
 
@@ -63,7 +64,12 @@ def test_leading_values_of_a_random_matrix_whose_singular_values_crowd():
 
 
 def limit(**settings):
-    return SpectralLimit(**{"layers": ("G.*",), "target": 0.0, "ratio": 2.0, "strength": 0.0, "clamp": True} | settings)
+    return SpectralLimit(**{"layers": ("G.*",), "target": 0.0, "ratio": 2.0} | settings)
+
+
+def clamp(network, veto=KEPT, **settings):
+    """Clamp the weights of G, as after an update."""
+    SpectralClamp(limit(**settings), "G")(network, veto)
 
 
 def holder(weight):
@@ -78,7 +84,7 @@ def test_penalty_value_and_gradient(target, ratio, aim):
     """2 s (sigma_0 - t) u_0 v_0^T, with no gradient through a target made of sigma_1."""
     matrix = with_singular_values(12, 40, [3.0, 1.0, 0.9, 0.5], torch.float64)
     network = holder(matrix.clone())
-    loss = limit(target=target, ratio=ratio, strength=0.7).penalized(torch.zeros(()), network, "G")
+    loss = 0.7 * SpectralTerm(limit(target=target, ratio=ratio), "G")(network)
     loss.backward()
     left, _, right = torch.linalg.svd(matrix)
     over = max(0.0, 3.0 - aim)
@@ -92,7 +98,7 @@ def test_clamp_moves_the_largest_singular_value_alone_and_in_place():
     expected = torch.linalg.svdvals(as_matrix(weight).double())
     expected[0] = 2 * expected[1]
     network = holder(weight)
-    limit(ratio=2.0).clamp_(network, "G", KEPT)
+    clamp(network, ratio=2.0)
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(
         torch.linalg.svdvals(as_matrix(network[0].weight.detach()).double()), expected, rtol=0, atol=FEW_OPERATIONS32
@@ -103,7 +109,7 @@ def test_clamp_subtracts_the_outer_product():
     matrix = with_singular_values(40, 12, [3.0, 1.0, 0.9, 0.5], torch.float64)
     left, _, right = torch.linalg.svd(matrix)
     network = holder(matrix.clone())
-    limit(target=1.5).clamp_(network, "G", KEPT)
+    clamp(network, target=1.5)
     torch.testing.assert_close(network[0].weight.detach(), matrix - 1.5 * torch.outer(left[:, 0], right[0]))
 
 
@@ -112,7 +118,7 @@ def test_repeated_clamps_bring_near_degenerate_values_down_one_by_one(spectrum):
     network = holder(with_singular_values(12, 40, spectrum))
     largest = []
     for _ in range(4):
-        limit(target=0.5).clamp_(network, "G", KEPT)
+        clamp(network, target=0.5)
         values = torch.linalg.svdvals(network[0].weight.detach().double())
         assert values[0] <= spectrum[0] + 1e-5, "a clamp never raises anything"  # 1e-5: float32
         largest.append(values[0].item())
@@ -123,23 +129,23 @@ def test_repeated_clamps_bring_near_degenerate_values_down_one_by_one(spectrum):
 def test_weights_below_the_target_or_not_chosen_stay_bit_for_bit(settings):
     matrix = with_singular_values(12, 40, [3.0, 1.0])
     network = holder(matrix.clone())
-    limit(**settings).clamp_(network, "G", KEPT)
+    clamp(network, **settings)
     assert torch.equal(network[0].weight, matrix)
 
 
 def test_a_row_alone_has_no_second_singular_value_to_be_held_down_to():
     row = torch.randn(1, 40)
     network = holder(row.clone())
-    limit().clamp_(network, "G", KEPT)
+    clamp(network)
     assert torch.equal(network[0].weight, row)
-    limit(target=0.5).clamp_(network, "G", KEPT)
+    clamp(network, target=0.5)
     assert network[0].weight.norm().item() == pytest.approx(0.5, rel=1e-4)  # float32
 
 
 def test_a_vetoed_update_is_not_clamped():
     matrix = with_singular_values(12, 40, [3.0, 1.0])
     network = holder(matrix.clone())
-    limit().clamp_(network, "G", torch.ones(()))
+    clamp(network, veto=torch.ones(()))
     assert torch.equal(network[0].weight, matrix)
 
 
