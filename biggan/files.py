@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, BinaryIO
 
 MAX_BYTES = 64 * 2**20
 MISSING = (FileNotFoundError, NotADirectoryError)
@@ -19,14 +20,24 @@ class MalformedFile(ValueError):
     """A file that exists and is not what it should be; the message is the reason, without the path."""
 
 
-def read_bytes(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """Return the content of a regular file; raise MalformedFile if it is another kind or too large, and OSError."""
+def open_regular(file: Path) -> BinaryIO:
+    """Open a regular file for reading; raise MalformedFile if it is another kind, and OSError."""
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a named pipe would block
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise MalformedFile("is not a regular file")
-    with os.fdopen(descriptor, "rb") as stream:
-        content = stream.read(max_bytes + 1)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of a regular file; raise MalformedFile if it is another kind or too large, and OSError."""
+    with open_regular(file) as stream:
+        return read_bounded(stream, max_bytes)
+
+
+def read_bounded(stream: IO[bytes], max_bytes: int = MAX_BYTES) -> bytes:
+    """Return what is left of a stream; raise MalformedFile if that is more than `max_bytes`."""
+    content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise MalformedFile(f"has more than {max_bytes} bytes")
     return content

@@ -10,14 +10,16 @@ import json
 from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from biggan.errors import CheckpointError, StoppedRun
 from biggan.files import MISSING, MalformedFile, read_bytes
 
 T = TypeVar("T")
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+"""A number of things, such as steps or bytes, that every JSON program reads exactly."""
 SEAL = "sha256"
 
 

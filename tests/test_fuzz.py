@@ -1,24 +1,38 @@
-"""Seeded fuzzing of overrides, presets and small files: one line, at once, and nothing half-written.
+"""Seeded fuzzing of overrides, presets, small files and shards: one line, at once, and nothing half-written.
 
 `BIGGAN_FUZZ` is the number of inputs (`make fuzz` sets a large one) and `BIGGAN_FUZZ_SEED` the first seed; input k
 depends on the seed and k alone, so a failure is repeated by its number.
 """
 
+import json
 import os
 import random
 import re
+import tarfile
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from biggan.config import Config
 from biggan.config.preset import keys, resolve
+from biggan.data import pack as packing
+from biggan.data import preview
+from biggan.data.dataset import load
+from biggan.data.loader import Loader
+from biggan.data.pack import start_packing
+from biggan.data.sources.image_source import ImageSource
 from biggan.data.sources.labels import by_file
+from biggan.data.sources.selection import SelectionRequest
 from biggan.data.sources.tree import Tree
+from biggan.data.stream import START, ReadPlan
+from biggan.distributed.process import Process
 from biggan.errors import StoppedRun
 from biggan.importing.pickles import read_file
+from biggan.progress import silent
 
 INPUTS = int(os.environ.get("BIGGAN_FUZZ", "2000"))
 FIRST_SEED = int(os.environ.get("BIGGAN_FUZZ_SEED", "0"))
@@ -105,6 +119,7 @@ def folder(tmp_path, monkeypatch):
         "file.pth",
         "labels.csv",
         "labels.json",
+        "set",
     }
 
 
@@ -115,14 +130,14 @@ def draws(share: float, kind: str):
 
 
 def test_overrides(folder):
-    for number, draw in draws(0.5, "override"):
+    for number, draw in draws(0.4, "override"):
         overrides = [override(draw) for _ in range(draw.randint(1, 2))]
         check(lambda given=overrides: expand(resolve(DIGITS, given), folder), f"override {number}: {overrides!r:.300}")
 
 
 def test_presets(folder):
     preset, sound = folder / "preset.yaml", DIGITS.read_bytes()
-    for number, draw in draws(0.3, "preset"):
+    for number, draw in draws(0.2, "preset"):
         content = mutated(sound, draw) if draw.random() < 0.6 else tree(draw).encode(errors="surrogateescape")
         preset.write_bytes(content)
         check(lambda: expand(resolve(preset), folder), f"preset {number}: {content!r:.300}")
@@ -154,3 +169,118 @@ def test_label_files(folder):
         name, sound = draw.choice(list(kinds.items()))
         (folder / name).write_bytes(mutated(sound, draw))
         check(lambda name=name: by_file(tree, name), f"labels {number}")
+
+
+@pytest.fixture
+def packed(folder):
+    """A data set of 8 images in 2 shards, and (labels, pixels) of its samples by shard and key."""
+    tensor, labels = torch.arange(8 * 3 * 8 * 8, dtype=torch.uint8).reshape(8, 8, 8, 3).numpy(), [0, 1] * 4
+    source = ImageSource(["ant", "bee"], [f"{k}.png" for k in range(8)], labels, lambda k: Image.fromarray(tensor[k]))
+    selection = SelectionRequest(("fuzz",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "open_selection", lambda _: source)
+        start_packing(packing.Plan(selection, 8, shards=2), folder / "set").run(1, lambda _: None)
+    return folder / "set"
+
+
+def read_all(folder: Path) -> list[tuple]:
+    """Return the name, label and pixels of every sample that can be read, after the checks of every command."""
+    from biggan.data.verification import verified  # noqa: PLC0415  (so that the other tests can run on earlier versions)
+
+    dataset = load(folder)
+    alone = Process(rank=0, world_size=1, device=torch.device("cpu"), group=None)
+    dataset = verified(str(folder), dataset, set(dataset.verified), alone, silent)
+    return [(s.name, s.label, s.image.tobytes()) for s in preview.readable_samples(dataset, str(folder), "train")]
+
+
+def test_dataset_json(packed):
+    """An accepted description gives no sample that the shards do not hold."""
+    file, sound, expected = packed / "dataset.json", (packed / "dataset.json").read_bytes(), read_all(packed)
+    values = [0, -1, 1, 10**12, 10**400, 0.5, True, None, "", [], {}, *SCALARS]
+    for number, draw in draws(0.1, "dataset"):
+        content = mutated(sound, draw)
+        if draw.random() < 0.5:
+            content = json.dumps(altered(json.loads(sound), draw, values)).encode(errors="surrogatepass")
+        file.write_bytes(content)
+
+        def read():
+            samples = read_all(packed)
+            kept = [sample for sample in expected if sample in samples]
+            assert len(kept) == len(samples), "a sample that is not in the shards"
+
+        check(read, f"dataset {number}: {content!r:.300}")
+
+
+def altered(tree, draw: random.Random, values: list):
+    """Return the tree with one of its values, or of those within them, replaced or removed."""
+    if not isinstance(tree, dict | list) or not tree or draw.random() < 0.15:
+        return draw.choice(values)
+    key = draw.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
+    if draw.random() < 0.1:
+        del tree[key]
+    else:
+        tree[key] = altered(tree[key], draw, values)
+    return tree
+
+
+def hostile_member(draw: random.Random) -> bytes:
+    """Return a tar header, mostly with a wrong size, type or name, and some data."""
+    content = draw.choice(
+        [b"", b"0", b"1", b"9" * 5000, b"-1", b"\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n", draw.randbytes(600)]
+    )
+    info = tarfile.TarInfo(
+        draw.choice(["0.png", "0.cls", "1.jpg", "a" * 90 + ".png", "../x.png", "/x.cls", ".", "__x__.png", "x"])
+    )
+    info.type = draw.choice(
+        [b"0", b"0", b"0", b"\0", b"1", b"2", b"3", b"5", b"6", b"7", b"L", b"K", b"x", b"g", b"S", b"V", b"\xff"]
+    )
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    size = draw.choice(
+        [b"%011o\0" % len(content)] * 3
+        + [b"%011o\0" % 2**32, b"777777777777", b"\x80" + bytes(6) + b"\1" + bytes(4), b"\xff" * 12, b"abcdefghijkl"]
+    )
+    header[124:136] = size
+    if draw.random() < 0.2:
+        header[0:8] = draw.randbytes(8)
+    if draw.random() < 0.9:
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + content + bytes(-len(content) % 512)
+
+
+def test_shards(packed):
+    """Damage is refused. A hostile shard that agrees with its dataset.json gives whole samples or one line."""
+    file, text = packed / "train-00000.tar", (packed / "dataset.json").read_text()
+    sound, expected = file.read_bytes(), read_all(packed)
+    for number, draw in draws(0.1, "shard"):
+        content = mutated(sound, draw)
+        if draw.random() < 0.5:
+            at = 512 * draw.randrange(len(sound) // 512)
+            content = sound[:at] + b"".join(hostile_member(draw) for _ in range(draw.randint(1, 4))) + sound[at:]
+        file.write_bytes(content)
+
+        def refused(content=content):
+            if content != sound:
+                with pytest.raises(StoppedRun):
+                    read_all(packed)
+
+        def read():
+            assert all(len(pixels) == 8 * 8 * 3 and label in (0, 1) for _, label, pixels in read_all(packed))
+            preview.check_counts(load(packed), str(packed), silent)
+
+        def train(seed=number):
+            plan = ReadPlan(str(packed), load(packed).splits["train"].shards, 8, 3, 2, 2, 3, True, seed, 20)
+            loader = Loader(plan, micro_batch_size=2, cursors=[START] * 2, rank=0, world_size=1, workers=0)
+            for _ in range(6):
+                next(loader)
+
+        (packed / "dataset.json").write_text(text)
+        check(refused, f"shard {number}: damage accepted")
+        described = text.replace(sha256(sound).hexdigest(), sha256(content).hexdigest())
+        described = described.replace(f'"bytes": {len(sound)}', f'"bytes": {len(content)}', 1)
+        (packed / "dataset.json").write_text(described)
+        check(read, f"shard {number}")
+        check(train, f"shard {number}")
+    (packed / "dataset.json").write_text(text)
+    file.write_bytes(sound)
+    assert read_all(packed) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from biggan.cli.sample_command import save_image
 from biggan.errors import printable_line
 
 if TYPE_CHECKING:
+    from biggan.data.dataset import Dataset
     from biggan.data.journal import PackedShard
     from biggan.data.pack import PackingJob
 
@@ -138,15 +140,18 @@ def data(
     out: Annotated[Path | None, typer.Option(help="Contact sheet file; default DEST/contact_sheet.png.")] = None,
     per_class: Annotated[int, typer.Option(min=1, max=100, help="Images per class.")] = 10,
     max_classes: Annotated[int, typer.Option(min=1, max=1000, help="Number of classes on the sheet.")] = 20,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every shard, and compare it with dataset.json.")
+    ] = False,
 ) -> None:
     """Print the class histogram and write a contact sheet."""
     from rich.console import Console
 
-    from biggan.data.dataset import check_trainable, load
+    from biggan.data.dataset import check_trainable
     from biggan.data.preview import first_of_each_class
     from biggan.image_grid import grid
 
-    dataset = load(dataset_path)
+    dataset = _checked(dataset_path, verify)
     console = Console()
     names = [printable_line(name) for name in dataset.classes]
     widest, most = max(map(len, names)), max(dataset.class_counts)
@@ -160,3 +165,34 @@ def data(
     rows, shown = first_of_each_class(dataset, str(dataset_path), per_class, max_classes)
     save_image(grid(rows, [dataset.classes[k] for k in shown]), out or dataset_path / "contact_sheet.png")
     check_printed()
+
+
+def _checked(folder: Path, everything: bool) -> Dataset:
+    """Return the data set whose shards are those of dataset.json; raise InputError if they are not.
+
+    With `everything`, read every shard, count its labels, and list its file as verified in dataset.json.
+    """
+    import torch
+
+    from biggan.data.dataset import FILE_NAME, load
+    from biggan.data.preview import check_counts
+    from biggan.data.verification import verified
+    from biggan.distributed.process import Process
+    from biggan.files import write_atomically
+    from biggan.progress import Meter
+
+    dataset = load(folder)
+    alone = Process(rank=0, world_size=1, device=torch.device("cpu"), group=None)
+    with Meter() as meter:
+        dataset = verified(str(folder), dataset, set() if everything else set(dataset.verified), alone, meter)
+        if not everything:
+            return dataset
+        check_counts(dataset, str(folder), meter)
+    shards = list(dataset.shards)
+    size = sum(shard.bytes for shard in shards)
+    sys.stdout.write(f"{folder}: {len(shards)} shards, {size:,} bytes, are those of {FILE_NAME}\n")
+    try:
+        write_atomically(folder / FILE_NAME, dataset.to_json())
+    except OSError as error:
+        sys.stderr.write(f"{folder / FILE_NAME}: cannot be written ({error.strerror}), so this is not recorded\n")
+    return dataset

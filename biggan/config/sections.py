@@ -92,7 +92,9 @@ class DataConfig(Section):
     max_bad_samples: NonNegative = 100
     """Number of unreadable or missing samples that are logged and skipped before the run stops."""
     allow_pipe: bool = False
-    """Permit `pipe:` shard URLs, which run a shell command."""
+    """Permit URLs that start a program: `pipe:` runs a shell command, `gs:` runs gsutil."""
+    allow_outside: bool = False
+    """Permit shards that `dataset.json` places outside the data set: in another folder or at another URL."""
 
 
 class InitConfig(Section):

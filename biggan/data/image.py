@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -29,9 +30,16 @@ def open_image(data: bytes) -> Image.Image:
     Raise ValueError if the format is unknown, or any error of Pillow's decoder if the file is corrupt.
     """
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=_formats())
     except UnidentifiedImageError:  # its message contains a memory address
         raise ValueError(f"not an image of a known format ({len(data):,} bytes)") from None
+
+
+@cache
+def _formats() -> list[str]:
+    """Return the formats that Pillow reads itself; for EPS it starts Ghostscript, which runs the file's program."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
 
 
 def square(image: Image.Image, resolution: int, crop: str = "centre", channels: int = 3) -> Image.Image:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from biggan.data.dataset import FILE_NAME
+from biggan.data.dataset import FILE_NAME, VerifiedShard
+from biggan.data.verification import as_found
 from biggan.errors import InputError
 from biggan.files import MalformedFile, append_line
 from biggan.folder_lock import LOCK
@@ -27,11 +28,24 @@ class PackedShard:
     bytes: int
     sha256: str
     skipped: list[tuple[str, str]]
+    modified_ns: int
+    changed_ns: int
 
     @property
     def images(self) -> int:
         """Number of images written."""
         return sum(self.labels.values())
+
+    @property
+    def verified(self) -> VerifiedShard:
+        """The file as it was when its checksum was computed."""
+        return VerifiedShard(
+            name=self.name,
+            sha256=self.sha256,
+            bytes=self.bytes,
+            modified_ns=self.modified_ns,
+            changed_ns=self.changed_ns,
+        )
 
 
 def open_journal(dest: Path, settings: Mapping[str, object]) -> dict[tuple[str, int], PackedShard]:
@@ -68,8 +82,7 @@ def _finished(dest: Path, lines: list[str]) -> dict[tuple[str, int], PackedShard
             packed = parse_json(line, PackedShard)
         except MalformedFile:
             continue  # damaged, or being written when packing was interrupted: the shard is packed again
-        file = dest / packed.name
-        if file.is_file() and file.stat().st_size == packed.bytes:
+        if as_found(dest / packed.name, packed.verified) == packed.verified:
             finished[packed.split, packed.number] = packed
     return finished
 

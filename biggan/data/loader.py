@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from biggan.data.child_process import tie_to_parent
 from biggan.data.stream import Cursor, ReadPlan, Sample, stream_pipeline
 from biggan.distributed.timeout import wait_for_other_threads
-from biggan.errors import DataError
+from biggan.errors import DataError, InputError
 from biggan.stop_signals import signals_blocked
 
 
@@ -61,7 +61,7 @@ class StreamReader(IterableDataset[PartialBatch]):
         try:
             while True:
                 yield self._part(pipelines, cursors)
-        except DataError as error:  # sent as a value: an exception would reach the training process with its traceback
+        except (DataError, InputError) as error:  # sent as a value: an exception would arrive with its traceback
             yield PartialBatch(np.empty(0, np.uint8), np.empty(0, np.int64), [], [], {}, fatal=str(error))
 
     def _part(self, pipelines: list[Iterator[Sample]], cursors: list[Cursor]) -> PartialBatch:

@@ -18,7 +18,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from tempfile import SpooledTemporaryFile
+from typing import IO, Literal, NamedTuple
 
 from biggan.data.child_process import tie_to_parent
 from biggan.data.dataset import FILE_NAME, Dataset, Preprocessing, Shard, Skipped, Split
@@ -30,6 +31,11 @@ from biggan.errors import InputError
 from biggan.files import sha256_of, sync_file, write_atomically
 from biggan.folder_lock import FolderLock
 from biggan.stop_signals import signals_blocked
+
+HELD_BYTES = 64 * 2**20
+"""Encoded images of a shard that a packing process holds in memory. Further ones wait in a file without a name."""
+SHARD_ORDER = "shuffled"
+"""Entry of the journal: earlier versions packed parquet files in their own order, and their packs are not resumed."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,8 @@ def start_packing(plan: Plan, dest: Path) -> PackingJob:
     listing = hashlib.sha256(repr((source.classes, source.names, source.labels)).encode()).hexdigest()
     lock = FolderLock(dest, "DEST").acquire()
     try:
-        finished = open_journal(dest, {"plan": asdict(plan), "source_sha256": listing})
+        settings = {"plan": asdict(plan), "source_sha256": listing, "order": SHARD_ORDER}
+        finished = open_journal(dest, settings)
     except InputError:
         lock.release()
         raise
@@ -190,30 +197,48 @@ def _pack_shards(plan: Plan, dest: Path, todo: list[tuple[str, int]], workers: i
 
 
 def pack_shard(plan: Plan, dest: Path, split: str, number: int) -> PackedShard:
-    """Write shard `number` of `split` in `dest`; the bytes depend on the arguments and the source alone."""
+    """Write shard `number` of `split` in `dest`; the bytes depend on the arguments and the source alone.
+
+    Images are read in the order of the source, which may be by class, and written in the random order of the split.
+    """
     source = open_selection(plan.wanted)
     shards = sum(1 for name, _ in shard_keys(plan) if name == split)
     entries = split_entries(plan)[split][number::shards]
-    if source.in_groups:
-        entries = sorted(entries)  # read each group once; the loader shuffles within blocks
     path = dest / f"{split}-{number:05d}.tar"
     partial = path.with_suffix(".partial")
     labels: dict[int, int] = {}
     skipped: list[tuple[str, str]] = []
-    with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for item, copy in entries:
-            try:
-                data = encode(square(source.read(item), plan.resolution, plan.crop, plan.channels), plan.encoding)
-            except Exception as error:  # Pillow's decoders raise nearly any type for a corrupt image
-                reason = printable(" ".join(str(error).split()))
-                skipped.append((source.names[item], reason or type(error).__name__))
-                continue
-            label = source.labels[item]
-            labels[label] = labels.get(label, 0) + 1
-            _add(tar, f"{item:09d}-{copy}" if copy else f"{item:09d}", data, plan.encoding, label)
+    with SpooledTemporaryFile(HELD_BYTES, dir=str(dest)) as held:
+        items = sorted({entry.item for entry in entries})
+        converted = {item: _convert(plan, source, item, held) for item in items}
+        with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for item, copy in entries:
+                image = converted[item]
+                if isinstance(image, str):
+                    skipped.append((source.names[item], image))
+                    continue
+                held.seek(image.start)
+                data = held.read(len(image))
+                label = source.labels[item]
+                labels[label] = labels.get(label, 0) + 1
+                _add(tar, f"{item:09d}-{copy}" if copy else f"{item:09d}", data, plan.encoding, label)
     sync_file(partial)
     partial.replace(path)
-    return PackedShard(split, number, path.name, labels, path.stat().st_size, sha256_of(path), skipped)
+    found = path.stat()  # before its bytes are read: a change from now on is noticed
+    return PackedShard(
+        split, number, path.name, labels, found.st_size, sha256_of(path), skipped, found.st_mtime_ns, found.st_ctime_ns
+    )
+
+
+def _convert(plan: Plan, source: ImageSource, item: int, held: IO[bytes]) -> range | str:
+    """Append the encoded image of an item to `held`; return its place there, or the reason why it is unreadable."""
+    try:
+        data = encode(square(source.read(item), plan.resolution, plan.crop, plan.channels), plan.encoding)
+    except Exception as error:  # Pillow's decoders raise nearly any type for a corrupt image
+        return printable(" ".join(str(error).split())) or type(error).__name__
+    start = held.tell()
+    held.write(data)
+    return range(start, start + len(data))
 
 
 def _add(tar: tarfile.TarFile, key: str, image: bytes, encoding: str, label: int) -> None:
@@ -227,9 +252,9 @@ def _add(tar: tarfile.TarFile, key: str, image: bytes, encoding: str, label: int
 def _describe(plan: Plan, source: ImageSource, shards: list[PackedShard]) -> Dataset:
     origin = printable(", ".join(plan.wanted.sources))
     unreadable = dict(pair for s in shards for pair in s.skipped)  # one entry per image, not per copy
-    if not any(s.images for s in shards):
+    if not any(s.images for s in shards if s.split == "train"):
         reason = next(iter(unreadable.values()))
-        raise InputError(f"{origin}: none of its {len(unreadable)} images could be read; first: {reason}")
+        raise InputError(f"{origin}: none of its images for training could be read; first: {reason}")
 
     def counts(some: list[PackedShard]) -> tuple[int, ...]:
         return tuple(sum(s.labels.get(k, 0) for s in some) for k in range(len(source.classes)))
@@ -244,6 +269,7 @@ def _describe(plan: Plan, source: ImageSource, shards: list[PackedShard]) -> Dat
         resolution=plan.resolution,
         channels=plan.channels,
         balanced=plan.balance,
+        shuffled=True,
         classes=tuple(source.classes),
         images=sum(s.images for s in shards),
         class_counts=counts(shards),
@@ -255,4 +281,5 @@ def _describe(plan: Plan, source: ImageSource, shards: list[PackedShard]) -> Dat
             colour=COLOUR[plan.channels],
         ),
         skipped=tuple(Skipped(path=path, reason=reason) for path, reason in unreadable.items()),
+        verified=tuple(s.verified for s in shards if s.images),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
@@ -10,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biggan.data.dataset import Dataset, Shard
-from biggan.data.stream import AssignedShard, ReadPlan, Sample, decode, read_shards
+from biggan.data.dataset import FILE_NAME, PACK_AGAIN, Dataset, Shard
+from biggan.data.stream import AssignedShard, ReadPlan, Sample, decode, label_counts, read_shards
+from biggan.errors import InputError
 from biggan.image_grid import evenly_spaced
+from biggan.progress import Tick
 
 
 def readable_samples(dataset: Dataset, root: str, split: str) -> Iterator[Sample]:
@@ -26,6 +29,7 @@ def readable_samples_in_shard(dataset: Dataset, root: str, shard: Shard) -> Iter
     plan = ReadPlan(
         root=root, shards=(shard,), resolution=dataset.resolution, channels=dataset.channels,
         classes=len(dataset.classes), streams=1, shuffle_buffer=1, horizontal_flip=False, seed=0, max_bad_samples=0,
+        access=dataset.access,
     )  # fmt: skip
     for sample in decode(plan, read_shards(plan, [AssignedShard(0, shard, 0, 0, last=False)])):
         if sample.image is not None:
@@ -45,6 +49,23 @@ def first_images(dataset: Dataset, root: str, split: str, most: int) -> tuple[Te
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor([s.label for s in samples], dtype=torch.long)
 
 
+def check_counts(dataset: Dataset, root: str, tick: Tick) -> None:
+    """Read every label; raise InputError if the samples are not those that `dataset.json` counts."""
+    done, total = 0, len(list(dataset.shards))
+    for name, split in dataset.splits.items():
+        counts: Counter[str] = Counter()
+        for shard in split.shards:
+            found = label_counts(root, shard, dataset.access)
+            if found.total() != shard.images:
+                counted = f"{shard.images} images in {shard.name}, which has {found.total()}"
+                raise InputError(f"{root}/{FILE_NAME}: {counted}; {PACK_AGAIN}")
+            counts += found
+            done += 1
+            tick("labels of shards", done, total)
+        if counts != Counter({str(k): count for k, count in enumerate(split.class_counts) if count}):
+            raise InputError(f"{root}/{FILE_NAME}: splits.{name}.class_counts: not those of its shards; {PACK_AGAIN}")
+
+
 def first_of_each_class(
     dataset: Dataset, root: str, per_class: int, max_classes: int
 ) -> tuple[NDArray[np.uint8], list[int]]:
@@ -61,6 +82,8 @@ def first_of_each_class(
         if missing.get(sample.label) and sample.image is not None:
             images[sample.label].append(sample.image)
             missing[sample.label] -= 1
+    if any(missing.values()) and not any(images.values()):
+        raise InputError(f"{root}/{FILE_NAME}: no sample is an image as it describes; {PACK_AGAIN}")
     r = dataset.resolution
     rows = np.full((len(shown), per_class, r, r, 3), 255, np.uint8)
     for row, k in enumerate(shown):

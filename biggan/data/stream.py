@@ -9,19 +9,23 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlparse
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import webdataset as wds
 from numpy.typing import NDArray
 from PIL import Image
 
-from biggan.data.dataset import FILE_NAME, Dataset, Shard, load, parse
+from biggan.data.dataset import FILE_NAME, Dataset, Shard, described, load
+from biggan.data.location import INSIDE, Access, check_starts_no_program, is_url, local_path, shard_place
+from biggan.data.tar_members import tar_members
 from biggan.errors import DataError, InputError
+from biggan.files import MalformedFile, open_regular, read_bounded
 
 
 class Cursor(NamedTuple):
@@ -69,33 +73,38 @@ class ReadPlan:
     horizontal_flip: bool
     seed: int
     max_bad_samples: int
+    access: Access = INSIDE
 
 
-def read_dataset(path: str, allow_pipe: bool) -> Dataset:
-    """Read `dataset.json` from a folder or URL; check that local shards exist and that pipes are allowed.
+def read_dataset(path: str, allow_pipe: bool, allow_outside: bool = False) -> Dataset:
+    """Read `dataset.json` from a folder or URL; check that local shards exist and that every shard may be opened.
 
     Raise InputError that names `data.path`.
     """
-    if urlparse(path).scheme == "pipe" or "://" in path:
-        _refuse_pipe(path, allow_pipe)
-        origin = f"{path.rstrip('/')}/{FILE_NAME}"
+    access = Access(allow_pipe, allow_outside)
+    if not is_url(path):
+        return load(Path(path), access)
+    origin = f"{path.rstrip('/')}/{FILE_NAME}"
+    place = local_path(origin)
+    if place is None:
+        check_starts_no_program(path, access)
+
+    def read() -> bytes:
         try:
-            with wds.gopen(origin) as stream:
-                text = stream.read().decode()
+            with closing(_opened(place or origin)) as stream:
+                return read_bounded(stream)
+        except MalformedFile:
+            raise
         except Exception as error:  # each URL scheme raises its own types
             raise InputError(f"data.path: {origin}: cannot be read ({error}); check the URL") from None
-        dataset = parse(text, origin)
-    else:
-        dataset = load(Path(path))
-    for split in dataset.splits.values():
-        for shard in split.shards:
-            _refuse_pipe(shard.name, allow_pipe)
-    return dataset
+
+    return described(read, origin).with_access(path, access)
 
 
-def _refuse_pipe(url: str, allow_pipe: bool) -> None:
-    if urlparse(url).scheme == "pipe" and not allow_pipe:
-        raise InputError(f"data.path: '{url}' runs a shell command; set data.allow_pipe=true to allow it")
+def _opened(place: Path | str) -> IO[bytes]:
+    """Open a file or a URL that `shard_place` or `check_starts_no_program` has accepted."""
+    stream: IO[bytes] = open_regular(place) if isinstance(place, Path) else wds.gopen(place)
+    return stream
 
 
 def stream_pipeline(plan: ReadPlan, stream: int, start: Cursor) -> wds.DataPipeline:
@@ -145,10 +154,10 @@ def read_shards(plan: ReadPlan, shards: Iterable[AssignedShard]) -> Iterator[Sam
     truncated inside a header.
     """
     for epoch, shard, first, skip, last_shard in shards:
-        url = shard.name if ":" in shard.name else f"{plan.root}/{shard.name}"
+        place = shard_place(plan.root, shard.name, plan.access)
         reasons: list[str] = []
         index = -1
-        for index, fields in enumerate(_read_tar(url, reasons)):
+        for index, fields in enumerate(_read_tar(place, reasons)):
             if index >= shard.images:
                 break
             if index >= skip:
@@ -157,22 +166,40 @@ def read_shards(plan: ReadPlan, shards: Iterable[AssignedShard]) -> Iterator[Sam
                 yield Sample(epoch, first + index, last, name, fields)
         reason = reasons[0] if reasons else "the shard is truncated"
         if index < 0:
-            raise DataError(f"{url}: shard is missing or not a tar file ({reason})")
+            raise DataError(f"{place}: shard is missing or not a tar file ({reason})")
         for lost in range(max(index + 1, skip), shard.images):
             last = last_shard and lost == shard.images - 1
             yield Sample(epoch, first + lost, last, f"{shard.name}#{lost}", error=reason)
 
 
-def _read_tar(url: str, reasons: list[str]) -> Iterator[dict[str, Any]]:
+def _read_tar(place: Path | str, reasons: list[str]) -> Iterator[dict[str, Any]]:
     """Yield webdataset's samples of one shard; append the error that ends it early to `reasons`."""
 
     def record(error: Exception) -> bool:
         if isinstance(error, FileNotFoundError):
-            raise DataError(f"{url}: shard is missing")
-        reasons.append(f"{type(error).__name__}: {error.args[0] if error.args else error}")
+            raise DataError(f"{place}: shard is missing")
+        reason = getattr(error, "strerror", None) or (error.args[0] if error.args else error)
+        reasons.append(f"{type(error).__name__}: {reason}")
         return True
 
-    yield from wds.tariterators.tarfile_samples(iter([{"url": url}]), handler=record)
+    def files() -> Iterator[dict[str, Any]]:
+        try:
+            with closing(_opened(place)) as stream:
+                for name, content in tar_members(stream):
+                    yield {"fname": name, "data": content, "__url__": str(place)}
+        except Exception as error:  # each URL scheme raises its own types
+            record(error)
+
+    yield from wds.tariterators.group_by_keys(files(), suffixes={"png", "jpg", "cls"}, handler=record)
+
+
+def label_counts(root: str, shard: Shard, access: Access) -> Counter[str]:
+    """Count the labels, as text, of all samples of a shard; raise DataError if it cannot be read to its end."""
+    place, reasons = shard_place(root, shard.name, access), list[str]()
+    counts = Counter(fields.get("cls", b"").decode(errors="replace").strip() for fields in _read_tar(place, reasons))
+    if reasons:
+        raise DataError(f"{place}: {reasons[0]}")
+    return counts
 
 
 def shuffle_blocks(plan: ReadPlan, samples: Iterable[Sample], stream: int, start: Cursor) -> Iterator[Sample]:
@@ -197,20 +224,20 @@ def shuffle_blocks(plan: ReadPlan, samples: Iterable[Sample], stream: int, start
 
 def decode(plan: ReadPlan, samples: Iterable[Sample]) -> Iterator[Sample]:
     """Decode the image and the label of each sample; no other field is read, and nothing is ever unpickled."""
-    shape = (plan.resolution, plan.resolution, plan.channels)
+    size = (plan.resolution, plan.resolution)
     for sample in samples:
         if sample.error is not None:
             yield sample
             continue
         try:
             data = sample.fields.get("png") or sample.fields["jpg"]
-            image = np.atleast_3d(
-                np.asarray(Image.open(io.BytesIO(data)).convert("L" if plan.channels == 1 else "RGB"))
-            )
+            # Other formats of Pillow's run programs (EPS: Ghostscript). The size is checked before memory is used.
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
             label = int(sample.fields["cls"])
-            if image.shape != shape or not 0 <= label < plan.classes:
-                raise ValueError(f"image {image.shape}, label {label}; expected {shape}, below {plan.classes}")
-            yield replace(sample, image=image, label=label, fields={})
+            if image.size != size or not 0 <= label < plan.classes:
+                raise ValueError(f"image {image.size}, label {label}; expected {size}, below {plan.classes}")
+            pixels = np.atleast_3d(np.asarray(image.convert("L" if plan.channels == 1 else "RGB")))
+            yield replace(sample, image=pixels, label=label, fields={})
         except Exception as error:  # Pillow's decoders raise nearly any type for a corrupt image
             yield replace(sample, fields={}, error=f"{type(error).__name__}: {error}")
 

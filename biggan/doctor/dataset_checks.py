@@ -10,12 +10,14 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from biggan.config import Config
-from biggan.data.dataset import FILE_NAME, Dataset, Shard, check_trainable, parse
+from biggan.data.dataset import FILE_NAME, Dataset, Shard, check_trainable, described
+from biggan.data.location import INSIDE, Access, is_url, shard_place
 from biggan.data.stream import read_dataset
+from biggan.data.verification import size_problem
 from biggan.doctor.check import Check, Status, join_limited, name_ranks, not_reached, outliers
 from biggan.doctor.rank_store import Heartbeat
 from biggan.errors import InputError
-from biggan.files import sha256_of
+from biggan.files import MalformedFile, open_regular, read_bytes
 
 NAMED_SHARDS = 20
 """Shard problems that one rank reports by name. Beyond this it reports only their number."""
@@ -41,26 +43,30 @@ class DataFacts(BaseModel):
     """Reason that the config cannot be trained on this data set."""
 
 
-def inspect_dataset(path: str, config: Config | None, heartbeat: Heartbeat) -> tuple[DataFacts, Sequence[Shard]]:
-    """Read dataset.json and check every local shard. Return the facts and the local shards."""
-    remote = "://" in path or path.startswith("pipe:")
+def inspect_dataset(
+    path: str, config: Config | None, heartbeat: Heartbeat
+) -> tuple[DataFacts, Sequence[tuple[Path, Shard]]]:
+    """Read dataset.json and check every local shard. Return the facts, and the local shards with their files."""
+    access = INSIDE if config is None else Access(config.data.allow_pipe, config.data.allow_outside)
     file = Path(path) / FILE_NAME
-    heartbeat.beat(f"reading {path if remote else file}")
+    heartbeat.beat(f"reading {path if is_url(path) else file}")
     try:
-        if remote:
-            dataset = read_dataset(path, config is not None and config.data.allow_pipe)
+        if is_url(path):
+            dataset = read_dataset(path, *access)
         else:
-            dataset = parse(file.read_text(encoding="utf-8"), str(file))
+            dataset = described(lambda: read_bytes(file), str(file)).with_access(path, access)
     except InputError as error:
         return DataFacts(error=str(error)), ()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        return DataFacts(error=f"{file}: cannot be read ({reason})"), ()
-    shards = [shard for split in dataset.splits.values() for shard in split.shards]
-    local = [] if remote else [shard for shard in shards if ":" not in shard.name]
-    problems = [problem for shard in local if (problem := shard_problem(Path(path), shard, heartbeat))]
+    except OSError as error:
+        return DataFacts(error=f"{file}: cannot be read ({error.strerror})"), ()
+    shards = list(dataset.shards)
+    places = [(shard_place(path, shard.name, access), shard) for shard in shards]
+    local = [(place, shard) for place, shard in places if isinstance(place, Path)]
+    problems = [problem for place, shard in local if (problem := shard_problem(place, shard, heartbeat))]
+    # Each copy of a data set lists files of its own as verified.
+    content = dataset.model_copy(update={"verified": ()}).to_json()
     facts = DataFacts(
-        digest=hashlib.sha256(dataset.to_json().encode()).hexdigest()[:12],
+        digest=hashlib.sha256(content.encode()).hexdigest()[:12],
         shards=len(shards),
         bytes=sum(shard.bytes for shard in shards),
         remote=len(local) < len(shards),
@@ -71,33 +77,23 @@ def inspect_dataset(path: str, config: Config | None, heartbeat: Heartbeat) -> t
     return facts, local
 
 
-def shard_problem(folder: Path, shard: Shard, heartbeat: Heartbeat) -> str | None:
+def shard_problem(file: Path, shard: Shard, heartbeat: Heartbeat) -> str | None:
     """Check a shard's existence, its size, and that its first and last byte can be read. Return the problem or None."""
-    file = folder / shard.name
     heartbeat.beat(f"checking {file}")
     try:
-        size = file.stat().st_size
-        if size != shard.bytes:
-            return f"{file}: {size:,} bytes, but {shard.bytes:,} in {FILE_NAME}"
-        with file.open("rb") as opened:
+        if problem := size_problem(file, file.stat().st_size, shard):
+            return problem
+        with open_regular(file) as opened:
             opened.read(1)
             opened.seek(-1, os.SEEK_END)
             opened.read(1)
     except FileNotFoundError:
         return f"{file} is missing"
+    except MalformedFile as malformed:
+        return f"{file}: {malformed}"
     except OSError as error:
         return f"{file}: cannot be read ({error.strerror})"
     return None
-
-
-def checksum_problem(folder: Path, shard: Shard) -> str | None:
-    """Read a whole shard and compare its SHA-256 with dataset.json. Return the problem or None."""
-    file = folder / shard.name
-    try:
-        same = sha256_of(file) == shard.sha256
-    except OSError as error:
-        return f"{file}: cannot be read ({error.strerror})"
-    return None if same else f"{file}: SHA-256 differs from {FILE_NAME}"
 
 
 def _untrainable(dataset: Dataset, config: Config | None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from biggan.data.dataset import Shard
+from biggan.data.verification import checksum_problem
 from biggan.distributed.environment import check_rendezvous, global_rank, world_size_from_environment
 from biggan.doctor import dataset_checks, disk_checks
 from biggan.doctor.check import Status
@@ -124,7 +125,7 @@ class Examination:
     def _examine_dataset(self) -> None:
         """Examine the data set on every rank."""
         path = self.data_path
-        shards: Sequence[Shard] = ()
+        shards: Sequence[tuple[Path, Shard]] = ()
         facts = DataFacts(error="no --data and no CONFIG that can be read")
         if path:
             try:
@@ -146,16 +147,14 @@ class Examination:
         for number in range(math.ceil(to_read / self.store.world_size)):
             # One shard per rank and round keeps a round short, so that a silent rank is noticed.
             index = number * self.store.world_size + self.store.rank
-            problem = self._checksum(Path(path), shards[index]) if index < len(shards) else None
+            problem = self._checksum(*shards[index]) if index < len(shards) else None
             self._exchange(f"{SHARDS} {number + 1}", problem or "")
 
-    def _checksum(self, folder: Path, shard: Shard) -> str | None:
+    def _checksum(self, file: Path, shard: Shard) -> str | None:
         try:
-            return run_while_progressing(
-                self.work_timeout_seconds, lambda _: dataset_checks.checksum_problem(folder, shard)
-            )
+            return run_while_progressing(self.work_timeout_seconds, lambda _: checksum_problem(file, shard))
         except TimeoutError:
-            return f"{folder / shard.name}: not read in {self.work_timeout_seconds:g} s"
+            return f"{file}: not read in {self.work_timeout_seconds:g} s"
 
     def _examine_folder(self) -> None:
         """Measure the run folder's room on rank 0, and check that the other ranks see the same folder."""

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from biggan.data.dataset import Dataset
 from biggan.data.stream import read_dataset
+from biggan.data.verification import verified
 from biggan.distributed.peer_failure import naming_lost_processes, reported_once
 from biggan.distributed.process import Process, join
 from biggan.errors import InputError, printable_line
@@ -77,8 +78,9 @@ def evaluate(request: EvaluationRequest, tick: Tick) -> None:
         out = request.out or default_out(source, request.features.name, request.settings, request.truncations)
         process.together(lambda: _check_output_paths(request, out) if process.is_main else None)
         partials = out.with_name(f".{out.name}.partial")
-        real = RealSplit(process.together(lambda: _read_data(request.data)), request.data)
         own_tick: Tick = tick if process.is_main else silent
+        dataset = process.together(lambda: _read_data(request.data))
+        real = RealSplit(verified(request.data, dataset, set(dataset.verified), process, own_tick), request.data)
         process.together(lambda: check_compatible(source, real))
         extractor = open_extractor(request.features, real, process, own_tick)
         evaluator = Evaluator(real, extractor, request.settings, process, own_tick, request.real_statistics)

@@ -18,11 +18,10 @@ from biggan.data.dataset import FILE_NAME
 from biggan.errors import InputError, nearest_path
 from biggan.files import write_atomically
 from biggan.folder_lock import LOCK, FolderLock
-from biggan.json_file import read_if_present
+from biggan.json_file import Count, read_if_present
 from biggan.runs import checkpoint, rollback, run_folder
 from biggan.runs.checkpoint import Checkpoint
 from biggan.runs.ring import read_pins, steps_on_disk
-from biggan.runs.state_file import Count
 
 FILE = "lineage.json"
 INHERITED_KEYS = ("model.", "init.", "data.path", "data.streams", "data.shuffle_buffer", "run.dir")

@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import ConfigDict
 
 from biggan.files import write_atomically
-from biggan.json_file import read_if_present, seal
-from biggan.runs.state_file import Count, read_state
+from biggan.json_file import Count, read_if_present, seal
+from biggan.runs.state_file import read_state
 
 PINNED = "pinned.json"
 MAX_PINNED = 4

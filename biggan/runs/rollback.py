@@ -14,10 +14,10 @@ from pydantic import ConfigDict
 
 from biggan.errors import CheckpointError
 from biggan.files import write_atomically
-from biggan.json_file import read_if_present, seal
+from biggan.json_file import Count, read_if_present, seal
 from biggan.runs import checkpoint
 from biggan.runs.ring import steps_on_disk
-from biggan.runs.state_file import STATE, Count, read_state
+from biggan.runs.state_file import STATE, read_state
 
 FILE = "collapse/rollbacks.json"
 

@@ -10,14 +10,13 @@ from typing_extensions import TypedDict
 
 from biggan.config import Config
 from biggan.config.preset import flat, resolve
-from biggan.data.dataset import FILE_NAME, Dataset, parse
+from biggan.data.dataset import FILE_NAME, Dataset, described
 from biggan.errors import InputError
-from biggan.files import write_atomically
+from biggan.files import MISSING, read_bytes, write_atomically
 from biggan.folder_lock import LOCK
-from biggan.json_file import read_if_present
+from biggan.json_file import Count, read_if_present
 from biggan.runs.metrics import last_step
 from biggan.runs.ring import steps_on_disk
-from biggan.runs.state_file import Count
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -31,6 +30,7 @@ CHANGEABLE_KEYS = (
     "data.workers",
     "data.max_bad_samples",
     "data.allow_pipe",
+    "data.allow_outside",
     "training.steps",
     "training.compile",
     "training.log_every_steps",
@@ -77,8 +77,7 @@ def prepare(config: Config, dataset: Dataset, fresh: bool) -> None:
             check_unchanged(resolve(folder / CONFIG), config)
             check_checkpoints_present(folder)
             check_steps_not_passed(folder, config.training.steps)
-        if FILE_NAME in existing:
-            check_same_data(folder / FILE_NAME, dataset, config.data.path)
+            check_same_data(folder, dataset, config.data.path)
         folder.mkdir(parents=True, exist_ok=True)
         # Write the config first: it marks the folder as a run folder even if this is interrupted.
         write_atomically(folder / CONFIG, config.to_yaml())
@@ -156,14 +155,30 @@ def record_first_checkpoint(folder: Path, step: int) -> None:
         write_atomically(folder / STARTED, json.dumps({"step": step}) + "\n")
 
 
-def check_same_data(file: Path, now: Dataset, path: str) -> None:
-    """Raise InputError if the run was trained on other shards, for which its data positions are not valid."""
-    before = parse(file.read_bytes(), str(file))
-    if before.classes != now.classes or before.splits["train"] != now.splits["train"]:
+def check_same_data(folder: Path, now: Dataset, path: str) -> None:
+    """Raise InputError if the run in `folder` was trained on other shards, for which its data positions are not valid,
+    or if its record of them is gone.
+    """
+    before = read_dataset_record(folder)
+    if before is None and read_started(folder) is not None:
         raise InputError(
-            f"data.path: {path} is not the data set of the run in {file.parent} (other shards or classes); "
+            f"{folder / FILE_NAME}: is gone, and with it which data this run is trained on; restore it, "
+            f"or choose another run.dir"
+        )
+    if before is not None and (before.classes, before.splits) != (now.classes, now.splits):
+        raise InputError(
+            f"data.path: {path} is not the data set of the run in {folder} (other shards or classes); "
             f"set data.path to the data set of that run, or choose another run.dir"
         )
+
+
+def read_dataset_record(folder: Path) -> Dataset | None:
+    """Return the run's copy of the `dataset.json` that it is trained on; None without it. Raises InputError."""
+    file = folder / FILE_NAME
+    try:
+        return described(lambda: read_bytes(file), str(file), "restore it, or choose another run.dir")
+    except MISSING:
+        return None
 
 
 def has_checkpoints(folder: Path) -> bool:

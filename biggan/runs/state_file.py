@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from biggan.errors import CheckpointError
 from biggan.files import MISSING, MalformedFile, read_bytes
-from biggan.json_file import parse_json, read_json
+from biggan.json_file import Count, parse_json, read_json
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class ListedFile(TypedDict):

@@ -169,6 +169,7 @@ def loader(config: Config, dataset: Dataset, process: Process, cursors: list[Cur
         horizontal_flip=config.data.horizontal_flip,
         seed=seed,
         max_bad_samples=config.data.max_bad_samples,
+        access=dataset.access,
     )
     return Loader(
         plan,

@@ -9,7 +9,7 @@ from biggan.config import Config, divisors
 from biggan.config.interventions import check_layers
 from biggan.config.model import ModelConfig
 from biggan.config.preset import flat
-from biggan.data.dataset import Dataset, check_trainable
+from biggan.data.dataset import Dataset, check_trainable, shuffle_warnings
 from biggan.data.stream import read_dataset
 from biggan.distributed.process import Process, has_bfloat16
 from biggan.distributed.zero import load_deepspeed
@@ -93,15 +93,12 @@ def parameter_counts(model: ModelConfig) -> tuple[int, int]:
 
 def trainable_dataset(config: Config) -> tuple[Dataset, list[str]]:
     """Read the data set and check that the networks can train on it; return it with warnings."""
-    dataset = read_dataset(config.data.path, config.data.allow_pipe)
-    m = config.model
-    return dataset, check_trainable(
-        dataset,
-        classes=m.classes,
-        resolution=m.resolution,
-        image_channels=m.image_channels,
-        streams=config.data.streams,
-    )
+    m, d = config.model, config.data
+    dataset = read_dataset(d.path, d.allow_pipe, d.allow_outside)
+    own = {"classes": m.classes, "resolution": m.resolution, "image_channels": m.image_channels}
+    warnings = check_trainable(dataset, **own, streams=d.streams)
+    per_batch = config.training.batch_size // d.streams
+    return dataset, warnings + shuffle_warnings(dataset, buffer=d.shuffle_buffer, per_batch=per_batch)
 
 
 def statistics_images(config: Config, world_size: int) -> int:

@@ -14,6 +14,7 @@ from biggan.config import Config, interventions
 from biggan.config.preset import flat
 from biggan.data.dataset import Dataset
 from biggan.data.stream import Cursor
+from biggan.data.verification import verified
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.peer_failure import naming_lost_processes, reported_once
 from biggan.distributed.process import Process, join
@@ -145,8 +146,20 @@ def checked_config(config: Config, process: Process, notes: list[str]) -> Config
 
 
 def checked_dataset(config: Config, process: Process, notes: list[str]) -> Dataset:
-    """Return the data set, after checking that the networks can train on it. Collective."""
+    """Return the data set, after checking that the networks can train on it and that its shards are intact.
+
+    Collective.
+    """
     dataset, warnings = process.together(lambda: checks.trainable_dataset(config))
+    of_run = process.together(lambda: run_folder.read_dataset_record(config.run.dir))
+    known = {*dataset.verified, *(() if of_run is None else of_run.verified)}
+    with Meter() as meter:
+        dataset = verified(config.data.path, dataset, known, process, meter if process.is_main else silent)
+    if read := len(set(dataset.verified) - known):
+        notes.append(
+            f"data.path: the checksums of {read} shards, copied or changed since they were last read, are right; "
+            f"`biggan data {config.data.path} --verify` records that for other runs"
+        )
     notes += [f"warning: {w}" for w in warnings]
     return dataset
 

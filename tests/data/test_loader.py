@@ -213,19 +213,6 @@ def test_nothing_in_a_shard_is_unpickled(damaged, tmp_path):
     assert not trap.exists()
 
 
-def test_pipes_need_a_flag(digits, damaged):
-    with pytest.raises(InputError, match=r"data\.path: 'pipe:cat .*'.*data\.allow_pipe=true"):
-        read_dataset(f"pipe:cat {digits}", allow_pipe=False)
-    file = damaged / "dataset.json"
-    file.write_text(file.read_text().replace('"train-00003.tar"', f'"pipe:cat {digits}/train-00003.tar"'))
-    with pytest.raises(InputError, match=r"'pipe:cat .*train-00003\.tar'.*data\.allow_pipe=true"):
-        read_dataset(str(damaged), allow_pipe=False)
-    assert read_dataset(str(damaged), allow_pipe=True).images == 1797
-    names, bad = read_two_epochs(damaged)
-    assert len(names) == 1797
-    assert not bad
-
-
 def test_shards_are_read_over_http(digits):
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):

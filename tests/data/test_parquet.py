@@ -2,16 +2,28 @@
 
 import io
 import json
+import tarfile
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import SpooledTemporaryFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from packs import flat, plan, reds, refused, run
+import reads
+from packs import flat, plan, raises_input_error, reds, refused, run
 from PIL import Image
 
+from biggan.config.preset import resolve
+from biggan.data import pack as packing
 from biggan.data.dataset import load
+from biggan.data.journal import JOURNAL
+from biggan.data.loader import Loader
 from biggan.data.pack import start_packing
 from biggan.data.sources.selection import Merge
+from biggan.data.stream import START
+from biggan.startup.checks import trainable_dataset
 
 
 def png(red, size=8):
@@ -211,3 +223,76 @@ def test_files_of_two_data_sets_and_truncated_files_are_refused(tmp_path):
 def test_numeric_labels_as_text_sort_as_numbers(tmp_path):
     write(tmp_path / "p" / "train.parquet", table((1, 2, 3), ("10", "9", "2")))
     assert run(plan(tmp_path / "p"), tmp_path / "d").classes == ("2", "9", "10")
+
+
+@pytest.fixture
+def by_class(tmp_path):
+    """Write 20 classes of 40 images, one class after the other, as the hub stores ImageNet."""
+    labels = [label for label in range(20) for _ in range(40)]
+    file = write(tmp_path / "x.parquet", table([label * 10 for label in labels], labels, plain=True), 100)
+    run(plan(file, shards=4, val_fraction=0.1), tmp_path / "d")
+    return tmp_path / "d"
+
+
+def distinct_classes(folder, **settings):
+    """Return the median number of distinct classes in batches of 40, 10 from each of 4 streams."""
+    read = reads.plan(folder, classes=20, streams=4, horizontal_flip=False, **settings)
+    loader = Loader(read, micro_batch_size=40, cursors=[START] * 4, rank=0, world_size=1, workers=0)
+    return median(len(labels.unique()) for _, labels in islice(loader, 30))
+
+
+def test_batches_hold_many_classes_although_the_source_is_stored_by_class(by_class):
+    """Independent draws give 17.4 distinct classes; blocks of 20 samples in the order of the source gave 3."""
+    assert distinct_classes(by_class, shuffle_buffer=20) >= 15
+    splits = load(by_class).splits.values()
+    for shard in (shard for split in splits for shard in split.shards):
+        with tarfile.open(by_class / shard.name) as tar:
+            keys = [int(name[:9]) for name in tar.getnames() if name.endswith(".png")]
+        assert keys != sorted(keys), shard.name
+
+
+def test_shards_are_the_same_however_little_is_held_in_memory(by_class, tmp_path, monkeypatch):
+    on_disk = []
+
+    class Watched(SpooledTemporaryFile):
+        def rollover(self):
+            on_disk.append(True)
+            super().rollover()
+
+    monkeypatch.setattr(packing, "HELD_BYTES", 1000)
+    monkeypatch.setattr(packing, "SpooledTemporaryFile", Watched)
+    again = run(plan(tmp_path / "x.parquet", shards=4, val_fraction=0.1), tmp_path / "e")
+    assert again.splits == load(by_class).splits
+    assert on_disk == [True] * 5
+    assert all(file.suffix in (".tar", ".json") for file in (tmp_path / "e").iterdir())
+
+
+def test_a_pack_that_an_earlier_version_began_is_not_resumed(hub, tmp_path):
+    """Its shards may be in the order of the source."""
+    start_packing(plan(hub), tmp_path / "d")
+    journal = tmp_path / "d" / JOURNAL
+    header = json.loads(journal.read_text())
+    header.pop("order", None)
+    journal.write_text(json.dumps(header) + "\n")
+    with raises_input_error(f"{tmp_path / 'd'}: ", "other settings"):
+        start_packing(plan(hub), tmp_path / "d")
+
+
+def test_a_shuffle_buffer_too_small_for_its_shards_is_warned_of(by_class, tiny):
+    def warnings(buffer):
+        settings = [f"data.path={by_class}", "model.classes=20", "data.streams=4", "training.batch_size=40"]
+        return trainable_dataset(resolve(Path(tiny[0]), [*tiny[1:], *settings, f"data.shuffle_buffer={buffer}"]))[1]
+
+    most = max(shard.images for shard in load(by_class).splits["train"].shards)
+    assert warnings(100) == []  # ten batches of 10 samples of a stream
+    (warning,) = warnings(99)
+    assert warning.startswith("data.shuffle_buffer: 99")
+    assert "data.shuffle_buffer=100" in warning
+    file = by_class / "dataset.json"
+    as_packed_before = json.loads(file.read_text())
+    as_packed_before.pop("shuffled", None)
+    file.write_text(json.dumps(as_packed_before))
+    assert warnings(most) == []
+    (warning,) = warnings(most - 1)
+    assert warning.startswith(f"data.shuffle_buffer: {most - 1}")
+    assert f"data.shuffle_buffer={most}" in warning

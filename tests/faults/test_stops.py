@@ -5,10 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 
 import pytest
 import torch
 from runs import biggan, finish, start, wait_for, weights
+
+from biggan.files import sha256_of
 
 MLFLOW = "tracking.mlflow=true"
 SITE = """
@@ -174,8 +177,15 @@ def test_one_ranks_lack_of_data_stops_all_with_one_line_and_a_checkpoint(tiny, d
 @pytest.mark.slow
 def test_too_many_damaged_samples_end_the_run_with_exit_code_4(tiny, digits, tmp_path):
     broken = shutil.copytree(digits, tmp_path / "broken")
-    with (broken / "train-00003.tar").open("r+b") as file:
-        file.truncate(20_000)
+    shard = broken / "train-00003.tar"
+    with tarfile.open(shard) as tar:
+        places = [member.offset_data for member in tar if member.name.endswith(".png")]
+    with shard.open("r+b") as file:
+        for place in places:
+            file.seek(place)
+            file.write(bytes(8))
+    text, sound = (broken / "dataset.json").read_text(), sha256_of(digits / shard.name)
+    (broken / "dataset.json").write_text(text.replace(sound, sha256_of(shard)))  # else the run would not start
     output = biggan(
         ["train", *tiny[:2], f"data.path={broken}", "data.max_bad_samples=5", "training.steps=400"], expect=4
     )

@@ -20,9 +20,9 @@ class ImageSource:
     names: list[str]
     labels: list[int]
     read: Callable[[int], Image.Image]
-    """Function that opens item k; raises OSError, ValueError or another error of Pillow's decoder if it is corrupt."""
-    in_groups: bool = False
-    """True if consecutive items are stored and read together; reading them in this order is fastest."""
+    """Function that opens item k; raises OSError, ValueError or another error of Pillow's decoder if it is corrupt.
+
+    Consecutive items may be stored and read together, so reading them in order is fastest."""
     used_flags: frozenset[str] = frozenset()
     """Those of `--split` and `--label-column` that this source uses."""
     notes: tuple[str, ...] = ()

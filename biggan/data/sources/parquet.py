@@ -176,7 +176,7 @@ def open_parquet(root: Path, files: Sequence[Path], label_column: str, labelled:
             raise ValueError("the row has no image bytes (null)")
         return open_image(data)
 
-    return ImageSource(classes, names, labels, read, in_groups=True)
+    return ImageSource(classes, names, labels, read)
 
 
 def _classes(parts: Sequence[_File]) -> tuple[list[str], list[int]]:

@@ -109,7 +109,6 @@ def join_sources(sources: Sequence[ImageSource], origins: Sequence[str]) -> Imag
         ],
         labels=class_indices([source.classes[source.labels[k]] for source, k in items], classes),
         read=lambda k: items[k][0].read(items[k][1]),
-        in_groups=any(source.in_groups for source in sources),
         notes=tuple(note for source in sources for note in source.notes),
     )
 
