@@ -4,37 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from biggan.config import Config, interventions
-from biggan.config.preset import flat
 from biggan.data.dataset import Dataset
 from biggan.data.stream import Cursor
 from biggan.data.verification import verified
 from biggan.distributed.finite import FiniteGuard
 from biggan.distributed.peer_failure import naming_lost_processes, reported_once
 from biggan.distributed.process import Process, join
-from biggan.errors import CheckpointError, printable_line
+from biggan.errors import CheckpointError
 from biggan.finetuning.plan import FineTuningPlan, plan
 from biggan.finetuning.trained_networks import locate
 from biggan.folder_lock import FolderLock
 from biggan.progress import Meter, silent
 from biggan.runs import checkpoint, lineage, rollback, run_folder
-from biggan.runs.checkpoint_writer import Writer
 from biggan.runs.lineage import Ancestor
-from biggan.runs.metrics import Metrics
 from biggan.runs.ring import read_pins
 from biggan.runs.state_file import check_restorable
 from biggan.startup import build, checks, outside_code
+from biggan.startup.open_log import open_logger
 from biggan.startup.outside_code import Extension
-from biggan.tracking import Tracker
 from biggan.training.last_finite import LastFinite
 from biggan.training.loop import Loop
-from biggan.training.run_logger import RunLogger
 from biggan.training.session import Session
 from biggan.training.state import TrainingState
 from biggan.training.trajectory import Trajectory
@@ -129,7 +122,7 @@ def opened_session(
         new_trajectory=new_trajectory,
         guard=guard,
         classes=dataset.classes,
-        logger=new_logger(config, state.step, notes) if process.is_main else None,
+        logger=open_logger(config, state.step, notes) if process.is_main else None,
         last_finite=LastFinite(state.gan),
     )
 
@@ -276,30 +269,3 @@ def opened_evaluator(config: Config, dataset: Dataset, process: Process) -> Eval
 
     with Meter() as meter:
         return new_evaluator(config, dataset, process, meter if process.is_main else silent)
-
-
-def new_logger(config: Config, step: int, notes: list[str]) -> RunLogger:
-    """Open rank 0's log of a run that continues after G step `step`, and print `notes`."""
-    console = Console(stderr=True, emoji=False)
-
-    def print_line(message: str) -> None:
-        console.print(printable_line(message), highlight=False, markup=False, soft_wrap=True)
-
-    for note in notes:
-        print_line(note)
-    folder = config.run.dir
-    started = partial(run_folder.record_first_checkpoint, folder)
-    tracker = None
-    if config.tracking.mlflow:
-        tracker = Tracker(folder, config.tracking.experiment, print_line, lineage.tags(folder))
-        tracker.log_parameters(flat(config))
-        tracker.log_text(config.to_yaml(), run_folder.CONFIG)
-    return RunLogger(
-        folder,
-        console,
-        Metrics(folder / "metrics.jsonl", step),
-        Writer(run_folder.checkpoints(folder), build.ring(config), print_line, started),
-        tracker,
-        config.training.steps,
-        config.training.log_every_steps,
-    )
