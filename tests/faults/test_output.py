@@ -33,7 +33,7 @@ if __name__ == "__main__":
 
 
 TRACKED = """
-import biggan.startup.start as start
+import biggan.startup.open_log as open_log
 from biggan.cli import main
 
 class Tracker:
@@ -46,7 +46,7 @@ class Tracker:
     def __getattr__(self, _name):
         return lambda *_: None
 
-start.Tracker = Tracker
+open_log.Tracker = Tracker
 if __name__ == "__main__":
     main()
 """
