@@ -17,7 +17,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 
 from biggan.config import Config
 from biggan.config.interventions import in_force
-from biggan.config.renamed import CHANGES, renamed
+from biggan.config.renamed import CHANGES, renamed, upgraded
 from biggan.config.yaml_text import MAX_BYTES, load_yaml
 from biggan.errors import UNPRINTABLE, InputError, nearest_path
 
@@ -32,7 +32,7 @@ def resolve(preset: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises InputError with one line that names the file, or the key and the nearest valid key.
     """
-    return resolve_tree(_read_preset(preset), overrides)
+    return resolve_tree(upgraded(_read_preset(preset)), overrides)
 
 
 def resolve_tree(tree: dict[str, Any], overrides: Sequence[str] = ()) -> Config:

@@ -29,7 +29,7 @@ CURVES: tuple[tuple[str, Kind, tuple[Line, ...]], ...] = (
     (
         "Losses",
         Kind.SIGNED_LOG,
-        (Line("d_loss", "D"), Line("d_loss_real", "D real"), Line("d_loss_fake", "D fake"), Line("g_loss", "G")),
+        (Line("d_loss_real", "D real"), Line("d_loss_fake", "D fake"), Line("g_loss", "G"), Line("d_loss", "D")),
     ),
     ("D's logits, mean", Kind.SIGNED_LOG, (Line("d_logit_real", "real"), Line("d_logit_fake", "fake"))),
     (

@@ -163,6 +163,38 @@ def test_a_key_of_version_0_1_is_refused_with_its_new_name(config, old):
         assert RENAMED[old] in str(error.value)
 
 
+NEUTRAL_0_1 = {
+    **{"g_lr_factor": 1.0, "d_lr_factor": 1.0, "d_steps": 0, "r1_gamma": 0.0, "r1_every_d_steps": 1, "orthogonal": 0.0},
+    **{"spectral_penalty": 0.0, "spectral_clamp": False, "spectral_target": 0.0, "spectral_ratio": 2.0},
+    **{"spectral_layers": ["G.linear"], "freeze_g_steps": 0, "freeze_d_steps": 0},
+}
+"""A section of changes that changed nothing, as version 0.1 saved it."""
+
+
+@pytest.mark.parametrize(
+    ("intervention", "rollback", "now"),
+    [
+        ({}, {"g_lr_factor": 0.5}, []),
+        ({"g_lr_factor": 0.8}, {}, ["intervention.optimizer.g_lr=x0.8", "rollback.optimizer.g_lr=x1.0"]),
+        (
+            {"r1_gamma": 2.0, "orthogonal": 0.1},  # it was added to the run's own
+            {"g_lr_factor": 0.5, "d_steps": 3, "spectral_layers": ["D.*"]},
+            [
+                *("intervention.objective.r1.gamma=2.0", f"intervention.objective.orthogonal={0.1 + 1e-4!r}"),
+                *("rollback.training.d_steps=3", "rollback.objective.spectral.layers=['D.*']"),
+            ],
+        ),
+    ],
+)
+def test_a_config_that_version_0_1_saved_is_read_by_todays_keys(config, tmp_path, intervention, rollback, now):
+    tree = yaml.safe_load(TINY) | {"run": {"dir": "x"}, "regularization": {"orthogonal": 1e-4}}
+    tree["data"]["path"], tree["training"]["loss"] = "y", "non_saturating"
+    tree["intervention"], tree["rollback"] = NEUTRAL_0_1 | intervention, NEUTRAL_0_1 | rollback
+    del tree["objective"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    assert resolve(tmp_path / "config.yaml") == config("objective.loss=non_saturating", *now)
+
+
 @pytest.mark.parametrize(("pattern", "nearest"), [("G.liner", "G.linear"), ("D.liner", "D.linear"), ("G.bn*", "G.")])
 def test_a_pattern_without_a_matching_weight_is_refused_with_the_nearest_name(config, pattern, nearest):
     with pytest.raises(InputError) as refused:

@@ -175,7 +175,7 @@ def test_checkpoint_table_commands_and_lineage(run):
     assert rows[2] == ["2,800", "3.0 MiB", "complete, last good", "the last good one"]
     assert rows[3] == ["2,400", "3.0 MiB", "complete", "before the collapse suspected from step 2900 on"]
     assert [pre.text for pre in section(page, "commands").iter("pre")] == [
-        f"biggan train --resume {run}@good --as {run}-child optimizer.g_lr=0.0002",
+        f"biggan train --resume {run}@good --as {run}-child optimizer.g_lr=x0.5",
         f"biggan probe {run}@good --steps 300",
         f"biggan train {run}/config.yaml",
     ]
@@ -188,7 +188,7 @@ def test_commands_are_quoted_for_the_shell(tmp_path):
     run = collapsed_run(tmp_path / "it's <my> run")
     child = section(page_of(run), "commands").find(".//pre").text
     out = subprocess.run(["bash", "-c", f"printf '%s\\n' {child}"], capture_output=True, text=True, check=True).stdout
-    expected = ["biggan", "train", "--resume", f"{run}@good", "--as", f"{run}-child", "optimizer.g_lr=0.0002"]
+    expected = ["biggan", "train", "--resume", f"{run}@good", "--as", f"{run}-child", "optimizer.g_lr=x0.5"]
     assert out.splitlines() == expected
 
 
