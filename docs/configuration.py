@@ -37,6 +37,8 @@ def kind(annotation: Any) -> str:
     choices = get_args(annotation)
     if get_origin(annotation) is Annotated:
         return kind(choices[0])
+    if get_origin(annotation) is dict:
+        return f"{kind(choices[1])} by import path"
     if Schedule in map(unannotated, choices):
         return "number or schedule"
     if choices and all(isinstance(choice, str | int) for choice in choices):

@@ -49,6 +49,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """The contents of `extension.json`: the sources of a run by the name of the module."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    modules: dict[str, Source]
+
+
+@dataclass(frozen=True)
 class Extension:
     """The imported parts by import path, and the files of their modules by name."""
 
@@ -146,15 +155,15 @@ def check_unchanged(run_dir: Path, sources: Mapping[str, Source]) -> None:
 def read(run_dir: Path) -> dict[str, Source]:
     """Return the run's record of its sources; empty without one. Raises InputError if it is damaged."""
     fix = "restore it, or choose another run.dir"
-    return read_if_present(run_dir / FILE, dict[str, Source], fix, error=InputError) or {}
+    found = read_if_present(run_dir / FILE, Sources, fix, error=InputError)
+    return {} if found is None else found.modules
 
 
 def record(run_dir: Path, sources: Mapping[str, Source]) -> list[str]:
     """Add the sources to the run's record; return a line for each that differs from the parent's, of a child run."""
     before = read(run_dir)
     if now := {module: source for module, source in sources.items() if module not in before}:
-        records = {module: asdict(source) for module, source in (before | now).items()}
-        write_atomically(run_dir / FILE, json.dumps(records, indent=1) + "\n")
+        write_atomically(run_dir / FILE, json.dumps(asdict(Sources(before | now)), indent=1) + "\n")
     origin = lineage.read(run_dir)
     of_parent = {} if origin is None or not sources else read(Path(origin.parent))
     return [
@@ -200,7 +209,7 @@ def check_kind(key: str, path: str, part: Any) -> None:
     if kind in (Term, WeightTerm) and not isinstance(getattr(part, "name", None), str):
         raise InputError(f"{key}: {path} has no `name`, which its statistics are logged with; add one")
     if isinstance(part, nn.Module) and any(weight.requires_grad for weight in part.parameters()):
-        raise InputError(f"{key}: {path} has parameters, which nothing trains; make them buffers")
+        raise InputError(f"{key}: {path} has parameters, which nothing trains; call requires_grad_(False) on it")
 
 
 def check_combinations(config: Config, parts: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from biggan.runs.checkpoint import Checkpoint
 from biggan.runs.checkpoint_writer import Writer
 from biggan.runs.ring import PINNED, PinnedCheckpoints, Ring, best_steps, write_pins
 from biggan.runs.rollback import Rollback
+from biggan.startup import outside_code
 from biggan.startup.start import newest_checkpoint
 
 DAMAGED = {
@@ -245,6 +246,7 @@ def test_a_damaged_small_file_is_one_line(run, name):
         (run / "lineage.json", lambda: lineage.tags(run), InputError),
         (run / run_folder.STARTED, lambda: run_folder.evidence_of_checkpoints(run), InputError),
         (run / "lineage.json", lambda: lineage.existing_child_config("a@1", run, []), InputError),
+        (run / outside_code.FILE, lambda: outside_code.read(run), InputError),
     ):
         file.write_bytes(DAMAGED[name])
         before = tree(run)

@@ -76,7 +76,7 @@ def test_a_run_trains_with_every_part_records_the_file_and_says_what_it_imports(
     assert f"own_parts from {file}" in line
     assert all(override.partition("=")[0] in line for override in KEYS)
     assert json.loads((run / outside_code.FILE).read_text()) == {
-        "own_parts": {"file": str(file), "sha256": sha256_of(file)}
+        "modules": {"own_parts": {"file": str(file), "sha256": sha256_of(file)}}
     }
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(row["d_anchor"] > 0 and "d_accuracy_real" in row for row in rows)
