@@ -46,7 +46,7 @@ def config(tiny):
 def started(config, process=ALONE):
     """Yield the networks of a run before its first step."""
     with ExitStack() as held:
-        session = start.prepare_session(config, fresh=False, parent=None, process=process, held=held).session
+        session = start.prepare_session(config, False, None, False, process, held).session
         held.enter_context(session.logger)
         try:
             yield session.state.gan
