@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 DEPLOY_TESTS := tests/cluster tests/deploy tests/collapse/test_report_browser.py tests/generation/test_serve.py
 
-.PHONY: help demo test test-kernels test-deploy fuzz lint bench docs docker-build docker-smoke clean
+.PHONY: help demo test test-kernels test-deploy fuzz kills lint bench docs docker-build docker-smoke clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,13 @@ FUZZ_SEED ?= 0
 
 fuzz: $(READY)  ## damaged and hostile overrides, presets and files, FUZZ_INPUTS of them
 	BIGGAN_FUZZ=$(FUZZ_INPUTS) BIGGAN_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest tests/test_fuzz.py
+
+# KILLS chooses how many of each run, on one process and on two; KILLS_SEED when.
+KILLS ?= 100
+KILLS_SEED ?= 0
+
+kills: $(READY)  ## SIGKILL at random moments: every run must end bit for bit as the undisturbed one
+	BIGGAN_KILLS=$(KILLS) BIGGAN_KILLS_SEED=$(KILLS_SEED) $(BIN)/python -m pytest tests/faults/test_kills.py tests/faults/test_ring_kills.py
 
 lint: $(READY)  ## ruff, mypy, import-linter, house rules, shellcheck
 	$(BIN)/ruff check .

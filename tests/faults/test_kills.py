@@ -1,4 +1,8 @@
-"""SIGKILL at any moment: the run goes on and ends where the uninterrupted one does, bit for bit."""
+"""SIGKILL at any moment: the run goes on and ends where the uninterrupted one does, bit for bit.
+
+`BIGGAN_KILLS` is the number of kills of each run (`make kills` sets a large one), and `BIGGAN_KILLS_SEED` chooses the
+moments.
+"""
 
 import json
 import os
@@ -10,12 +14,35 @@ import pytest
 import torch
 from runs import MOST_SECONDS, biggan, start, wait_for, weights
 
-STEPS = 50
+KILLS, SEED = (int(os.environ.get(name, "0")) for name in ("BIGGAN_KILLS", "BIGGAN_KILLS_SEED"))
+STEPS_PER_KILL = 5
+"""Steps of a run for each of its kills: between two of them it gets about 3 further."""
 EVERY = ["checkpoint.every_steps=2", "samples.every_steps=20"]
+MOST_CHANGES = 80
+"""A start changes about 30 files or folders, and a checkpoint 20."""
+KILLED_AT_A_CHANGE = """
+import os, signal, sys
+from itertools import count
+
+left = count(int(sys.argv.pop(1)), -1)
+
+def hook(event, arguments):
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if (writes or event in ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate")) and next(left) == 1:
+        os.killpg(0, signal.SIGKILL)
+
+if os.environ.get("RANK", "0") == "0":
+    sys.addaudithook(hook)
+
+from biggan.cli import main
+if __name__ == "__main__":
+    main()
+"""
+"""`biggan` that is killed, with its readers and other ranks, before it changes the Nth file or folder."""
 
 
-def arguments(tiny, run):
-    return ["train", tiny[0], f"run.dir={run}", *tiny[2:], f"training.steps={STEPS}", *EVERY]
+def arguments(tiny, run, steps):
+    return ["train", tiny[0], f"run.dir={run}", *tiny[2:], f"training.steps={steps}", *EVERY]
 
 
 def steps_saved(run):
@@ -56,41 +83,53 @@ def test_killed_while_it_starts(tiny, tmp_path):
     """When the run folder is there, its first file, and when it says that it trains: the next start goes on."""
     run = tmp_path / "run"
     for moment in (run.exists, (run / "config.yaml").exists, (run / "metrics.jsonl").exists):
-        process = start(arguments(tiny, run))
+        process = start(arguments(tiny, run, 50))
         wait_for(moment, process, seconds_between=0)
         process.kill_all()
-    process = start(arguments(tiny, run))
+    process = start(arguments(tiny, run, 50))
     process.read_until("training ", MOST_SECONDS)
     process.kill_all()
-    biggan([*arguments(tiny, run), "training.steps=4"])
+    biggan(arguments(tiny, run, 4))
     assert steps_saved(run)[-1] == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "kills"), [(1, 10), (2, 5)])
 def test_every_resume_continues_to_the_same_end(tiny, tmp_path, undisturbed, processes, kills):
-    """Half of the kills come while a checkpoint is written, the others 1 to 5 steps after the last one."""
-    run = tmp_path / "killed"
-    random_source = random.Random(processes)
+    """Kills come while a checkpoint is written, 1 to 5 steps after the last one, and before any change of a file."""
+    run, program = tmp_path / "killed", tmp_path / "killed_at_a_change.py"
+    program.write_text(KILLED_AT_A_CHANGE)
+    kills = KILLS or kills
+    steps = STEPS_PER_KILL * kills
+    command = arguments(tiny, run, steps)
+    chance = random.Random(f"{SEED} {processes}")
     for kill in range(kills):
-        process = start(arguments(tiny, run), processes)
-        kill_after_steps(process, run, random_source.randint(1, 5)) if kill % 2 else kill_while_it_saves(process, run)
-    biggan(arguments(tiny, run), processes)
-    assert_same_end(undisturbed(f"training.steps={STEPS}", *EVERY, processes=processes), run)
+        if kill % 3 == 2:
+            change = chance.randint(1, MOST_CHANGES)
+            process = start([change, *command], None if processes == 1 else processes, program=program)
+            assert process.wait(MOST_SECONDS) == -signal.SIGKILL, f"kill {kill}, change {change}"
+            continue
+        process = start(command, processes)
+        kill_after_steps(process, run, chance.randint(1, 5)) if kill % 3 else kill_while_it_saves(process, run)
+    print(f"{kills} kills, the last at step {steps_saved(run)[-1]} of {steps}")
+    biggan(command, processes)
+    assert_same_end(undisturbed(f"training.steps={steps}", *EVERY, processes=processes), run, steps)
 
 
-def assert_same_end(whole: Path, run: Path):
-    name = f"checkpoints/step_{STEPS:08d}"
+def assert_same_end(whole: Path, run: Path, steps: int):
+    """The last checkpoints are equal, and so is every number that was logged but for times."""
+    name = f"checkpoints/step_{steps:08d}"
     expected, actual = weights(whole / name), weights(run / name)
     assert expected.keys() == actual.keys()
     different = [k for k in expected if not torch.equal(expected[k], actual[k])]
     assert not different
     assert (whole / name / "state.json").read_text() == (run / name / "state.json").read_text()
-    for folder in (whole, run):
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    losses = [
-        [json.loads(line)["g_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (whole, run)
-    ]
-    assert losses[0] == losses[1]
+    expected, actual = ([*rows(folder / "metrics.jsonl")] for folder in (whole, run))
+    assert [row["step"] for row in actual] == [*range(1, steps + 1)]
+    assert expected == actual
+
+
+def rows(metrics):
+    """Yield the rows of a metrics file without their times."""
+    for line in metrics.read_text().splitlines():
+        yield {key: value for key, value in json.loads(line).items() if key not in ("images_per_second", "seconds")}

@@ -180,7 +180,7 @@ def test_killed_at_random_times(tmp_path):
     """
     pins, furthest = set(), 0
     save(tmp_path, ROOMY, 1)
-    for seed in range(60):
+    for seed in range(max(60, int(os.environ.get("BIGGAN_KILLS", "0")))):
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
